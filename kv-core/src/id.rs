@@ -1,0 +1,197 @@
+//! Identities and positions, one newtype each.
+//!
+//! A number that means something has a type of its own, so that a term is never passed where an index is expected.
+//! Display forms are the ones of traces and logs: `n2` for a node, `s3` for a shard, `7@3` for index 7 of term 3.
+
+use alloc::string::String;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident, $inner:ty, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+number!(
+    /// A node of the cluster. Chosen by the operator, at least 1, never reused.
+    NodeId, u64, "n"
+);
+number!(
+    /// A shard, which is one Raft group. 0 is the meta group; user shards are `1..=Q`.
+    ShardId, u32, "s"
+);
+number!(
+    /// Version of one shard's placement in the cluster map; grows with every change of it.
+    Epoch, u64, "e"
+);
+number!(
+    /// Raft leadership number.
+    Term, u64, ""
+);
+number!(
+    /// Position in a Raft log. The first entry has index 1; 0 stands before the log.
+    LogIndex, u64, ""
+);
+number!(
+    /// Commit timestamp, and so the version of a key. Zero is below every write.
+    Timestamp, u64, ""
+);
+number!(
+    /// Number of a leadership confirmation of one node; grows with every round it starts.
+    Round, u64, "r"
+);
+number!(
+    /// Number of an append handed to the store; appends become durable in this order.
+    AppendId, u64, "a"
+);
+number!(
+    /// One client request waiting for its reply, numbered by the driver of a node.
+    RequestHandle, u64, "q"
+);
+number!(
+    /// A keyspace: a set of keys with one kind and one partition function. 0 is the default keyspace.
+    KeyspaceId, u32, "k"
+);
+
+impl ShardId {
+    /// The meta group: cluster id, members and the map of all shards. No key hashes to it.
+    pub const META: Self = Self(0);
+}
+
+impl LogIndex {
+    /// The index after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The index before this one; 0 stays 0.
+    #[must_use]
+    pub const fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
+impl Term {
+    /// The term after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl Timestamp {
+    /// Above every timestamp that is ever issued: a read at it sees the newest version.
+    pub const MAX: Self = Self(u64::MAX);
+}
+
+/// An entry's identity: Raft logs that hold the same `LogId` are equal up to it (Raft paper, section 5.3).
+///
+/// Ordered by term, then index: the order of "at least as up to date" (section 5.4.1).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct LogId {
+    /// Term of the leader that created the entry.
+    pub term: Term,
+    /// Position of the entry.
+    pub index: LogIndex,
+}
+
+impl LogId {
+    /// The entry of `term` at `index`.
+    pub const fn new(term: u64, index: u64) -> Self {
+        Self { term: Term(term), index: LogIndex(index) }
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+/// Identity of a cluster, drawn at random when it is formed. Frames of another cluster are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// One life of a node's data directory, drawn at random when the directory is first used.
+///
+/// A node whose disk was wiped comes back under another incarnation and is kept out: it may have forgotten votes and
+/// entries that others count on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Where a node can be reached: `HOST:PORT` in production, a process name in the simulator.
+///
+/// The core never interprets it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Address(pub String);
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A client's session, within which requests are numbered so that each runs exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId {
+    /// When the meta group opened the session. A shard that does not know the session runs its requests only if this
+    /// is above the shard's session floor: otherwise it may have known, and forgotten, it.
+    pub opened_ts: Timestamp,
+    /// Drawn at random by the client, so that two sessions never share an id.
+    pub nonce: u64,
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.opened_ts, self.nonce)
+    }
+}
+
+/// Identity of one write request over all its retries (linearizable RPCs: Raft thesis, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId {
+    /// The session that numbers the request.
+    pub session: SessionId,
+    /// Number of the request in its session, from 1.
+    pub sequence: u64,
+    /// Every request with a smaller sequence has been answered or given up by the client: its result may be forgotten,
+    /// and a late copy of it must not run.
+    pub acked_below: u64,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.session, self.sequence)
+    }
+}

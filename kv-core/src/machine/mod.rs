@@ -1,0 +1,194 @@
+//! The replicated state machine of a shard: what an entry of the log means.
+//!
+//! [`Machine::apply`] turns one committed [`Command`] into a [`WriteBatch`] and an [`Outcome`]. It is a function of the log
+//! alone: it reads no clock and no configuration, draws no randomness, and never fails (Raft keeps replicas equal only if
+//! equal logs make equal states). The driver supplies a [`ReadView`] of what was applied before, and stores the batch.
+//!
+//! A write's commit timestamp, and so the version of what it writes, is the index of its entry. Per key it grows with
+//! every write, which [`Machine::apply`] asserts.
+//!
+//! # Exactly once
+//!
+//! A client retries a write until it hears the result, so the same request may be in the log more than once. Each shard
+//! keeps the results of the requests of each session ([`sessions`]) and answers a copy from there.
+//!
+//! # The meta group
+//!
+//! Group 0 runs the same machine over other commands: it holds the cluster's map and opens sessions.
+//!
+//! **What this leaves out:** transactions, lists, sets and hashes.
+
+mod command;
+mod sessions;
+mod stored;
+
+use alloc::vec::Vec;
+
+pub use command::{Command, MetaCommand};
+pub use sessions::{RESULTS_PER_SESSION_MAX, SESSIONS_PER_SHARD_MAX, SessionTable};
+pub use stored::{LocalShardId, StoredKey, StoredKeyError, decode_value, encode_value};
+
+use crate::cluster::ClusterMap;
+use crate::id::{LogId, SessionId, Timestamp};
+use crate::mutants::{self, Mutant};
+use crate::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use crate::ring;
+use crate::storage::{Entry, Outcome};
+use sessions::Seen;
+
+/// What was applied so far, as seen by apply and by reads.
+pub trait ReadView {
+    /// The newest version of `key` at or below `at`. A deleted key has a version and no value.
+    fn newest(&self, key: &Key, at: Timestamp) -> Option<(Timestamp, Option<Value>)>;
+}
+
+/// Reads `key` at `at`: none if it does not exist there.
+pub fn read(view: &impl ReadView, key: &Key, at: Timestamp) -> Option<Found> {
+    let (version, value) = view.newest(key, at)?;
+    value.map(|value| Found { version, value })
+}
+
+/// One version of one key, to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionedWrite {
+    /// The key.
+    pub key: Key,
+    /// Commit timestamp of the write.
+    pub version: Timestamp,
+    /// The value; none is a tombstone.
+    pub value: Option<Value>,
+}
+
+/// What one entry changes, all or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteBatch {
+    /// The writes, at most one per key.
+    pub writes: Vec<VersionedWrite>,
+}
+
+/// Everything of a shard's state that is not keys and values.
+///
+/// - `applied` moves by exactly one entry per [`Machine::apply`].
+/// - Equal logs make equal machines, `state_hash` included.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    applied: LogId,
+    sessions: SessionTable,
+    map: Option<ClusterMap>,
+    state_hash: u64,
+}
+
+impl Machine {
+    /// The machine before the first entry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The last applied entry.
+    pub fn applied(&self) -> LogId {
+        self.applied
+    }
+
+    /// Rolling hash over everything that was applied. Replicas that applied the same entry agree on it.
+    pub fn state_hash(&self) -> u64 {
+        self.state_hash
+    }
+
+    /// Applies the next entry.
+    ///
+    /// # Panics
+    /// If the entry does not follow the last applied one, or its payload is not a command: both mean that the log is not
+    /// the one that was committed, and the node must stop.
+    pub fn apply(&mut self, view: &impl ReadView, entry: &Entry) -> (WriteBatch, Outcome) {
+        assert_eq!(entry.id.index, self.applied.index.next(), "entries are applied without a gap");
+        assert!(entry.id.term >= self.applied.term, "terms never shrink along the log");
+        let command = Command::decode(&entry.payload).expect("a committed payload decodes");
+        self.applied = entry.id;
+        let (batch, outcome) = match command {
+            Command::Noop => (WriteBatch::default(), Outcome::None),
+            Command::Write { request, op } => self.apply_request(view, request, op),
+            Command::Meta(command) => (WriteBatch::default(), self.apply_meta(command)),
+        };
+        self.roll_hash(&batch, &outcome);
+        (batch, outcome)
+    }
+
+    fn apply_request(
+        &mut self,
+        view: &impl ReadView,
+        request: crate::id::RequestId,
+        op: WriteOp,
+    ) -> (WriteBatch, Outcome) {
+        let skip_table = mutants::is_active(Mutant::SessionTableIgnored);
+        match self.sessions.look_up(&request) {
+            Seen::Before(result) if !skip_table => {
+                return (WriteBatch::default(), Outcome::Written(result));
+            }
+            Seen::Superseded if !skip_table => return (WriteBatch::default(), Outcome::Superseded),
+            Seen::Expired => return (WriteBatch::default(), Outcome::SessionExpired),
+            Seen::Before(_) | Seen::Superseded | Seen::Never => {}
+        }
+        let (batch, result) = execute(view, op, Timestamp(self.applied.index.0));
+        self.sessions.record(&request, result.clone());
+        (batch, Outcome::Written(result))
+    }
+
+    fn apply_meta(&mut self, command: MetaCommand) -> Outcome {
+        match command {
+            MetaCommand::Bootstrap { record } => {
+                // Two leaders in a row may both have proposed it; the first one in the log holds.
+                let map = self.map.get_or_insert_with(|| ring::initial_map(&record));
+                Outcome::MapChanged(map.clone())
+            }
+            MetaCommand::OpenSession { nonce } => {
+                let opened_ts = Timestamp(self.applied.index.0);
+                Outcome::SessionOpened(SessionId { opened_ts, nonce })
+            }
+        }
+    }
+
+    fn roll_hash(&mut self, batch: &WriteBatch, outcome: &Outcome) {
+        let mut bytes = crate::codec::encode(&(self.applied, outcome));
+        for write in &batch.writes {
+            crate::codec::encode_into(&(&write.key, write.version, &write.value), &mut bytes);
+        }
+        self.state_hash = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, self.state_hash);
+    }
+}
+
+/// What `op` does at `commit_ts` to the keys of `view`.
+fn execute(view: &impl ReadView, op: WriteOp, commit_ts: Timestamp) -> (WriteBatch, WriteResult) {
+    let newest = view.newest(op.key(), Timestamp::MAX);
+    if let Some((version, _)) = &newest {
+        assert!(*version < commit_ts, "a commit timestamp exceeds the key's newest version");
+    }
+    let found = newest.and_then(|(version, value)| value.map(|value| Found { version, value }));
+    let (write, result) = match op {
+        WriteOp::Put { key, value } => {
+            (Some((key, Some(value))), WriteResult::Put { version: commit_ts })
+        }
+        WriteOp::Delete { key } => {
+            let existed = found.is_some();
+            (existed.then_some((key, None)), WriteResult::Delete { existed })
+        }
+        WriteOp::Cas { key, expect, value } => {
+            let applied = holds(&expect, found.as_ref());
+            let version = if applied { Some(commit_ts) } else { found.map(|found| found.version) };
+            (applied.then_some((key, Some(value))), WriteResult::Cas { applied, version })
+        }
+    };
+    let writes = write
+        .map(|(key, value)| VersionedWrite { key, version: commit_ts, value })
+        .into_iter()
+        .collect();
+    (WriteBatch { writes }, result)
+}
+
+fn holds(expect: &Expect, found: Option<&Found>) -> bool {
+    match (expect, found) {
+        (Expect::Absent, found) => found.is_none(),
+        (Expect::Version(version), Some(found)) => *version == found.version,
+        (Expect::Value(value), Some(found)) => *value == found.value,
+        (Expect::Version(_) | Expect::Value(_), None) => false,
+    }
+}

@@ -1,0 +1,138 @@
+//! The session table: results of requests that ran, so that a retry is answered and not run again
+//! (Raft thesis, section 6.3).
+//!
+//! The table is part of the replicated state and bounded. What it forgets, it forgets by the log alone, and it remembers
+//! *that* it forgot: a session at or below the `floor` that is not in the table may have been here, so its requests are
+//! refused instead of run a second time.
+
+use alloc::collections::BTreeMap;
+
+use crate::id::{RequestId, SessionId, Timestamp};
+use crate::op::WriteResult;
+
+/// Sessions that one shard remembers. Beyond it the session that was opened first is forgotten.
+pub const SESSIONS_PER_SHARD_MAX: usize = 4_096;
+/// Results that one session may leave unacknowledged on one shard. Beyond it the oldest is forgotten, and its request
+/// counts as given up.
+pub const RESULTS_PER_SESSION_MAX: usize = 1_024;
+
+/// What the table knows of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It ran, with this result.
+    Before(WriteResult),
+    /// It did not run, and may.
+    Never,
+    /// Its client has given it up; whether it ran is forgotten.
+    Superseded,
+    /// Its session is unknown and may have been forgotten.
+    Expired,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Session {
+    /// Requests below it are superseded.
+    acked_below: u64,
+    /// Results from `acked_below` up, by sequence.
+    results: BTreeMap<u64, WriteResult>,
+}
+
+/// Results of the sessions that a shard remembers.
+///
+/// - Every session with `opened_ts > floor` that ever ran a request here is in the table.
+/// - At most [`SESSIONS_PER_SHARD_MAX`] sessions, each with at most [`RESULTS_PER_SESSION_MAX`] results.
+#[derive(Clone, Debug, Default)]
+pub struct SessionTable {
+    sessions: BTreeMap<SessionId, Session>,
+    floor: Timestamp,
+}
+
+impl SessionTable {
+    /// What is known of `request`.
+    pub(super) fn look_up(&self, request: &RequestId) -> Seen {
+        let Some(session) = self.sessions.get(&request.session) else {
+            let may_be_forgotten = request.session.opened_ts <= self.floor;
+            return if may_be_forgotten { Seen::Expired } else { Seen::Never };
+        };
+        match session.results.get(&request.sequence) {
+            Some(result) => Seen::Before(result.clone()),
+            None if request.sequence < session.acked_below => Seen::Superseded,
+            None => Seen::Never,
+        }
+    }
+
+    /// Remembers the result of a request that just ran.
+    pub(super) fn record(&mut self, request: &RequestId, result: WriteResult) {
+        let session = self.sessions.entry(request.session).or_default();
+        session.results.insert(request.sequence, result);
+        session.acked_below = session.acked_below.max(request.acked_below);
+        session.results = session.results.split_off(&session.acked_below);
+        if session.results.len() > RESULTS_PER_SESSION_MAX
+            && let Some((oldest, _)) = session.results.pop_first()
+        {
+            session.acked_below = oldest + 1;
+        }
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.sessions.len() > SESSIONS_PER_SHARD_MAX {
+            if let Some((forgotten, _)) = self.sessions.pop_first() {
+                self.floor = self.floor.max(forgotten.opened_ts);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(opened_ts: u64, sequence: u64, acked_below: u64) -> RequestId {
+        let session = SessionId { opened_ts: Timestamp(opened_ts), nonce: 7 };
+        RequestId { session, sequence, acked_below }
+    }
+
+    fn put(version: u64) -> WriteResult {
+        WriteResult::Put { version: Timestamp(version) }
+    }
+
+    #[test]
+    fn retry_is_answered_from_the_table() {
+        let mut table = SessionTable::default();
+        assert_eq!(table.look_up(&request(1, 1, 1)), Seen::Never);
+        table.record(&request(1, 1, 1), put(5));
+        assert_eq!(table.look_up(&request(1, 1, 1)), Seen::Before(put(5)));
+        assert_eq!(table.look_up(&request(1, 2, 1)), Seen::Never);
+    }
+
+    #[test]
+    fn acknowledged_result_is_forgotten_and_its_late_copy_does_not_run() {
+        let mut table = SessionTable::default();
+        table.record(&request(1, 1, 1), put(5));
+        table.record(&request(1, 2, 2), put(6));
+        assert_eq!(table.look_up(&request(1, 1, 1)), Seen::Superseded);
+        assert_eq!(table.look_up(&request(1, 2, 2)), Seen::Before(put(6)));
+    }
+
+    #[test]
+    fn rule_d92_forgotten_session_is_refused_and_newer_ones_run() {
+        let mut table = SessionTable::default();
+        for opened in 1..=SESSIONS_PER_SHARD_MAX as u64 + 1 {
+            table.record(&request(opened, 1, 1), put(opened));
+        }
+        assert_eq!(table.look_up(&request(1, 1, 1)), Seen::Expired);
+        assert_eq!(table.look_up(&request(2, 1, 1)), Seen::Before(put(2)));
+        assert_eq!(table.look_up(&request(9_000, 1, 1)), Seen::Never);
+    }
+
+    #[test]
+    fn results_beyond_the_window_are_forgotten_as_given_up() {
+        let mut table = SessionTable::default();
+        for sequence in 1..=RESULTS_PER_SESSION_MAX as u64 + 1 {
+            table.record(&request(1, sequence, 1), put(sequence));
+        }
+        assert_eq!(table.look_up(&request(1, 1, 1)), Seen::Superseded);
+        assert_eq!(table.look_up(&request(1, 2, 1)), Seen::Before(put(2)));
+    }
+}

@@ -1,0 +1,159 @@
+//! Configuration of a node.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::id::{Address, NodeId};
+
+/// A node's configuration. `cluster_name`, `peers`, `shard_count` and `replica_count` must be equal on all nodes when
+/// the cluster is formed; afterwards what was formed holds.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node; one of `peers`.
+    pub id: NodeId,
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// All nodes of the cluster, this one included, with their addresses.
+    pub peers: Vec<(NodeId, Address)>,
+    /// Count of user shards: a power of two, 1 to 1,024. Default 16.
+    pub shard_count: u32,
+    /// Replicas of each shard: odd, at most the number of peers. None: the largest odd number that is at most the
+    /// number of peers and at most 7.
+    pub replica_count: Option<u32>,
+    /// Timers.
+    pub timings: Timings,
+}
+
+/// Timers of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timings {
+    /// Between two signs of life of a leader. Default 100 ms.
+    pub heartbeat: Duration,
+    /// Shortest time without a leader after which a replica campaigns; at least three heartbeats. Default 1 s.
+    pub election_min: Duration,
+    /// Longest such time; at least `election_min` and one heartbeat more. Default 2 s.
+    pub election_max: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(1_000),
+            election_max: Duration::from_millis(2_000),
+        }
+    }
+}
+
+impl NodeConfig {
+    /// A configuration with defaults for everything else.
+    pub fn new(id: NodeId, cluster_name: &str, peers: Vec<(NodeId, Address)>) -> Self {
+        Self {
+            id,
+            cluster_name: cluster_name.into(),
+            peers,
+            shard_count: 16,
+            replica_count: None,
+            timings: Timings::default(),
+        }
+    }
+
+    /// The count of replicas that holds: the configured one, or the default for the number of peers.
+    pub fn effective_replica_count(&self) -> u32 {
+        let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        let most = peers.min(7);
+        let largest_odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
+        self.replica_count.unwrap_or(largest_odd)
+    }
+
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    /// All mistakes at once. *Nothing was changed.*
+    pub fn validate(&self) -> Result<(), ConfigErrors> {
+        let mut errors = Vec::new();
+        let mut ids: Vec<_> = self.peers.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        if !ids.contains(&self.id) {
+            errors.push(ConfigError::SelfMissing { id: self.id });
+        }
+        for pair in ids.windows(2) {
+            if pair[0] == pair[1] {
+                errors.push(ConfigError::DuplicatePeer { id: pair[0] });
+            }
+        }
+        if ids.contains(&NodeId(0)) {
+            errors.push(ConfigError::ZeroId);
+        }
+        if !self.shard_count.is_power_of_two() || self.shard_count > 1_024 {
+            errors.push(ConfigError::ShardCount { shard_count: self.shard_count });
+        }
+        let replica_count = self.effective_replica_count();
+        let peer_count = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        if replica_count.is_multiple_of(2) || replica_count > peer_count {
+            errors.push(ConfigError::ReplicaCount { replica_count, peer_count });
+        }
+        let Timings { heartbeat, election_min, election_max } = self.timings;
+        if heartbeat.is_zero() || heartbeat * 3 > election_min || election_min + heartbeat > election_max {
+            errors.push(ConfigError::Timings { timings: self.timings });
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+}
+
+/// One mistake in a configuration. *Nothing was changed.*
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The node's own id is not among the peers.
+    #[error("the peers do not list this node itself ({id})")]
+    SelfMissing {
+        /// The node.
+        id: NodeId,
+    },
+    /// A peer is listed twice.
+    #[error("{id} is listed twice among the peers")]
+    DuplicatePeer {
+        /// The peer.
+        id: NodeId,
+    },
+    /// Node ids start at 1.
+    #[error("node ids start at 1, not at 0")]
+    ZeroId,
+    /// Not a power of two in range.
+    #[error("the count of shards is a power of two from 1 to 1024, not {shard_count}")]
+    ShardCount {
+        /// The count.
+        shard_count: u32,
+    },
+    /// Not odd, or more than nodes.
+    #[error("the count of replicas is odd and at most the number of nodes ({peer_count}), not {replica_count}")]
+    ReplicaCount {
+        /// The count.
+        replica_count: u32,
+        /// The number of nodes.
+        peer_count: u32,
+    },
+    /// Timers that cannot work together.
+    #[error("timers need heartbeat > 0, election_min >= 3 heartbeats, election_max >= election_min + heartbeat: {timings:?}")]
+    Timings {
+        /// The timers.
+        timings: Timings,
+    },
+}
+
+/// All mistakes of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl core::fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (at, error) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for ConfigErrors {}

@@ -1,0 +1,98 @@
+//! Inputs and outputs of a node.
+
+use crate::id::{NodeId, RequestHandle, ShardId, Term};
+use crate::raft::Role;
+use crate::storage::{StorageReply, StorageRequest};
+use crate::wire::{ClientReply, ClientRequest, PeerFrame};
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The time of [`Node::poll_timeout`](super::Node::poll_timeout) has come. Early or superfluous ones do no harm.
+    Timeout,
+    /// A frame from a peer.
+    Receive(PeerFrame),
+    /// A request from a client.
+    Request {
+        /// Chosen by the driver, unique in the life of this node; echoed in [`Output::Reply`], which comes exactly once.
+        handle: RequestHandle,
+        /// The request.
+        body: ClientRequest,
+    },
+    /// The store's answer.
+    Stored(StorageReply),
+}
+
+/// What a node wants done. To be drained with [`Node::poll_output`](super::Node::poll_output) after each input.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send to the peer `frame.to`. May be lost.
+    Send(PeerFrame),
+    /// Answer a client's request.
+    Reply {
+        /// Of the request.
+        handle: RequestHandle,
+        /// The answer.
+        body: ClientReply,
+    },
+    /// Execute, and feed the answer back.
+    Store(StorageRequest),
+    /// Something worth logging and checking.
+    Event(Event),
+}
+
+/// What observers may want to know: logs, metrics, and the simulator's checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A replica's role or term changed.
+    RoleChanged {
+        /// The shard.
+        shard: ShardId,
+        /// Its new term.
+        term: Term,
+        /// Its new role.
+        role: Role,
+    },
+    /// The node now belongs to a cluster.
+    Joined,
+    /// The cluster knows another incarnation of this node: its disk was wiped. It stays out.
+    WipedNode,
+    /// A frame was dropped.
+    FrameIgnored {
+        /// The sender that it names.
+        from: NodeId,
+        /// Why.
+        reason: IgnoreReason,
+    },
+}
+
+/// Why a frame was dropped. None of these touches any state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IgnoreReason {
+    /// Addressed to another node.
+    WrongReceiver,
+    /// The sender is not a member.
+    UnknownSender,
+    /// From another cluster.
+    WrongCluster,
+    /// From another life of the sender.
+    WrongIncarnation,
+}
+
+/// Why a node wants to be called again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimerReason {
+    /// Asking peers whether a cluster can be formed.
+    Formation,
+    /// A leader's sign of life, retransmissions, and reads that wait for a confirmation.
+    Heartbeat,
+    /// A replica without a leader campaigns, or a leader checks that a quorum still answers.
+    Raft(ShardId),
+}
+
+/// How much a driver may still feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of client requests that are welcome. At zero a driver stops reading client connections.
+    pub request_bytes: usize,
+}

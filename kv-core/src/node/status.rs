@@ -1,0 +1,52 @@
+//! A node's view of itself.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
+use crate::raft::Role;
+use crate::storage::LogCounters;
+
+/// A node's view of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node.
+    pub node: NodeId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Its cluster's name.
+    pub cluster_name: String,
+    /// Its cluster; none before it is formed.
+    pub cluster: Option<ClusterId>,
+    /// Its replicas, by shard.
+    pub shards: Vec<ShardStatus>,
+    /// Its log since the process started.
+    pub log: LogCounters,
+    /// Frames that it dropped since the process started.
+    pub ignored_frame_count: u64,
+    /// Bytes of writes that are proposed and not yet applied.
+    pub pending_bytes: u64,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: ShardId,
+    /// The replica's role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Who it takes for the leader.
+    pub leader: Option<NodeId>,
+    /// All replicas.
+    pub voters: Vec<NodeId>,
+    /// Its last entry.
+    pub last: LogId,
+    /// What it knows to be committed.
+    pub commit_index: LogIndex,
+    /// What it has applied.
+    pub applied_index: LogIndex,
+}

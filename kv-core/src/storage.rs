@@ -1,0 +1,187 @@
+//! The boundary to a store: what a node asks of its disk, and what it is told.
+//!
+//! Storage is an effect with an id. The node hands out [`StorageRequest`]s, a driver executes them and feeds the
+//! [`StorageReply`] back through `Node::handle`. The contract of a driver:
+//!
+//! - [`StorageRequest::Append`]s are executed in the order in which they came and answered in that order, each only after
+//!   its bytes are durable. Several may share one sync.
+//! - [`StorageRequest::Apply`] and [`StorageRequest::Read`] of one shard are executed in order. They touch memory and may be
+//!   answered at once, before the next input.
+//! - A write or sync that fails has no reply: the process must stop. What reached the disk is unknown.
+//!
+//! A driver cannot send a message too early: the node itself holds back what depends on a write until it is durable.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{ClusterMap, Identity};
+use crate::id::{AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp};
+use crate::op::{Found, Key, WriteResult};
+
+/// One entry of a Raft log. The payload is opaque to Raft.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its term and index.
+    pub id: LogId,
+    /// An encoded [`Command`](crate::machine::Command).
+    pub payload: Bytes,
+}
+
+/// The part of a Raft group's state that must be durable before anything that depends on it is said
+/// (Raft paper, figure 2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardState {
+    /// Latest term that the replica has seen.
+    pub term: Term,
+    /// Candidate that got the replica's vote in `term`.
+    pub vote: Option<NodeId>,
+    /// Highest index known to be committed. May lag: it only spares work after a restart.
+    pub commit: LogIndex,
+}
+
+/// One group's part of an append.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupWrite {
+    /// The group.
+    pub shard: ShardId,
+    /// The new hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// Entries with consecutive indexes. They replace every stored entry from the first one's index on, in one step:
+    /// there is no separate truncation that a crash could tear off.
+    pub entries: Vec<Entry>,
+}
+
+/// Writes of all groups that one step of the node produced. Durable as a whole before it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Echoed in the reply.
+    pub id: AppendId,
+    /// At most one write per group.
+    pub writes: Vec<GroupWrite>,
+}
+
+/// What a node asks of its store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorageRequest {
+    /// Write to the log and sync. Answered by [`StorageReply::Appended`].
+    Append(Append),
+    /// Apply committed entries to the shard's state machine. Answered by [`StorageReply::Applied`].
+    Apply {
+        /// The shard.
+        shard: ShardId,
+        /// The entries that follow the last applied one, without a gap.
+        entries: Vec<Entry>,
+    },
+    /// Read one key. Answered by [`StorageReply::Read`].
+    Read(Read),
+    /// Replace the identity file, durably. Answered by [`StorageReply::IdentityStored`].
+    StoreIdentity(Identity),
+}
+
+/// A read of one key at one timestamp.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The client request that waits for it.
+    pub handle: RequestHandle,
+    /// The shard that holds the key.
+    pub shard: ShardId,
+    /// The store must have applied at least this, or refuse: no driver can reorder a read before a write it must see.
+    pub at_least: LogIndex,
+    /// The newest version at or below this is read.
+    pub timestamp: Timestamp,
+    /// The key.
+    pub key: Key,
+}
+
+/// What a node is told by its store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorageReply {
+    /// The append, and every one before it, is durable.
+    Appended {
+        /// Which append.
+        id: AppendId,
+        /// For each group with entries in the append: the last entry written. An append that was since overwritten is
+        /// recognised by its term (a late acknowledgement must not count for other entries at the same index).
+        written: Vec<(ShardId, LogId)>,
+        /// The log's counters after the append.
+        counters: LogCounters,
+    },
+    /// The entries are applied.
+    Applied {
+        /// The shard.
+        shard: ShardId,
+        /// The last applied entry.
+        applied: LogId,
+        /// What each entry did, in order.
+        outcomes: Vec<(LogIndex, Outcome)>,
+    },
+    /// The read was done or refused.
+    Read {
+        /// The client request.
+        handle: RequestHandle,
+        /// The newest version, none if the key does not exist there.
+        result: Result<Option<Found>, ReadRefused>,
+    },
+    /// The identity is durable.
+    IdentityStored,
+}
+
+/// The store has not applied what the read must see. *Nothing was read.*
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the read needs index {at_least}, the shard has applied {applied}")]
+pub struct ReadRefused {
+    /// What the read asked for.
+    pub at_least: LogIndex,
+    /// What the store has.
+    pub applied: LogIndex,
+}
+
+/// Counters of a node's log since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogCounters {
+    /// Batches written. A batch holds one or more appends.
+    pub batch_count: u64,
+    /// Syncs done: at most one per batch.
+    pub sync_count: u64,
+    /// Bytes written, headers included.
+    pub bytes_written: u64,
+}
+
+/// What applying one entry did. A function of the log alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing to tell anybody.
+    None,
+    /// A write ran, now or when an earlier copy of the same request was applied.
+    Written(WriteResult),
+    /// The request's session is unknown here and may have been forgotten: it did not run now, and nobody can tell
+    /// whether an earlier copy did.
+    SessionExpired,
+    /// A late copy of a request that its client had already given up: it did not run.
+    Superseded,
+    /// The meta group opened a session.
+    SessionOpened(SessionId),
+    /// The meta group has a new map.
+    MapChanged(ClusterMap),
+}
+
+/// What one group's log held when the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredGroup {
+    /// The last durable hard state.
+    pub hard_state: HardState,
+    /// The log, without a gap, from index 1.
+    pub entries: Vec<Entry>,
+}
+
+/// What a store held when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Who the directory belongs to.
+    pub identity: Identity,
+    /// Every group with durable state.
+    pub groups: BTreeMap<ShardId, RecoveredGroup>,
+}

@@ -1,0 +1,139 @@
+//! Messages between clients and nodes.
+
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{ClusterMap, ShardEntry};
+use crate::id::{Epoch, NodeId, RequestId, SessionId, ShardId};
+use crate::node::Status;
+use crate::op::{Found, Key, WriteOp, WriteResult};
+
+/// A request on a client connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestFrame {
+    /// Chosen by the client, echoed in the reply. Replies may come in any order.
+    pub correlation: u64,
+    /// The request.
+    pub body: ClientRequest,
+}
+
+/// A reply on a client connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyFrame {
+    /// Of the request.
+    pub correlation: u64,
+    /// The reply.
+    pub body: ClientReply,
+}
+
+/// What a client asks of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientRequest {
+    /// The cluster map, from any node.
+    Map,
+    /// Open a session, at the leader of the meta group.
+    OpenSession {
+        /// Drawn at random by the client. A retry with the same nonce may open a second session, which is harmless.
+        nonce: u64,
+    },
+    /// A linearizable read of one key, at the leader of its shard.
+    Read {
+        /// The shard that the client takes the key to be in.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// The key.
+        key: Key,
+    },
+    /// A write to one key, at the leader of its shard. Runs exactly once over all retries.
+    Write {
+        /// The shard that the client takes the key to be in.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// Identity of the request, equal in every retry.
+        request: RequestId,
+        /// The write.
+        op: WriteOp,
+    },
+    /// The node's own view of itself.
+    Status,
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientReply {
+    /// Answer to `Map`.
+    Map(MapView),
+    /// Answer to `OpenSession`.
+    SessionOpened(SessionId),
+    /// Answer to `Read`; none if the key does not exist.
+    Read(Option<Found>),
+    /// Answer to `Write`: it ran.
+    Written(WriteResult),
+    /// Answer to `Status`.
+    Status(Status),
+    /// The request was not carried out.
+    Refused(Refusal),
+}
+
+/// A map together with what the node believes of leaders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapView {
+    /// The map.
+    pub map: ClusterMap,
+    /// The leaders that the node knows. A hint, possibly stale.
+    pub leaders: Vec<(ShardId, NodeId)>,
+}
+
+/// Why a node did not carry out a request. Unless a variant says otherwise, *this attempt changed nothing*; an earlier
+/// attempt with the same request id may have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The node is not the shard's leader, or ceased to be it while the request waited. *A write may still take effect;
+    /// retry with the same request id.*
+    #[error("not the leader of {shard}{}", hint.map(|node| alloc::format!("; ask {node}")).unwrap_or_default())]
+    NotLeader {
+        /// The shard.
+        shard: ShardId,
+        /// Who the node takes for the leader.
+        hint: Option<NodeId>,
+    },
+    /// The client's map is old, or the node holds no replica of the shard.
+    #[error("{} is placed elsewhere ({})", entry.shard, entry.epoch)]
+    WrongEpoch {
+        /// The node's entry for the shard.
+        entry: ShardEntry,
+    },
+    /// The node's map is older than the client's, or it has none yet.
+    #[error("the node belongs to no formed cluster yet")]
+    NotReady,
+    /// The session is unknown and may have been forgotten. *Whether an earlier attempt took effect is unknown.*
+    #[error("the session has expired")]
+    SessionExpired,
+    /// A late copy of a request that the client had already given up.
+    #[error("the request was already given up by its client")]
+    Superseded,
+    /// The node has as much unfinished work as it may hold. Retry later.
+    #[error("the node is overloaded")]
+    Overloaded,
+    /// The key or value exceeds a limit. A retry cannot succeed.
+    #[error("{bytes} bytes of {what} exceed the limit of {bytes_max}")]
+    TooLarge {
+        /// "key" or "value".
+        what: alloc::string::String,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The key does not belong to the shard that the request names. A retry cannot succeed.
+    #[error("the key belongs to {expected}, not to {named}")]
+    WrongShard {
+        /// The shard of the key.
+        expected: ShardId,
+        /// The shard that the request names.
+        named: ShardId,
+    },
+}

@@ -1,0 +1,135 @@
+//! Messages between nodes.
+//!
+//! The link between two nodes is the unit: all that one step of a node has for one peer leaves in one frame, whatever
+//! shards it concerns. Liveness and leadership are confirmed per pair of nodes, not per shard ([`PeerMessage::Confirm`]).
+
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::ClusterRecord;
+use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term};
+
+/// All that one step of a node has for one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerFrame {
+    /// The sender's cluster; none before it is formed. A frame of another cluster is dropped before it touches a term.
+    pub cluster: Option<ClusterId>,
+    /// The sender.
+    pub from: NodeId,
+    /// The sender's incarnation. A frame of a wiped node's new life is dropped.
+    pub from_incarnation: Incarnation,
+    /// The receiver.
+    pub to: NodeId,
+    /// Control messages first, then entries.
+    pub messages: Vec<PeerMessage>,
+}
+
+/// One message between nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// Forming the cluster.
+    Formation(FormationMessage),
+    /// "I am alive, and lead what my list of that version says." Sent every heartbeat and when reads wait.
+    Confirm {
+        /// Echoed in the answer.
+        round: Round,
+        /// Version of the sender's list for this receiver.
+        version: u64,
+        /// The list, until the receiver has acknowledged its version.
+        leads: Option<Vec<Lead>>,
+    },
+    /// Answer to [`PeerMessage::Confirm`].
+    Confirmed {
+        /// The round that is answered.
+        round: Round,
+        /// The list that the answer is about; 0 if the answerer does not have the one that was asked about.
+        version: u64,
+        /// Shards of the list that are *not* confirmed: the answerer knows a newer term, or has no replica.
+        except: Vec<ShardId>,
+    },
+    /// A message of one Raft group.
+    Raft {
+        /// The group.
+        shard: ShardId,
+        /// The message.
+        message: RaftMessage,
+    },
+}
+
+/// One leadership: the sender leads this shard in this term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lead {
+    /// The shard.
+    pub shard: ShardId,
+    /// The term of the leadership.
+    pub term: Term,
+}
+
+/// Messages that turn a set of empty nodes into a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FormationMessage {
+    /// "Which life is yours, and do you belong to a cluster?"
+    Query,
+    /// Answer to `Query`; the sender's incarnation stands in the frame.
+    Status {
+        /// The cluster that the sender belongs to.
+        cluster: Option<ClusterRecord>,
+    },
+    /// "This cluster was formed, with you in it." Sent until the receiver's status shows it.
+    Formed {
+        /// The cluster.
+        cluster: ClusterRecord,
+    },
+}
+
+/// A message of one Raft group (Raft paper, figure 2; PreVote: Raft thesis, section 9.6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RaftMessage {
+    /// Request for a vote.
+    Vote {
+        /// The candidate's term; for a pre-vote, the term that it would start.
+        term: Term,
+        /// The candidate's last entry.
+        last: LogId,
+        /// Whether this only asks if a vote would be granted. It changes no term and no vote.
+        pre: bool,
+    },
+    /// Answer to `Vote`.
+    VoteReply {
+        /// If granted, the term asked for; else the answerer's own term.
+        term: Term,
+        /// Whether a pre-vote is answered.
+        pre: bool,
+        /// Whether the vote is granted.
+        granted: bool,
+    },
+    /// Entries to append.
+    Append {
+        /// The leader's term.
+        term: Term,
+        /// The entry before the first one.
+        prev: LogId,
+        /// The leader's commit index.
+        commit: LogIndex,
+        /// Term and payload of each entry; the first has index `prev.index + 1`.
+        entries: Vec<(Term, Bytes)>,
+    },
+    /// The entries are durable at the follower.
+    AppendAccepted {
+        /// The follower's term.
+        term: Term,
+        /// The follower's log equals the leader's up to here, durably.
+        matched: LogIndex,
+    },
+    /// The follower's log does not hold `prev`, or the leader's term is old.
+    AppendRejected {
+        /// The follower's term.
+        term: Term,
+        /// The `prev.index` that was refused.
+        prev: LogIndex,
+        /// The follower's last entry that may match: at most `prev.index`, of a term at most `prev.term`.
+        hint: LogId,
+    },
+}
