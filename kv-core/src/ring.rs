@@ -27,7 +27,8 @@ const SHARD_SEED: u64 = 3;
 /// The user shard of `key`: its hash, or that of the part between the first `{` and the next `}` if there is one and it
 /// is not empty, so that related keys can be kept together.
 pub fn shard_of(key: &Key, shard_count: u32) -> ShardId {
-    let hash = xxh3_64_with_seed(hashed_part(&key.bytes), KEY_SEED ^ u64::from(key.keyspace.0) << 8);
+    let hash =
+        xxh3_64_with_seed(hashed_part(&key.bytes), KEY_SEED ^ u64::from(key.keyspace.0) << 8);
     let bucket = hash % u64::from(shard_count.max(1));
     ShardId(1 + u32::try_from(bucket).expect("a bucket is below the shard count"))
 }
@@ -58,7 +59,11 @@ pub fn initial_map(record: &ClusterRecord) -> ClusterMap {
 ///
 /// Each shard gets `min(replica_count, nodes)` distinct nodes, and no node more than
 /// `ceil(1.25 * shard_count * replica_count / nodes)` replicas unless there is no other way.
-pub fn place(nodes: &[NodeId], shard_count: u32, replica_count: u32) -> Vec<(ShardId, Vec<NodeId>)> {
+pub fn place(
+    nodes: &[NodeId],
+    shard_count: u32,
+    replica_count: u32,
+) -> Vec<(ShardId, Vec<NodeId>)> {
     let ring = Ring::new(nodes);
     let replicas = (replica_count as usize).min(nodes.len());
     let fair_share_max = load_bound(shard_count as usize, replicas, nodes.len());

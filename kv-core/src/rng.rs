@@ -15,7 +15,10 @@ pub struct Rng(ChaCha8Rng);
 impl Rng {
     /// The stream `label` of `seed`.
     pub fn fork(seed: u64, label: &str) -> Self {
-        Self(ChaCha8Rng::seed_from_u64(xxhash_rust::xxh3::xxh3_64_with_seed(label.as_bytes(), seed)))
+        Self(ChaCha8Rng::seed_from_u64(xxhash_rust::xxh3::xxh3_64_with_seed(
+            label.as_bytes(),
+            seed,
+        )))
     }
 
     /// 64 random bits.

@@ -18,7 +18,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, Identity};
-use crate::id::{AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp};
+use crate::id::{
+    AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp,
+};
 use crate::op::{Found, Key, WriteResult};
 
 /// One entry of a Raft log. The payload is opaque to Raft.

@@ -1,160 +1,30 @@
 //! The client's routing core.
+//!
+//! A [`Router`] turns calls of the user into requests to nodes, and keeps at it until there is an answer or the deadline
+//! passes. It is as pure as the node: a driver feeds it replies and the time and carries out what it puts out, so retries
+//! are simulated together with the servers.
+//!
+//! # Life of a call
+//!
+//! The first call fetches the cluster *map* from any endpoint; keys are hashed to shards with it. The first write opens a
+//! *session* at the leader of the meta group. A request goes to the shard's leader if it is known, else to any replica; who
+//! is not the leader names it. Every retry of a write carries the same request id, so it runs once. Retries pause for a
+//! time that doubles and is jittered, unless the refusal itself named a better place.
+//!
+//! # How a call ends
+//!
+//! With an answer, with a refusal that no retry mends, or at its deadline: then a write that was sent at least once has an
+//! *unknown outcome*, and everything else certainly changed nothing.
+//!
+//! A session that a shard has forgotten is replaced by a new one. That is safe only for a request that was sent once, whose
+//! refusal is then the fate of its only copy (a connection delivers no copy of a request on its own); any other gets the
+//! unknown outcome.
+//!
+//! **What this leaves out:** batching, a circuit breaker, a retry budget, and asking for an outcome later.
 
-use alloc::vec::Vec;
-use core::time::Duration;
+mod api;
+mod job;
+mod router;
 
-use crate::id::{Address, RequestId};
-use crate::op::{Found, Key, WriteOp, WriteResult};
-use crate::time::Instant;
-use crate::node::Status;
-use crate::wire::{Refusal, ReplyFrame, RequestFrame};
-
-/// Configuration of a router.
-#[derive(Clone, Debug)]
-pub struct RouterConfig {
-    /// Where to find the cluster: at least one address. The rest is learned from there.
-    pub endpoints: Vec<Address>,
-    /// How long to wait for one attempt's answer before the next. Default 1 s.
-    pub attempt_timeout: Duration,
-    /// Shortest pause before a retry; doubled with each further one and jittered. Default 20 ms.
-    pub backoff_min: Duration,
-    /// Longest pause before a retry. Default 1 s.
-    pub backoff_max: Duration,
-}
-
-impl RouterConfig {
-    /// A configuration with defaults for everything else.
-    pub fn new(endpoints: Vec<Address>) -> Self {
-        Self {
-            endpoints,
-            attempt_timeout: Duration::from_secs(1),
-            backoff_min: Duration::from_millis(20),
-            backoff_max: Duration::from_secs(1),
-        }
-    }
-}
-
-/// One call of the user, numbered by the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallId(pub u64);
-
-/// What the user asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// A linearizable read.
-    Get {
-        /// The key.
-        key: Key,
-    },
-    /// A write, exactly once.
-    Write(WriteOp),
-    /// The status of one node.
-    Status {
-        /// The node's address.
-        address: Address,
-    },
-    /// The cluster map, from any node.
-    Map,
-}
-
-/// A successful answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// To a get; none if the key does not exist.
-    Got(Option<Found>),
-    /// To a write.
-    Written(WriteResult),
-    /// To a status call.
-    Status(Status),
-    /// To a map call.
-    Map(crate::wire::MapView),
-}
-
-/// Why a call failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// The deadline passed after the write had been sent. *Whether it took effect, now or later, is unknown.*
-    #[error("outcome unknown: request {request} was sent but not answered in time; it may or may not take effect")]
-    UnknownOutcome {
-        /// The id under which it was sent.
-        request: RequestId,
-    },
-    /// The deadline passed and nothing took effect. *Nothing was changed.*
-    #[error("no node could answer in time{}", last.as_ref().map(|last| alloc::format!(" (last answer: {last})")).unwrap_or_default())]
-    Unavailable {
-        /// The last refusal heard, if any.
-        last: Option<Refusal>,
-    },
-    /// A node refused for a reason that a retry cannot mend. *Nothing was changed.*
-    #[error(transparent)]
-    Refused(Refusal),
-}
-
-/// What happens to a router.
-#[derive(Clone, Debug)]
-pub enum RouterInput {
-    /// The time of [`Router::poll_timeout`] has come.
-    Timeout,
-    /// A reply from the process at `from`.
-    Receive {
-        /// Who sent it.
-        from: Address,
-        /// The reply.
-        reply: ReplyFrame,
-    },
-    /// The driver could not send to `to`, or lost the connection: attempts waiting for it are retried at once.
-    Unreachable {
-        /// Who cannot be reached.
-        to: Address,
-    },
-}
-
-/// What a router wants done. To be drained with [`Router::poll_output`] after each call and input.
-#[derive(Clone, Debug)]
-pub enum RouterOutput {
-    /// Send the request. May be lost.
-    Send {
-        /// To whom.
-        to: Address,
-        /// The request.
-        request: RequestFrame,
-    },
-    /// The call has ended. Comes exactly once per call, at the latest at its deadline.
-    Done {
-        /// The call.
-        call: CallId,
-        /// How it ended.
-        result: Result<Answer, CallError>,
-    },
-}
-
-/// The routing core of one client.
-#[derive(Debug)]
-pub struct Router {}
-
-impl Router {
-    /// A router that knows nothing but its endpoints.
-    pub fn new(_config: RouterConfig, _seed: u64) -> Self {
-        unimplemented!()
-    }
-
-    /// Starts a call. It ends at the latest at `deadline`.
-    pub fn call(&mut self, _now: Instant, _call: Call, _deadline: Instant) -> CallId {
-        unimplemented!()
-    }
-
-    /// Takes one input. Total. Drain [`Router::poll_output`] afterwards.
-    pub fn handle(&mut self, _now: Instant, _input: RouterInput) {
-        unimplemented!()
-    }
-
-    /// The next output, none when drained.
-    pub fn poll_output(&mut self) -> Option<RouterOutput> {
-        unimplemented!()
-    }
-
-    /// When to call again with [`RouterInput::Timeout`].
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        unimplemented!()
-    }
-}
+pub use api::{Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput};
+pub use router::Router;

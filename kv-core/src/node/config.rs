@@ -95,7 +95,10 @@ impl NodeConfig {
             errors.push(ConfigError::ReplicaCount { replica_count, peer_count });
         }
         let Timings { heartbeat, election_min, election_max } = self.timings;
-        if heartbeat.is_zero() || heartbeat * 3 > election_min || election_min + heartbeat > election_max {
+        if heartbeat.is_zero()
+            || heartbeat * 3 > election_min
+            || election_min + heartbeat > election_max
+        {
             errors.push(ConfigError::Timings { timings: self.timings });
         }
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
@@ -127,15 +130,29 @@ pub enum ConfigError {
         shard_count: u32,
     },
     /// Not odd, or more than nodes.
-    #[error("the count of replicas is odd and at most the number of nodes ({peer_count}), not {replica_count}")]
+    #[error(
+        "the count of replicas is odd and at most the number of nodes ({peer_count}), not {replica_count}"
+    )]
     ReplicaCount {
         /// The count.
         replica_count: u32,
         /// The number of nodes.
         peer_count: u32,
     },
+    /// The data directory belongs to another node or cluster.
+    #[error(
+        "the data directory belongs to {node} of cluster {cluster_name:?}; check --id, --cluster and --data-dir"
+    )]
+    OtherDirectory {
+        /// Whose it is.
+        node: NodeId,
+        /// Of which cluster.
+        cluster_name: String,
+    },
     /// Timers that cannot work together.
-    #[error("timers need heartbeat > 0, election_min >= 3 heartbeats, election_max >= election_min + heartbeat: {timings:?}")]
+    #[error(
+        "timers need heartbeat > 0, election_min >= 3 heartbeats, election_max >= election_min + heartbeat: {timings:?}"
+    )]
     Timings {
         /// The timers.
         timings: Timings,

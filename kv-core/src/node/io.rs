@@ -1,6 +1,6 @@
 //! Inputs and outputs of a node.
 
-use crate::id::{NodeId, RequestHandle, ShardId, Term};
+use crate::id::{LogId, NodeId, RequestHandle, ShardId, Term};
 use crate::raft::Role;
 use crate::storage::{StorageReply, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, PeerFrame};
@@ -51,6 +51,17 @@ pub enum Event {
         /// Its new term.
         term: Term,
         /// Its new role.
+        role: Role,
+    },
+    /// A replica learned that more is committed.
+    Committed {
+        /// The shard.
+        shard: ShardId,
+        /// The last committed entry.
+        committed: LogId,
+        /// The replica's term.
+        term: Term,
+        /// The replica's role: as leader it counted itself, else it was told.
         role: Role,
     },
     /// The node now belongs to a cluster.

@@ -1,20 +1,113 @@
-//! A node.
+//! A node: all its shards, its links to the other nodes, and the clients that wait.
+//!
+//! [`Node`] is a pure state machine. A driver calls [`Node::handle`] with whatever happened and the time, then drains
+//! [`Node::poll_output`], then arms one timer for [`Node::poll_timeout`]. `handle` is the only way to change a node; it never
+//! fails and never blocks. Peers and clients cannot make it panic: what is foreign or stale is ignored and counted first,
+//! and only then the node's own invariants are asserted.
+//!
+//! # Two machines
+//!
+//! A [`Group`] is one shard's Raft: it knows no links, no other shards and no files. The node owns the groups
+//! and everything that is per node: one frame per peer and step ([`outbox`]), one append to the store per step for all
+//! groups, liveness and leadership once per pair of nodes ([`link`], [`confirm`]), and one set of deadlines. An input touches
+//! only the shards that it names; a step ends with [`Node::settle`], which looks at the touched ones.
+//!
+//! # Life of a write
+//!
+//! `Request(Write)` → propose → `Store(Append)` and appends to the followers, at the same time → a majority has it durably →
+//! committed → `Store(Apply)` → the outcome answers the client. If leadership is lost on the way the client is told
+//! `NotLeader` and asks again with the same request id: the session table sees to it that the write runs once.
+//!
+//! # Life of a read
+//!
+//! `Request(Read)` → it notes the commit index and the next confirmation round → a majority confirms that round, and the
+//! index is applied → `Store(Read)` → the value answers the client.
+//!
+//! **What this leaves out:** moving shards, joining nodes, gossip, quiescence, timestamps and transactions.
 
 mod config;
+mod confirm;
+mod formation;
 mod io;
+mod link;
+mod outbox;
+mod replica;
+mod requests;
 mod status;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::ToString as _;
+use alloc::vec::Vec;
+use core::mem;
 
 pub use config::{ConfigError, ConfigErrors, NodeConfig, Timings};
 pub use io::{Budget, Event, IgnoreReason, Input, Output, TimerReason};
 pub use status::{ShardStatus, Status};
 
 use crate::cluster::{ClusterMap, Identity};
-use crate::storage::Recovered;
+use crate::id::{AppendId, LogId, NodeId, RequestHandle, ShardId, Term};
+use crate::machine::{Command, MetaCommand};
+use crate::mutants::{self, Mutant};
+use crate::raft::{Group, GroupConfig, Role};
+use crate::ring;
+use crate::rng::Rng;
+use crate::storage::{
+    Append, LogCounters, Recovered, RecoveredGroup, StorageReply, StorageRequest,
+};
 use crate::time::Instant;
+use crate::wire::{ClientReply, ClientRequest, PeerFrame, PeerMessage, Refusal};
+use confirm::Rounds;
+use formation::Formation;
+use link::Link;
+use outbox::{Outbox, Sender};
+use replica::{Replica, Reported};
+
+/// Bytes of entries in one apply: what an executor does in one go between two heartbeats.
+const APPLY_BYTES_MAX: usize = 1024 * 1024;
+
+#[derive(Debug)]
+enum Phase {
+    /// Belongs to no cluster yet.
+    Forming(Formation),
+    /// A member.
+    Running,
+    /// Has the id of a member, but not its data.
+    Wiped,
+}
 
 /// One node.
+///
+/// - `replicas` and `links` are empty unless the node runs.
+/// - After each step every replica's deadline is filed, and everything that must be durable is on its way to the store.
 #[derive(Debug)]
-pub struct Node {}
+pub struct Node {
+    config: NodeConfig,
+    identity: Identity,
+    seed: u64,
+    rng: Rng,
+    now: Instant,
+    phase: Phase,
+    map: Option<ClusterMap>,
+    replicas: BTreeMap<ShardId, Replica>,
+    links: BTreeMap<NodeId, Link>,
+    rounds: Rounds,
+    outbox: Outbox,
+    /// Shards to look at before the step ends.
+    touched: BTreeSet<ShardId>,
+    /// Shards with reads that wait.
+    reading: BTreeSet<ShardId>,
+    /// Shards that this node leads and whose followers lack something.
+    attention: BTreeSet<ShardId>,
+    deadlines: BTreeSet<(Instant, ShardId)>,
+    last_append: AppendId,
+    pending_bytes: usize,
+    log_counters: LogCounters,
+    ignored_frame_count: u64,
+    /// Whether the meta group's map is known to be in its log.
+    is_bootstrapped: bool,
+    /// The term in which this node, as meta leader, proposed the map.
+    bootstrap_term: Term,
+}
 
 impl Node {
     /// A node with what its store recovered. `seed` makes its random draws: production takes it from the operating
@@ -23,46 +116,396 @@ impl Node {
     /// # Errors
     /// If the configuration cannot work, or is not that of the data directory. *Nothing was changed.*
     pub fn new(
-        _config: NodeConfig,
-        _recovered: Recovered,
-        _seed: u64,
-        _now: Instant,
+        config: NodeConfig,
+        recovered: Recovered,
+        seed: u64,
+        now: Instant,
     ) -> Result<Self, ConfigErrors> {
-        unimplemented!()
+        config.validate()?;
+        check_identity(&config, &recovered.identity)?;
+        let mut rng = Rng::fork(seed, "node");
+        let rounds = Rounds::new(rng.next_u64());
+        let mut node = Self {
+            config,
+            identity: recovered.identity,
+            seed,
+            rng,
+            now,
+            phase: Phase::Forming(Formation::new(now)),
+            map: None,
+            replicas: BTreeMap::new(),
+            links: BTreeMap::new(),
+            rounds,
+            outbox: Outbox::default(),
+            touched: BTreeSet::new(),
+            reading: BTreeSet::new(),
+            attention: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            last_append: AppendId(0),
+            pending_bytes: 0,
+            log_counters: LogCounters::default(),
+            ignored_frame_count: 0,
+            is_bootstrapped: false,
+            bootstrap_term: Term(0),
+        };
+        if node.identity.cluster.is_some() {
+            node.start_replicas(now, recovered.groups);
+        }
+        node.handle(now, Input::Timeout);
+        Ok(node)
     }
 
     /// Takes one input. Total: never fails, never blocks. Drain [`Node::poll_output`] afterwards.
-    pub fn handle(&mut self, _now: Instant, _input: Input) {
-        unimplemented!()
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Timeout => self.on_timeout(),
+            Input::Receive(frame) => self.on_frame(frame),
+            Input::Request { handle, body } => match &self.phase {
+                Phase::Running => self.on_request(handle, body),
+                Phase::Forming(_) | Phase::Wiped => self.refuse_request(handle, &body),
+            },
+            Input::Stored(reply) => self.on_stored(reply),
+        }
+        self.settle();
     }
 
     /// The next output, none when drained.
     pub fn poll_output(&mut self) -> Option<Output> {
-        unimplemented!()
+        self.outbox.poll()
     }
 
     /// When to call again with [`Input::Timeout`]. After a drain it lies ahead of the last `now`.
     pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
-        unimplemented!()
+        let formation = match &self.phase {
+            Phase::Forming(formation) => Some((formation.query_at, TimerReason::Formation)),
+            Phase::Running | Phase::Wiped => None,
+        };
+        let heartbeat = self.rounds.heartbeat_at.map(|at| (at, TimerReason::Heartbeat));
+        let raft = self.deadlines.first().map(|(at, shard)| (*at, TimerReason::Raft(*shard)));
+        [formation, heartbeat, raft].into_iter().flatten().min()
     }
 
     /// How much a driver may still feed.
     pub fn budget(&self) -> Budget {
-        unimplemented!()
-    }
-
-    /// The node's view of itself.
-    pub fn status(&self) -> Status {
-        unimplemented!()
+        Budget { request_bytes: requests::PENDING_BYTES_MAX.saturating_sub(self.pending_bytes) }
     }
 
     /// Who the node is.
     pub fn identity(&self) -> &Identity {
-        unimplemented!()
+        &self.identity
     }
 
     /// The newest map that the node knows; none before the cluster is formed.
     pub fn map(&self) -> Option<&ClusterMap> {
-        unimplemented!()
+        self.map.as_ref()
     }
+
+    /// The node's view of itself.
+    pub fn status(&self) -> Status {
+        let shards =
+            self.replicas.iter().map(|(shard, Replica { group, store_applied, .. })| ShardStatus {
+                shard: *shard,
+                role: group.role(),
+                term: group.term(),
+                leader: group.leader(),
+                voters: group.voters().to_vec(),
+                last: group.last(),
+                commit_index: group.commit_index(),
+                applied_index: *store_applied,
+            });
+        Status {
+            node: self.config.id,
+            incarnation: self.identity.incarnation,
+            cluster_name: self.identity.cluster_name.clone(),
+            cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),
+            shards: shards.collect(),
+            log: self.log_counters,
+            ignored_frame_count: self.ignored_frame_count,
+            pending_bytes: self.pending_bytes as u64,
+        }
+    }
+
+    /// Starts the replicas that the cluster's map gives this node.
+    fn start_replicas(&mut self, now: Instant, mut recovered: BTreeMap<ShardId, RecoveredGroup>) {
+        let record = self.identity.cluster.as_ref().expect("a running node belongs to a cluster");
+        let map = ring::initial_map(record);
+        for member in record.members.iter().filter(|member| member.id != self.config.id) {
+            self.links.insert(member.id, Link::new(member.incarnation));
+        }
+        for entry in map.shards.iter().filter(|entry| entry.voters.contains(&self.config.id)) {
+            let config = GroupConfig {
+                shard: entry.shard,
+                me: self.config.id,
+                voters: entry.voters.clone(),
+                timings: self.config.timings,
+            };
+            let rng = Rng::fork(self.seed, &entry.shard.to_string());
+            let recovered = recovered.remove(&entry.shard).unwrap_or_default();
+            let replica = Replica::new(Group::new(config, recovered, rng, now));
+            self.deadlines.insert((replica.filed_deadline, entry.shard));
+            self.replicas.insert(entry.shard, replica);
+        }
+        self.touched.extend(self.replicas.keys().copied());
+        self.map = Some(map);
+        self.phase = Phase::Running;
+    }
+
+    fn on_timeout(&mut self) {
+        self.on_formation_timeout(self.now);
+        self.on_heartbeat_timeout();
+        while let Some((at, shard)) = self.deadlines.first().copied()
+            && at <= self.now
+        {
+            let replica = self.replicas.get_mut(&shard).expect("a filed deadline has a replica");
+            replica.group.on_timeout(self.now);
+            self.touched.insert(shard);
+            self.file_deadline(shard);
+        }
+    }
+
+    fn file_deadline(&mut self, shard: ShardId) {
+        let replica = self.replicas.get_mut(&shard).expect("only replicas have deadlines");
+        let deadline = replica.group.deadline();
+        if deadline != replica.filed_deadline {
+            self.deadlines.remove(&(replica.filed_deadline, shard));
+            self.deadlines.insert((deadline, shard));
+            replica.filed_deadline = deadline;
+        }
+    }
+
+    fn refuse_request(&mut self, handle: RequestHandle, body: &ClientRequest) {
+        let reply = match body {
+            ClientRequest::Status => ClientReply::Status(self.status()),
+            ClientRequest::Map
+            | ClientRequest::OpenSession { .. }
+            | ClientRequest::Read { .. }
+            | ClientRequest::Write { .. } => ClientReply::Refused(Refusal::NotReady),
+        };
+        self.reply(handle, reply);
+    }
+
+    fn on_frame(&mut self, frame: PeerFrame) {
+        match (self.reason_to_ignore(&frame), &self.phase) {
+            (Some(reason), _) => {
+                self.ignored_frame_count += 1;
+                let from = frame.from;
+                self.outbox.push(Output::Event(Event::FrameIgnored { from, reason }));
+                let is_running = matches!(self.phase, Phase::Running);
+                if is_running && frame.cluster.is_none() && reason != IgnoreReason::WrongReceiver {
+                    self.answer_outsider(from);
+                }
+            }
+            (None, Phase::Forming(_)) => self.on_frame_while_forming(frame),
+            (None, Phase::Running) if frame.cluster.is_none() => self.answer_outsider(frame.from),
+            (None, Phase::Running) => {
+                for message in frame.messages {
+                    self.on_peer_message(frame.from, message);
+                }
+            }
+            (None, Phase::Wiped) => {}
+        }
+    }
+
+    fn reason_to_ignore(&self, frame: &PeerFrame) -> Option<IgnoreReason> {
+        let is_listed = self.config.peers.iter().any(|(peer, _)| *peer == frame.from);
+        let ours = self.identity.cluster.as_ref().map(|cluster| cluster.id);
+        let link = self.links.get(&frame.from);
+        if frame.to != self.config.id || frame.from == self.config.id {
+            Some(IgnoreReason::WrongReceiver)
+        } else if !is_listed {
+            Some(IgnoreReason::UnknownSender)
+        } else if ours.is_some() && frame.cluster.is_some() && frame.cluster != ours {
+            Some(IgnoreReason::WrongCluster)
+        } else if link.is_some_and(|link| link.incarnation != frame.from_incarnation) {
+            Some(IgnoreReason::WrongIncarnation)
+        } else {
+            None
+        }
+    }
+
+    fn on_peer_message(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Formation(_) => {}
+            PeerMessage::Confirm { boot, round, version, leads } => {
+                self.on_confirm(from, boot, round, version, leads);
+            }
+            PeerMessage::Confirmed { boot, round, version, except } => {
+                self.on_confirmed(from, boot, round, version, except);
+            }
+            PeerMessage::Raft { shard, message } => {
+                if let Some(replica) = self.replicas.get_mut(&shard) {
+                    replica.group.on_message(self.now, from, message);
+                    self.touched.insert(shard);
+                }
+            }
+        }
+    }
+
+    fn on_stored(&mut self, reply: StorageReply) {
+        match reply {
+            StorageReply::Appended { id, written, counters } => {
+                self.log_counters = counters;
+                self.outbox.on_durable(id);
+                self.on_appended(id, written);
+            }
+            StorageReply::Applied { shard, applied, outcomes } => {
+                if let Some(replica) = self.replicas.get_mut(&shard) {
+                    replica.store_applied = applied.index;
+                    self.touched.insert(shard);
+                }
+                for (index, outcome) in outcomes {
+                    self.on_outcome(shard, index, outcome);
+                }
+            }
+            StorageReply::Read { handle, result } => {
+                let found = result.expect("a read is handed out only when its index is applied");
+                self.reply(handle, ClientReply::Read(found));
+            }
+            StorageReply::IdentityStored => self.on_identity_stored(self.now),
+        }
+    }
+
+    fn on_appended(&mut self, id: AppendId, written: Vec<(ShardId, LogId)>) {
+        for (shard, last) in written {
+            if let Some(replica) = self.replicas.get_mut(&shard) {
+                replica.group.on_appended(id, last);
+                self.touched.insert(shard);
+            }
+        }
+    }
+
+    /// Ends a step: collects from the touched shards what is to be written, sent, applied and told.
+    fn settle(&mut self) {
+        while !self.touched.is_empty() {
+            let touched = mem::take(&mut self.touched);
+            self.collect_writes(&touched);
+            for shard in &touched {
+                self.collect_messages(*shard);
+                self.report(*shard);
+                self.bootstrap_map(*shard);
+                self.collect_committed(*shard);
+                self.serve_reads(*shard);
+                self.file_deadline(*shard);
+            }
+        }
+        self.begin_round_for_reads();
+        self.outbox.pack(Sender {
+            cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),
+            node: self.config.id,
+            incarnation: self.identity.incarnation,
+        });
+    }
+
+    fn collect_writes(&mut self, touched: &BTreeSet<ShardId>) {
+        let id = AppendId(self.last_append.0 + 1);
+        let mut writes = Vec::new();
+        for shard in touched {
+            if let Some(replica) = self.replicas.get_mut(shard)
+                && let Some(write) = replica.group.take_write(id)
+            {
+                replica.last_append = id;
+                writes.push(write);
+            }
+        }
+        if !writes.is_empty() {
+            self.last_append = id;
+            self.outbox.push(Output::Store(StorageRequest::Append(Append { id, writes })));
+        }
+    }
+
+    fn collect_messages(&mut self, shard: ShardId) {
+        let hold_nothing = mutants::is_active(Mutant::AcknowledgedBeforeSync);
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
+        for envelope in replica.group.take_messages() {
+            let message = PeerMessage::Raft { shard, message: envelope.message };
+            if envelope.after_persist && !hold_nothing {
+                self.outbox.send_after(replica.last_append, envelope.to, message);
+            } else {
+                self.outbox.send(envelope.to, message);
+            }
+        }
+        if replica.group.needs_heartbeat() {
+            self.attention.insert(shard);
+        } else {
+            self.attention.remove(&shard);
+        }
+    }
+
+    /// Tells observers, links and waiting clients what changed about a replica.
+    fn report(&mut self, shard: ShardId) {
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
+        let group = &replica.group;
+        let (role, term) = (group.role(), group.term());
+        let commit_index = group.commit_index();
+        let before = mem::replace(&mut replica.reported, Reported { role, term, commit_index });
+        assert!(term >= before.term, "terms never shrink");
+        assert!(commit_index >= before.commit_index, "what is committed stays committed");
+        if commit_index > before.commit_index {
+            let committed = replica.group.committed();
+            self.outbox.push(Output::Event(Event::Committed { shard, committed, term, role }));
+        }
+        if (role, term) != (before.role, before.term) {
+            self.outbox.push(Output::Event(Event::RoleChanged { shard, term, role }));
+            if role == Role::Leader || before.role == Role::Leader {
+                if before.role == Role::Leader {
+                    self.refuse_waiting(shard);
+                }
+                self.update_leads();
+                self.on_heartbeat_timeout();
+            }
+        }
+    }
+
+    /// As leader of the meta group: makes sure that its log holds the map.
+    fn bootstrap_map(&mut self, shard: ShardId) {
+        let Some(record) = self.identity.cluster.clone() else {
+            return;
+        };
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
+        let knows_its_past =
+            replica.group.read_index().is_some_and(|index| index <= replica.store_applied);
+        let term = replica.group.term();
+        if shard == ShardId::META
+            && knows_its_past
+            && !self.is_bootstrapped
+            && self.bootstrap_term != term
+        {
+            let command = Command::Meta(MetaCommand::Bootstrap { record });
+            let proposed = replica.group.propose(self.now, command.encode().into());
+            assert!(proposed.is_ok(), "only a leader has a read index");
+            self.bootstrap_term = term;
+            self.touched.insert(shard);
+        }
+    }
+
+    fn collect_committed(&mut self, shard: ShardId) {
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
+        loop {
+            let entries = replica.group.take_committed(APPLY_BYTES_MAX);
+            if entries.is_empty() {
+                return;
+            }
+            self.outbox.push(Output::Store(StorageRequest::Apply { shard, entries }));
+        }
+    }
+}
+
+fn check_identity(config: &NodeConfig, identity: &Identity) -> Result<(), ConfigErrors> {
+    let mut errors = Vec::new();
+    if identity.node != config.id || identity.cluster_name != config.cluster_name {
+        errors.push(ConfigError::OtherDirectory {
+            node: identity.node,
+            cluster_name: identity.cluster_name.clone(),
+        });
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
 }

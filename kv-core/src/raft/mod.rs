@@ -1,8 +1,62 @@
-//! Raft.
+//! Raft: one replica of one group (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", 2014;
+//! Ongaro's thesis, "Consensus: Bridging Theory and Practice", 2014).
+//!
+//! A group of replicas keeps equal logs. At most one of them leads in a term; it alone appends, and an entry is committed
+//! once a majority holds it durably. A [`Group`] is a pure state machine: it is told of messages, time and durable writes,
+//! and collects what it wants sent and written. It knows no links, no other groups and no files; that is the business of
+//! [`Node`](crate::node::Node).
+//!
+//! # Elections
+//!
+//! A replica that hears of no leader for a random time within `election_min..=election_max`, drawn anew each time, first asks
+//! for *pre-votes* (thesis 9.6): would you vote for me? That changes nobody's term, so a replica that was cut off cannot
+//! disturb the others when it comes back. Only with a majority of pre-votes it starts a term and asks for votes. A replica
+//! refuses both while it has a leader that it heard of within `election_min` (thesis 4.2.3). Votes go to candidates whose
+//! log is at least as up to date (paper 5.4.1), one per term, and the vote is durable before it is told.
+//!
+//! A leader that has not heard from a majority for `election_max` steps down (thesis 6.2), so its clients learn it.
+//!
+//! # Replication
+//!
+//! Each follower has a [`Progress`]. Appends are streamed ahead of acknowledgements and of the leader's own sync. A follower
+//! acknowledges when the entries are durable. The leader commits the highest entry *of its own term* that a majority has,
+//! itself counted by what is durable (paper 5.4.2, figure 8); the first entry of its term is a no-op, so earlier entries get
+//! committed without waiting for a client. Lost messages are noticed at heartbeats ([`Group::on_heartbeat`]).
+//!
+//! # What must wait for the disk
+//!
+//! A message that tells of a term, a vote or an entry is marked ([`Envelope::after_persist`]) and must not leave before the
+//! writes that the group handed out until then are durable. Only a leader's own appends are not marked.
+//!
+//! # Reads
+//!
+//! A linearizable read (thesis 6.4) is good at [`Group::read_index`] once leadership was confirmed by a majority in a round
+//! that began after the read arrived. The confirmation is between nodes, for all their groups at once, so it lives in the
+//! node; the group contributes its term and its voters.
+//!
+//! **What this leaves out:** snapshots and log compaction, membership changes, learners, leadership transfer and leases.
 
-use core::fmt;
+mod election;
+mod log;
+mod progress;
+pub(crate) mod quorum;
+mod replication;
 
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::{fmt, mem};
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use crate::id::{AppendId, LogId, LogIndex, NodeId, ShardId, Term};
+use crate::node::Timings;
+use crate::rng::Rng;
+use crate::storage::{Entry, GroupWrite, HardState, RecoveredGroup};
+use crate::time::Instant;
+use crate::wire::RaftMessage;
+use log::Log;
+use progress::Progress;
 
 /// What a replica is doing in its term (Raft paper, section 5.1; PreVote: Raft thesis, section 9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,5 +79,258 @@ impl fmt::Display for Role {
             Self::Candidate => "candidate",
             Self::Leader => "leader",
         })
+    }
+}
+
+/// What a group is and how fast it moves.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// The group.
+    pub shard: ShardId,
+    /// This replica's node; one of `voters`.
+    pub me: NodeId,
+    /// All replicas.
+    pub voters: Vec<NodeId>,
+    /// Timers.
+    pub timings: Timings,
+}
+
+/// A message that a group wants sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// To whom.
+    pub to: NodeId,
+    /// What.
+    pub message: RaftMessage,
+    /// Whether it must wait until all writes that the group handed out, the one of this step included, are durable.
+    pub after_persist: bool,
+}
+
+/// Not the leader. *Nothing was changed.*
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the leader")]
+pub struct NotLeader {
+    /// Who the replica takes for the leader.
+    pub hint: Option<NodeId>,
+}
+
+#[derive(Debug)]
+enum State {
+    Follower,
+    PreCandidate { granted: BTreeSet<NodeId> },
+    Candidate { granted: BTreeSet<NodeId> },
+    Leader(Leadership),
+}
+
+#[derive(Debug)]
+struct Leadership {
+    /// Index of the no-op that the term started with.
+    term_start: LogIndex,
+    /// All voters but this one.
+    followers: BTreeMap<NodeId, Progress>,
+}
+
+/// One replica of a Raft group.
+///
+/// - `applied <= commit <= last`; what is handed out to be applied is durable here, too.
+/// - The term never shrinks, and within a term the vote never changes once given.
+#[derive(Debug)]
+pub struct Group {
+    config: GroupConfig,
+    rng: Rng,
+    hard_state: HardState,
+    log: Log,
+    state: State,
+    leader: Option<NodeId>,
+    /// When the leader of this term was last heard of.
+    leader_contact: Instant,
+    deadline: Instant,
+    /// Whether term or vote changed since the last write that was handed out.
+    hard_state_unsaved: bool,
+    /// Entries up to here were handed out to be applied.
+    applied: LogIndex,
+    outbox: Vec<Envelope>,
+}
+
+impl Group {
+    /// A replica with what its store recovered: a follower that waits for a leader.
+    pub fn new(config: GroupConfig, recovered: RecoveredGroup, rng: Rng, now: Instant) -> Self {
+        let log = Log::recovered(recovered.entries);
+        assert!(config.voters.contains(&config.me), "a replica is one of its group's voters");
+        assert!(
+            recovered.hard_state.commit <= log.last().index,
+            "what was committed is in the log"
+        );
+        let mut group = Self {
+            config,
+            rng,
+            hard_state: recovered.hard_state,
+            log,
+            state: State::Follower,
+            leader: None,
+            leader_contact: Instant::ZERO,
+            deadline: now,
+            hard_state_unsaved: false,
+            applied: LogIndex(0),
+            outbox: Vec::new(),
+        };
+        group.deadline = now + group.election_timeout();
+        group
+    }
+
+    /// The replica's role.
+    pub fn role(&self) -> Role {
+        match self.state {
+            State::Follower => Role::Follower,
+            State::PreCandidate { .. } => Role::PreCandidate,
+            State::Candidate { .. } => Role::Candidate,
+            State::Leader(_) => Role::Leader,
+        }
+    }
+
+    /// The latest term that it has seen.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// The leader of the current term, if it is known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// All replicas.
+    pub fn voters(&self) -> &[NodeId] {
+        &self.config.voters
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+
+    /// What is known to be committed.
+    pub fn commit_index(&self) -> LogIndex {
+        self.hard_state.commit
+    }
+
+    /// The last committed entry.
+    pub fn committed(&self) -> LogId {
+        let index = self.hard_state.commit;
+        LogId { term: self.log.term_at(index).unwrap_or_default(), index }
+    }
+
+    /// The last entry that is durable here.
+    pub fn persisted_index(&self) -> LogIndex {
+        self.log.persisted()
+    }
+
+    /// What was handed out to be applied.
+    pub fn applied_index(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// When to call [`Group::on_timeout`].
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// As leader: the index at which a read that arrives now is linearizable, once it is applied and leadership is
+    /// confirmed. It is at least the no-op's, because what came before is known to be committed only with it
+    /// (thesis 6.4, step 1).
+    pub fn read_index(&self) -> Option<LogIndex> {
+        match &self.state {
+            State::Leader(leadership) => Some(self.hard_state.commit.max(leadership.term_start)),
+            State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => None,
+        }
+    }
+
+    /// Appends an entry as leader.
+    ///
+    /// # Errors
+    /// [`NotLeader`]. *Nothing was changed.*
+    pub fn propose(&mut self, now: Instant, payload: Bytes) -> Result<LogId, NotLeader> {
+        if !matches!(self.state, State::Leader(_)) {
+            return Err(NotLeader { hint: self.leader });
+        }
+        let id = self.log.push(self.hard_state.term, payload);
+        self.send_appends(now);
+        Ok(id)
+    }
+
+    /// Takes a message of the group from a replica of it. Messages of others are ignored.
+    pub fn on_message(&mut self, now: Instant, from: NodeId, message: RaftMessage) {
+        if from == self.config.me || !self.config.voters.contains(&from) {
+            return;
+        }
+        match message {
+            RaftMessage::Vote { term, last, pre: true } => self.on_pre_vote(now, from, term, last),
+            RaftMessage::Vote { term, last, pre: false } => self.on_vote(now, from, term, last),
+            RaftMessage::VoteReply { term, pre, granted } => {
+                self.on_vote_reply(now, from, term, pre, granted);
+            }
+            RaftMessage::Append { term, prev, commit, entries } => {
+                self.on_append(now, from, term, prev, commit, entries);
+            }
+            RaftMessage::AppendAccepted { term, matched, commit } => {
+                self.on_append_accepted(now, from, term, matched, commit);
+            }
+            RaftMessage::AppendRejected { term, prev, hint } => {
+                self.on_append_rejected(now, from, term, prev, hint);
+            }
+        }
+    }
+
+    /// The write `append`, whose last entry of this group was `written`, is durable.
+    pub fn on_appended(&mut self, append: AppendId, written: LogId) {
+        self.log.on_appended(append, written);
+        self.advance_commit();
+    }
+
+    /// What must be written since the last call, and notes that it is on its way as `append`.
+    pub fn take_write(&mut self, append: AppendId) -> Option<GroupWrite> {
+        let entries: Vec<Entry> = self.log.unsaved().to_vec();
+        if entries.is_empty() && !self.hard_state_unsaved {
+            return None;
+        }
+        self.log.mark_in_flight(append);
+        // Entries carry the hard state along: it is small, and spares re-confirming the commit index after a restart.
+        self.hard_state_unsaved = false;
+        let shard = self.config.shard;
+        Some(GroupWrite { shard, hard_state: Some(self.durable_hard_state()), entries })
+    }
+
+    /// What the group wants sent since the last call.
+    pub fn take_messages(&mut self) -> Vec<Envelope> {
+        mem::take(&mut self.outbox)
+    }
+
+    /// Committed entries that were not handed out yet, at most about `bytes_max`, and notes that they are. Only what is
+    /// durable here is handed out, so that the applied state never runs ahead of the log after a crash.
+    pub fn take_committed(&mut self, bytes_max: usize) -> Vec<Entry> {
+        let to = self.hard_state.commit.min(self.log.persisted());
+        if to <= self.applied {
+            return Vec::new();
+        }
+        let entries = self.log.slice(self.applied.next(), to, bytes_max).to_vec();
+        if let Some(last) = entries.last() {
+            self.applied = last.id.index;
+        }
+        entries
+    }
+
+    /// The hard state to be written. The commit index in it may not point behind what the same or an earlier write
+    /// holds, which is all of the log.
+    fn durable_hard_state(&self) -> HardState {
+        use crate::mutants::{Mutant, is_active};
+        let vote = if is_active(Mutant::VoteNotPersisted) { None } else { self.hard_state.vote };
+        HardState { vote, ..self.hard_state }
+    }
+
+    fn send(&mut self, to: NodeId, message: RaftMessage) {
+        self.outbox.push(Envelope { to, message, after_persist: true });
+    }
+
+    fn peers(&self) -> Vec<NodeId> {
+        self.config.voters.iter().copied().filter(|voter| *voter != self.config.me).collect()
     }
 }

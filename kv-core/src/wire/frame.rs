@@ -122,7 +122,8 @@ pub(super) fn encode(frame: &Frame) -> Vec<u8> {
         Frame::Request(body) => codec::encode_into(body, &mut out),
         Frame::Reply(body) => codec::encode_into(body, &mut out),
     }
-    let length = u32::try_from(out.len() - FRAME_HEADER_BYTES).expect("a body is bounded by the limits");
+    let length =
+        u32::try_from(out.len() - FRAME_HEADER_BYTES).expect("a body is bounded by the limits");
     out[8..12].copy_from_slice(&length.to_le_bytes());
     let crc = checksum(&out[..12], &out[FRAME_HEADER_BYTES..]);
     out[12..16].copy_from_slice(&crc.to_le_bytes());

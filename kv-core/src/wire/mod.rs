@@ -16,7 +16,9 @@ mod peer;
 use alloc::vec::Vec;
 
 pub use client::{ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, RequestFrame};
-pub use frame::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameReader, PROTOCOL_VERSION};
+pub use frame::{
+    FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameReader, PROTOCOL_VERSION,
+};
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
 pub use peer::{FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage};
 

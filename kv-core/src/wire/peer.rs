@@ -33,6 +33,9 @@ pub enum PeerMessage {
     Formation(FormationMessage),
     /// "I am alive, and lead what my list of that version says." Sent every heartbeat and when reads wait.
     Confirm {
+        /// Drawn by the sender's process when it started, echoed in the answer: an answer to an earlier process of the
+        /// same node must not count.
+        boot: u64,
         /// Echoed in the answer.
         round: Round,
         /// Version of the sender's list for this receiver.
@@ -42,6 +45,8 @@ pub enum PeerMessage {
     },
     /// Answer to [`PeerMessage::Confirm`].
     Confirmed {
+        /// Of the process that asked.
+        boot: u64,
         /// The round that is answered.
         round: Round,
         /// The list that the answer is about; 0 if the answerer does not have the one that was asked about.
@@ -122,6 +127,8 @@ pub enum RaftMessage {
         term: Term,
         /// The follower's log equals the leader's up to here, durably.
         matched: LogIndex,
+        /// The follower's commit index, so that the leader knows when it has told it.
+        commit: LogIndex,
     },
     /// The follower's log does not hold `prev`, or the leader's term is old.
     AppendRejected {

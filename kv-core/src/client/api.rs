@@ -1,0 +1,130 @@
+//! What a router is asked for and what it answers.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::id::{Address, RequestId};
+use crate::node::Status;
+use crate::op::{Found, Key, WriteOp, WriteResult};
+use crate::wire::{MapView, Refusal, ReplyFrame, RequestFrame};
+
+/// Configuration of a router.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// Where to find the cluster: at least one address. The rest is learned from there.
+    pub endpoints: Vec<Address>,
+    /// How long to wait for one attempt's answer before the next. Default 1 s.
+    pub attempt_timeout: Duration,
+    /// Shortest pause before a retry; doubled with each further one and jittered. Default 20 ms.
+    pub backoff_min: Duration,
+    /// Longest pause before a retry. Default 1 s.
+    pub backoff_max: Duration,
+}
+
+impl RouterConfig {
+    /// A configuration with defaults for everything else.
+    pub fn new(endpoints: Vec<Address>) -> Self {
+        Self {
+            endpoints,
+            attempt_timeout: Duration::from_secs(1),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+        }
+    }
+}
+
+/// One call of the user, numbered by the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// What the user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// A linearizable read.
+    Get {
+        /// The key.
+        key: Key,
+    },
+    /// A write, exactly once.
+    Write(WriteOp),
+    /// The status of one node.
+    Status {
+        /// The node's address.
+        address: Address,
+    },
+    /// The cluster map, from any node.
+    Map,
+}
+
+/// A successful answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To a get; none if the key does not exist.
+    Got(Option<Found>),
+    /// To a write.
+    Written(WriteResult),
+    /// To a status call.
+    Status(Status),
+    /// To a map call.
+    Map(MapView),
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The deadline passed after the write had been sent. *Whether it took effect, now or later, is unknown.*
+    #[error(
+        "outcome unknown: request {request} was sent but not answered in time; it may or may not take effect"
+    )]
+    UnknownOutcome {
+        /// The id under which it was sent.
+        request: RequestId,
+    },
+    /// The deadline passed and nothing took effect. *Nothing was changed.*
+    #[error("no node could answer in time{}", last.as_ref().map(|last| alloc::format!(" (last answer: {last})")).unwrap_or_default())]
+    Unavailable {
+        /// The last refusal heard, if any.
+        last: Option<Refusal>,
+    },
+    /// A node refused for a reason that a retry cannot mend. *Nothing was changed.*
+    #[error(transparent)]
+    Refused(Refusal),
+}
+
+/// What happens to a router.
+#[derive(Clone, Debug)]
+pub enum RouterInput {
+    /// The time of [`Router::poll_timeout`](super::Router::poll_timeout) has come.
+    Timeout,
+    /// A reply from the process at `from`.
+    Receive {
+        /// Who sent it.
+        from: Address,
+        /// The reply.
+        reply: ReplyFrame,
+    },
+    /// The driver could not send to `to`, or lost the connection: attempts waiting for it are retried at once.
+    Unreachable {
+        /// Who cannot be reached.
+        to: Address,
+    },
+}
+
+/// What a router wants done. To be drained with [`Router::poll_output`](super::Router::poll_output) after each call and input.
+#[derive(Clone, Debug)]
+pub enum RouterOutput {
+    /// Send the request. May be lost.
+    Send {
+        /// To whom.
+        to: Address,
+        /// The request.
+        request: RequestFrame,
+    },
+    /// The call has ended. Comes exactly once per call, at the latest at its deadline.
+    Done {
+        /// The call.
+        call: CallId,
+        /// How it ended.
+        result: Result<Answer, CallError>,
+    },
+}

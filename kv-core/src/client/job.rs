@@ -1,0 +1,106 @@
+//! One thing that a router is working on.
+
+use super::{Call, CallError};
+use crate::id::{Address, RequestId, ShardId};
+use crate::op::Key;
+use crate::time::Instant;
+use crate::wire::Refusal;
+
+/// What the job is to get done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// A call of the user.
+    User(Call),
+    /// The router's own map.
+    FetchMap,
+    /// The router's own session.
+    OpenSession { nonce: u64 },
+}
+
+/// Where the job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Waits for the map or the session.
+    Parked,
+    /// A request is out.
+    Sent { correlation: u64, to: Address, until: Instant },
+    /// Pauses before the next attempt.
+    Pausing { until: Instant },
+}
+
+/// One thing that a router is working on.
+///
+/// - `request` is set before the first attempt of a write and then stays, until the session is replaced.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) goal: Goal,
+    /// When the job is given up. The router's own jobs live as long as some job needs them.
+    pub(super) deadline: Instant,
+    pub(super) stage: Stage,
+    pub(super) request: Option<RequestId>,
+    /// Attempts that were sent.
+    pub(super) sent_count: u32,
+    /// Refusals and timeouts since the last progress; sets the length of the pause.
+    pub(super) failure_count: u32,
+    pub(super) last_refusal: Option<Refusal>,
+    /// The filed wake-up.
+    pub(super) filed: Instant,
+}
+
+impl Job {
+    pub(super) fn new(goal: Goal, deadline: Instant) -> Self {
+        Self {
+            goal,
+            deadline,
+            stage: Stage::Parked,
+            request: None,
+            sent_count: 0,
+            failure_count: 0,
+            last_refusal: None,
+            filed: deadline,
+        }
+    }
+
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self.goal, Goal::User(Call::Write(_)))
+    }
+
+    /// The key that decides the shard, if one does.
+    pub(super) fn key(&self) -> Option<&Key> {
+        match &self.goal {
+            Goal::User(Call::Get { key }) => Some(key),
+            Goal::User(Call::Write(op)) => Some(op.key()),
+            Goal::User(Call::Status { .. } | Call::Map)
+            | Goal::FetchMap
+            | Goal::OpenSession { .. } => None,
+        }
+    }
+
+    /// The shard at whose leader the job is done, if it is done at one.
+    pub(super) fn shard(&self, shard_count: u32) -> Option<ShardId> {
+        match &self.goal {
+            Goal::OpenSession { .. } => Some(ShardId::META),
+            Goal::User(_) | Goal::FetchMap => {
+                self.key().map(|key| crate::ring::shard_of(key, shard_count))
+            }
+        }
+    }
+
+    /// When the job wants to be looked at.
+    pub(super) fn wake_at(&self) -> Instant {
+        match self.stage {
+            Stage::Parked => self.deadline,
+            Stage::Sent { until, .. } | Stage::Pausing { until } => until.min(self.deadline),
+        }
+    }
+
+    /// How the job ends when it is given up.
+    pub(super) fn give_up(&self) -> CallError {
+        match self.request {
+            Some(request) if self.is_write() && self.sent_count > 0 => {
+                CallError::UnknownOutcome { request }
+            }
+            Some(_) | None => CallError::Unavailable { last: self.last_refusal.clone() },
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The router itself.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use super::job::{Goal, Job, Stage};
+use super::{Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput};
+use crate::cluster::{ClusterMap, ShardEntry};
+use crate::id::{Address, NodeId, RequestId, SessionId, ShardId};
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::wire::{ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, RequestFrame};
+
+/// A deadline that never comes: the router's own jobs end when nobody needs them.
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
+/// The routing core of one client.
+///
+/// - Every job has exactly one wake-up filed, never behind its deadline.
+/// - Every call ends with exactly one [`RouterOutput::Done`].
+#[derive(Debug)]
+pub struct Router {
+    config: RouterConfig,
+    rng: Rng,
+    now: Instant,
+    map: Option<ClusterMap>,
+    leaders: BTreeMap<ShardId, NodeId>,
+    session: Option<SessionId>,
+    next_sequence: u64,
+    /// Sequences of writes that have not ended.
+    unfinished: BTreeSet<u64>,
+    jobs: BTreeMap<CallId, Job>,
+    last_call: u64,
+    /// Which job a request that is out belongs to.
+    correlations: BTreeMap<u64, CallId>,
+    last_correlation: u64,
+    wake_ups: BTreeSet<(Instant, CallId)>,
+    outputs: VecDeque<RouterOutput>,
+}
+
+impl Router {
+    /// A router that knows nothing but its endpoints. `seed` makes its session nonces and its jitter.
+    ///
+    /// # Panics
+    /// If there is no endpoint.
+    pub fn new(config: RouterConfig, seed: u64) -> Self {
+        assert!(!config.endpoints.is_empty(), "a router needs at least one endpoint");
+        Self {
+            config,
+            rng: Rng::fork(seed, "router"),
+            now: Instant::ZERO,
+            map: None,
+            leaders: BTreeMap::new(),
+            session: None,
+            next_sequence: 1,
+            unfinished: BTreeSet::new(),
+            jobs: BTreeMap::new(),
+            last_call: 0,
+            correlations: BTreeMap::new(),
+            last_correlation: 0,
+            wake_ups: BTreeSet::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Starts a call. It ends at the latest at `deadline`. Drain [`Router::poll_output`] afterwards.
+    pub fn call(&mut self, now: Instant, call: Call, deadline: Instant) -> CallId {
+        self.now = self.now.max(now);
+        let id = self.add_job(Goal::User(call), deadline);
+        self.advance(id);
+        id
+    }
+
+    /// Takes one input. Total. Drain [`Router::poll_output`] afterwards.
+    pub fn handle(&mut self, now: Instant, input: RouterInput) {
+        self.now = self.now.max(now);
+        match input {
+            RouterInput::Timeout => self.on_timeout(),
+            RouterInput::Receive { from, reply } => self.on_reply(&from, reply),
+            RouterInput::Unreachable { to } => self.on_unreachable(&to),
+        }
+    }
+
+    /// The next output, none when drained.
+    pub fn poll_output(&mut self) -> Option<RouterOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call again with [`RouterInput::Timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wake_ups.first().map(|(at, _)| *at).filter(|at| *at < NEVER)
+    }
+
+    fn add_job(&mut self, goal: Goal, deadline: Instant) -> CallId {
+        self.last_call += 1;
+        let id = CallId(self.last_call);
+        let job = Job::new(goal, deadline);
+        self.wake_ups.insert((job.filed, id));
+        self.jobs.insert(id, job);
+        id
+    }
+
+    fn set_stage(&mut self, id: CallId, stage: Stage) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if let Stage::Sent { correlation, .. } = &job.stage {
+            self.correlations.remove(correlation);
+        }
+        job.stage = stage;
+        let wake_at = job.wake_at();
+        self.wake_ups.remove(&(job.filed, id));
+        self.wake_ups.insert((wake_at, id));
+        job.filed = wake_at;
+    }
+
+    fn remove_job(&mut self, id: CallId) -> Option<Job> {
+        self.set_stage(id, Stage::Parked);
+        let job = self.jobs.remove(&id)?;
+        self.wake_ups.remove(&(job.filed, id));
+        if let Some(request) = job.request {
+            self.unfinished.remove(&request.sequence);
+        }
+        Some(job)
+    }
+
+    fn finish(&mut self, id: CallId, result: Result<Answer, CallError>) {
+        if self.remove_job(id).is_some() {
+            self.outputs.push_back(RouterOutput::Done { call: id, result });
+        }
+    }
+
+    fn on_timeout(&mut self) {
+        while let Some((at, id)) = self.wake_ups.first().copied()
+            && at <= self.now
+        {
+            let Some(job) = self.jobs.get_mut(&id) else {
+                return;
+            };
+            if job.deadline <= self.now {
+                let error = job.give_up();
+                self.finish(id, Err(error));
+            } else if matches!(job.stage, Stage::Sent { .. }) {
+                self.on_attempt_failed(id);
+            } else {
+                self.advance(id);
+            }
+        }
+    }
+
+    /// No answer came, or none can come: whoever was asked is no longer taken for the leader.
+    fn on_attempt_failed(&mut self, id: CallId) {
+        let shard_count = self.map.as_ref().map_or(1, ClusterMap::shard_count);
+        if let Some(shard) = self.jobs.get(&id).and_then(|job| job.shard(shard_count)) {
+            self.leaders.remove(&shard);
+        }
+        self.pause(id);
+    }
+
+    fn on_unreachable(&mut self, to: &Address) {
+        let waits = |job: &Job| matches!(&job.stage, Stage::Sent { to: asked, .. } if asked == to);
+        let ids: Vec<_> =
+            self.jobs.iter().filter(|(_, job)| waits(job)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.on_attempt_failed(id);
+        }
+    }
+
+    /// Pauses before the next attempt: exponential, with half of it jittered.
+    fn pause(&mut self, id: CallId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let doublings = job.failure_count.min(16);
+        job.failure_count += 1;
+        let longest = (self.config.backoff_min * (1 << doublings)).min(self.config.backoff_max);
+        let until = self.now + self.rng.duration(longest / 2, longest);
+        self.set_stage(id, Stage::Pausing { until });
+    }
+
+    /// Does what the job needs next: fetch a map, open a session, or send.
+    fn advance(&mut self, id: CallId) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let is_own = !matches!(job.goal, Goal::User(_));
+        if is_own && !self.jobs.values().any(|job| matches!(job.goal, Goal::User(_))) {
+            self.remove_job(id);
+            return;
+        }
+        let needs_map = job.key().is_some() || matches!(job.goal, Goal::OpenSession { .. });
+        let needs_session = job.is_write() && job.request.is_none();
+        if needs_map && self.map.is_none() {
+            self.set_stage(id, Stage::Parked);
+            self.ensure_own_job(&|goal| matches!(goal, Goal::FetchMap), |_| Goal::FetchMap);
+        } else if needs_session && !self.assign_request(id) {
+            self.set_stage(id, Stage::Parked);
+            let open = |rng: &mut Rng| Goal::OpenSession { nonce: rng.next_u64() };
+            self.ensure_own_job(&|goal| matches!(goal, Goal::OpenSession { .. }), open);
+        } else {
+            self.send(id);
+        }
+    }
+
+    fn ensure_own_job(
+        &mut self,
+        is_it: &dyn Fn(&Goal) -> bool,
+        make: impl FnOnce(&mut Rng) -> Goal,
+    ) {
+        if !self.jobs.values().any(|job| is_it(&job.goal)) {
+            let goal = make(&mut self.rng);
+            let id = self.add_job(goal, NEVER);
+            self.advance(id);
+        }
+    }
+
+    /// Gives a write its identity, if there is a session.
+    fn assign_request(&mut self, id: CallId) -> bool {
+        let (Some(session), Some(job)) = (self.session, self.jobs.get_mut(&id)) else {
+            return false;
+        };
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.unfinished.insert(sequence);
+        let acked_below = self.unfinished.first().copied().unwrap_or(sequence);
+        job.request = Some(RequestId { session, sequence, acked_below });
+        true
+    }
+
+    fn send(&mut self, id: CallId) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let Some(body) = request_body(job, self.map.as_ref()) else {
+            return self.pause(id);
+        };
+        let to = self.target(id);
+        self.last_correlation += 1;
+        let correlation = self.last_correlation;
+        self.correlations.insert(correlation, id);
+        let until = self.now + self.config.attempt_timeout;
+        self.set_stage(id, Stage::Sent { correlation, to: to.clone(), until });
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.sent_count += 1;
+        }
+        self.outputs
+            .push_back(RouterOutput::Send { to, request: RequestFrame { correlation, body } });
+    }
+
+    /// Whom to ask: the node that the call names, the shard's leader, any of its replicas, or any endpoint.
+    fn target(&mut self, id: CallId) -> Address {
+        let job = self.jobs.get(&id);
+        if let Some(Job { goal: Goal::User(Call::Status { address }), .. }) = job {
+            return address.clone();
+        }
+        let Some(map) = &self.map else {
+            return self.any_endpoint();
+        };
+        let entry = job.and_then(|job| map.entry(job.shard(map.shard_count())?));
+        let Some(ShardEntry { shard, voters, .. }) = entry else {
+            return self.any_endpoint();
+        };
+        let node = self.leaders.get(shard).copied().or_else(|| {
+            let at = self.rng.below(voters.len() as u64);
+            voters.get(usize::try_from(at).unwrap_or(0)).copied()
+        });
+        let member = node.and_then(|node| map.member(node));
+        match member {
+            Some(member) => member.address.clone(),
+            None => self.any_endpoint(),
+        }
+    }
+
+    fn any_endpoint(&mut self) -> Address {
+        let at = self.rng.below(self.config.endpoints.len() as u64);
+        self.config.endpoints[usize::try_from(at).unwrap_or(0)].clone()
+    }
+
+    fn on_reply(&mut self, from: &Address, reply: ReplyFrame) {
+        let Some(id) = self.correlations.get(&reply.correlation).copied() else {
+            return;
+        };
+        let is_asked = |job: &Job| matches!(&job.stage, Stage::Sent { to, .. } if to == from);
+        if !self.jobs.get(&id).is_some_and(is_asked) {
+            return;
+        }
+        match reply.body {
+            ClientReply::Refused(refusal) => self.on_refused(id, refusal),
+            ClientReply::Map(view) => self.on_map(id, view),
+            ClientReply::SessionOpened(session) => self.on_session(id, session),
+            ClientReply::Read(found) => self.finish(id, Ok(Answer::Got(found))),
+            ClientReply::Written(result) => self.finish(id, Ok(Answer::Written(result))),
+            ClientReply::Status(status) => self.finish(id, Ok(Answer::Status(status))),
+        }
+    }
+
+    fn on_map(&mut self, id: CallId, view: MapView) {
+        self.map = Some(view.map.clone());
+        self.leaders.extend(view.leaders.iter().copied());
+        if self.jobs.get(&id).is_some_and(|job| job.goal == Goal::FetchMap) {
+            self.remove_job(id);
+        } else {
+            self.finish(id, Ok(Answer::Map(view)));
+        }
+        self.advance_parked();
+    }
+
+    fn on_session(&mut self, id: CallId, session: SessionId) {
+        self.remove_job(id);
+        self.session = Some(session);
+        self.advance_parked();
+    }
+
+    fn advance_parked(&mut self) {
+        let parked = |job: &Job| job.stage == Stage::Parked;
+        let ids: Vec<_> =
+            self.jobs.iter().filter(|(_, job)| parked(job)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.advance(id);
+        }
+    }
+
+    fn on_refused(&mut self, id: CallId, refusal: Refusal) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.last_refusal = Some(refusal.clone());
+        }
+        match refusal {
+            Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
+            Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, entry),
+            Refusal::NotReady | Refusal::Overloaded => self.pause(id),
+            Refusal::SessionExpired => self.on_session_expired(id),
+            Refusal::Superseded => {
+                if let Some(job) = self.jobs.get(&id) {
+                    let error = job.give_up();
+                    self.finish(id, Err(error));
+                }
+            }
+            refusal @ (Refusal::TooLarge { .. } | Refusal::WrongShard { .. }) => {
+                self.finish(id, Err(CallError::Refused(refusal)));
+            }
+        }
+    }
+
+    fn on_not_leader(&mut self, id: CallId, shard: ShardId, hint: Option<NodeId>) {
+        let known = match hint {
+            Some(node) => self.leaders.insert(shard, node),
+            None => self.leaders.remove(&shard),
+        };
+        let is_first = self.jobs.get(&id).is_some_and(|job| job.failure_count == 0);
+        if is_first && hint.is_some() && hint != known {
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.failure_count += 1;
+            }
+            self.send(id);
+        } else {
+            self.pause(id);
+        }
+    }
+
+    fn on_wrong_epoch(&mut self, id: CallId, entry: ShardEntry) {
+        self.leaders.remove(&entry.shard);
+        let slot = self.map.as_mut().and_then(|map| map.shards.get_mut(entry.shard.0 as usize));
+        if let Some(slot) = slot
+            && slot.epoch < entry.epoch
+        {
+            *slot = entry;
+            self.send(id);
+        } else {
+            self.pause(id);
+        }
+    }
+
+    /// The shard has forgotten the session: the next write opens another one.
+    fn on_session_expired(&mut self, id: CallId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let error = job.give_up();
+        if job.request.map(|request| request.session) == self.session {
+            self.session = None;
+        }
+        if job.sent_count > 1 {
+            return self.finish(id, Err(error));
+        }
+        job.sent_count = 0;
+        if let Some(request) = job.request.take() {
+            self.unfinished.remove(&request.sequence);
+        }
+        self.advance(id);
+    }
+}
+
+/// The request that gets the job done; none while the map lacks the shard.
+fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
+    let placement = || {
+        let map = map?;
+        let shard = job.shard(map.shard_count())?;
+        Some((shard, map.entry(shard)?.epoch))
+    };
+    Some(match &job.goal {
+        Goal::FetchMap | Goal::User(Call::Map) => ClientRequest::Map,
+        Goal::User(Call::Status { .. }) => ClientRequest::Status,
+        Goal::OpenSession { nonce } => ClientRequest::OpenSession { nonce: *nonce },
+        Goal::User(Call::Get { key }) => {
+            let (shard, epoch) = placement()?;
+            ClientRequest::Read { shard, epoch, key: key.clone() }
+        }
+        Goal::User(Call::Write(op)) => {
+            let (shard, epoch) = placement()?;
+            ClientRequest::Write { shard, epoch, request: job.request?, op: op.clone() }
+        }
+    })
+}

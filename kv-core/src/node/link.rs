@@ -1,0 +1,118 @@
+//! What one node knows of another.
+//!
+//! Liveness and leadership are confirmed per pair of nodes. The sender of a [`PeerMessage::Confirm`] leads the shards of a
+//! list that it has sent before; the answer names the list's version and the shards on it that are *not* confirmed. So one
+//! small message confirms any number of shards.
+//!
+//! An answer counts for a shard only if
+//! - it answers this process (`boot`): after a restart rounds and versions begin anew;
+//! - it names the version of the list that holds now: the shard, in this term, is on it;
+//! - it does not except the shard: the answerer knew no newer term when it answered.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use crate::id::{Incarnation, Round, ShardId};
+use crate::wire::{Lead, PeerMessage};
+
+/// What this node knows of one peer.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) incarnation: Incarnation,
+    /// What this node leads and the peer has a replica of.
+    leads: Vec<Lead>,
+    /// Version of `leads`.
+    version: u64,
+    /// Whether the peer is known to hold that version.
+    is_acknowledged: bool,
+    /// The highest round that the peer confirmed for that version.
+    confirmed: Round,
+    /// Shards that the peer excepted when it did.
+    excepted: BTreeSet<ShardId>,
+    /// What the peer leads, by its own word.
+    theirs: Option<TheirLeads>,
+}
+
+#[derive(Debug)]
+struct TheirLeads {
+    boot: u64,
+    version: u64,
+    leads: Vec<Lead>,
+}
+
+impl Link {
+    pub(super) fn new(incarnation: Incarnation) -> Self {
+        Self {
+            incarnation,
+            leads: Vec::new(),
+            version: 0,
+            is_acknowledged: false,
+            confirmed: Round(0),
+            excepted: BTreeSet::new(),
+            theirs: None,
+        }
+    }
+
+    /// Takes the list of what this node leads. A changed list has a new version, which nobody has confirmed.
+    pub(super) fn set_leads(&mut self, leads: Vec<Lead>) {
+        if leads != self.leads {
+            self.leads = leads;
+            self.version += 1;
+            self.is_acknowledged = false;
+            self.confirmed = Round(0);
+            self.excepted.clear();
+        }
+    }
+
+    pub(super) fn leads(&self) -> &[Lead] {
+        &self.leads
+    }
+
+    /// The message that asks the peer to confirm `round`; none if there is nothing to confirm.
+    pub(super) fn confirm(&self, boot: u64, round: Round) -> Option<PeerMessage> {
+        if self.leads.is_empty() {
+            return None;
+        }
+        let leads = (!self.is_acknowledged).then(|| self.leads.clone());
+        Some(PeerMessage::Confirm { boot, round, version: self.version, leads })
+    }
+
+    /// Takes an answer to this process. Says whether it is about the list that holds.
+    pub(super) fn on_confirmed(
+        &mut self,
+        round: Round,
+        version: u64,
+        except: Vec<ShardId>,
+    ) -> bool {
+        if version != self.version {
+            self.is_acknowledged &= version > self.version;
+            return false;
+        }
+        self.is_acknowledged = true;
+        if round >= self.confirmed {
+            self.confirmed = round;
+            self.excepted = except.into_iter().collect();
+        }
+        true
+    }
+
+    /// The highest round in which the peer confirmed `shard`.
+    pub(super) fn confirmed(&self, shard: ShardId) -> Round {
+        let is_listed = self.leads.iter().any(|lead| lead.shard == shard);
+        if is_listed && !self.excepted.contains(&shard) { self.confirmed } else { Round(0) }
+    }
+
+    /// Takes the peer's list, unless it is older than the one at hand.
+    pub(super) fn on_leads(&mut self, boot: u64, version: u64, leads: Vec<Lead>) {
+        let is_old = |held: &TheirLeads| held.boot == boot && held.version > version;
+        if !self.theirs.as_ref().is_some_and(is_old) {
+            self.theirs = Some(TheirLeads { boot, version, leads });
+        }
+    }
+
+    /// What the peer leads, if this node holds that version of its list.
+    pub(super) fn their_leads(&self, boot: u64, version: u64) -> Option<&[Lead]> {
+        let held = self.theirs.as_ref()?;
+        (held.boot == boot && held.version == version).then_some(&held.leads)
+    }
+}

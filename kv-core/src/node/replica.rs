@@ -1,0 +1,91 @@
+//! One shard on this node: its Raft group, and the requests that wait for it.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::mem;
+
+use crate::id::{AppendId, LogIndex, RequestHandle, Round, Term};
+use crate::op::Key;
+use crate::raft::{Group, Role};
+use crate::time::Instant;
+
+/// A write that was proposed and not applied yet.
+#[derive(Debug)]
+pub(super) struct PendingWrite {
+    pub(super) handle: RequestHandle,
+    pub(super) bytes: usize,
+}
+
+/// A read that waits for a confirmation of leadership, and for the entries that it must see.
+#[derive(Debug)]
+pub(super) struct WaitingRead {
+    pub(super) handle: RequestHandle,
+    pub(super) key: Key,
+    /// A round that began after the read arrived.
+    pub(super) round: Round,
+    pub(super) index: LogIndex,
+}
+
+/// What others were last told of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reported {
+    pub(super) role: Role,
+    pub(super) term: Term,
+    pub(super) commit_index: LogIndex,
+}
+
+/// One shard on this node.
+///
+/// - `pending` and `reads` are empty unless the group leads.
+/// - Rounds and indexes of `reads` never shrink along the queue.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) group: Group,
+    /// The last append that holds something of this group.
+    pub(super) last_append: AppendId,
+    pub(super) pending: BTreeMap<LogIndex, PendingWrite>,
+    pub(super) reads: VecDeque<WaitingRead>,
+    /// What the store has applied.
+    pub(super) store_applied: LogIndex,
+    pub(super) reported: Reported,
+    /// The deadline under which the node has filed the group.
+    pub(super) filed_deadline: Instant,
+}
+
+impl Replica {
+    pub(super) fn new(group: Group) -> Self {
+        let reported =
+            Reported { role: Role::Follower, term: group.term(), commit_index: LogIndex(0) };
+        let filed_deadline = group.deadline();
+        Self {
+            group,
+            last_append: AppendId(0),
+            pending: BTreeMap::new(),
+            reads: VecDeque::new(),
+            store_applied: LogIndex(0),
+            reported,
+            filed_deadline,
+        }
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.group.role() == Role::Leader
+    }
+
+    /// Removes and returns the reads that leadership confirmed up to `confirmed` lets go.
+    pub(super) fn take_ready_reads(&mut self, confirmed: Round) -> Vec<WaitingRead> {
+        let is_ready =
+            |read: &&WaitingRead| read.round <= confirmed && read.index <= self.store_applied;
+        let count = self.reads.iter().take_while(is_ready).count();
+        self.reads.drain(..count).collect()
+    }
+
+    /// Removes everything that waits, with the bytes of the writes: the leadership is over.
+    pub(super) fn take_waiting(&mut self) -> (Vec<RequestHandle>, usize) {
+        let pending = mem::take(&mut self.pending);
+        let bytes = pending.values().map(|write| write.bytes).sum();
+        let reads = mem::take(&mut self.reads);
+        let writes = pending.into_values().map(|write| write.handle);
+        (writes.chain(reads.into_iter().map(|read| read.handle)).collect(), bytes)
+    }
+}

@@ -1,0 +1,197 @@
+//! Requests of clients: checks, proposals and reads.
+
+use alloc::string::String;
+
+use super::replica::{PendingWrite, WaitingRead};
+use super::{Node, Output};
+use crate::cluster::ShardEntry;
+use crate::id::{Epoch, LogIndex, RequestHandle, ShardId, Timestamp};
+use crate::machine::{Command, MetaCommand};
+use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX};
+use crate::ring;
+use crate::storage::{Outcome, Read, StorageRequest};
+use crate::wire::{ClientReply, ClientRequest, MapView, Refusal};
+
+/// Bytes of writes that may be proposed and not yet applied, over all shards: what a node holds in memory for clients
+/// while a majority cannot be reached.
+pub(super) const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Reads that may wait on one shard.
+const READS_WAITING_MAX: usize = 65_536;
+
+impl Node {
+    pub(super) fn on_request(&mut self, handle: RequestHandle, body: ClientRequest) {
+        let result = match body {
+            ClientRequest::Status => Err(ClientReply::Status(self.status())),
+            ClientRequest::Map => Err(self.map_view()),
+            ClientRequest::OpenSession { nonce } => {
+                let command = Command::Meta(MetaCommand::OpenSession { nonce });
+                self.propose(ShardId::META, handle, &command).map_err(ClientReply::Refused)
+            }
+            ClientRequest::Read { shard, epoch, key } => self
+                .check_placement(shard, epoch, &key)
+                .and_then(|()| self.start_read(shard, handle, key))
+                .map_err(ClientReply::Refused),
+            ClientRequest::Write { shard, epoch, request, op } => self
+                .check_placement(shard, epoch, op.key())
+                .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))
+                .and_then(|()| self.propose(shard, handle, &Command::Write { request, op }))
+                .map_err(ClientReply::Refused),
+        };
+        if let Err(reply) = result {
+            self.reply(handle, reply);
+        }
+    }
+
+    pub(super) fn reply(&mut self, handle: RequestHandle, body: ClientReply) {
+        self.outbox.push(Output::Reply { handle, body });
+    }
+
+    fn map_view(&self) -> ClientReply {
+        let Some(map) = self.map.clone() else {
+            return ClientReply::Refused(Refusal::NotReady);
+        };
+        let leaders = self
+            .replicas
+            .iter()
+            .filter_map(|(shard, replica)| Some((*shard, replica.group.leader()?)))
+            .collect();
+        ClientReply::Map(MapView { map, leaders })
+    }
+
+    /// Whether the client and this node agree on where the key lives.
+    fn check_placement(&self, shard: ShardId, epoch: Epoch, key: &Key) -> Result<(), Refusal> {
+        check_size("key", key.bytes.len(), KEY_BYTES_MAX)?;
+        let map = self.map.as_ref().ok_or(Refusal::NotReady)?;
+        let expected = ring::shard_of(key, map.shard_count());
+        if shard != expected {
+            return Err(Refusal::WrongShard { expected, named: shard });
+        }
+        let entry = map.entry(shard).ok_or(Refusal::NotReady)?;
+        if epoch > entry.epoch {
+            return Err(Refusal::NotReady);
+        }
+        if epoch < entry.epoch {
+            return Err(Refusal::WrongEpoch { entry: entry.clone() });
+        }
+        Ok(())
+    }
+
+    /// Why this node cannot serve `shard`.
+    fn refusal(&self, shard: ShardId) -> Refusal {
+        let entry = self.map.as_ref().and_then(|map| map.entry(shard));
+        match (self.replicas.get(&shard), entry) {
+            (Some(replica), _) => Refusal::NotLeader { shard, hint: replica.group.leader() },
+            (None, Some(entry)) => Refusal::WrongEpoch { entry: ShardEntry::clone(entry) },
+            (None, None) => Refusal::NotReady,
+        }
+    }
+
+    fn propose(
+        &mut self,
+        shard: ShardId,
+        handle: RequestHandle,
+        command: &Command,
+    ) -> Result<(), Refusal> {
+        let refusal = self.refusal(shard);
+        let payload = command.encode();
+        let bytes = payload.len();
+        let Some(replica) = self.replicas.get_mut(&shard).filter(|replica| replica.is_leader())
+        else {
+            return Err(refusal);
+        };
+        if self.pending_bytes + bytes > PENDING_BYTES_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        let id = replica.group.propose(self.now, payload.into()).map_err(|_| refusal)?;
+        replica.pending.insert(id.index, PendingWrite { handle, bytes });
+        self.pending_bytes += bytes;
+        self.touched.insert(shard);
+        Ok(())
+    }
+
+    fn start_read(
+        &mut self,
+        shard: ShardId,
+        handle: RequestHandle,
+        key: Key,
+    ) -> Result<(), Refusal> {
+        let refusal = self.refusal(shard);
+        let round = self.next_round();
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return Err(refusal);
+        };
+        let index = replica.group.read_index().ok_or(refusal)?;
+        if replica.reads.len() >= READS_WAITING_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        replica.reads.push_back(WaitingRead { handle, key, round, index });
+        self.reading.insert(shard);
+        self.touched.insert(shard);
+        Ok(())
+    }
+
+    /// Lets go the reads of `shard` that may be served.
+    pub(super) fn serve_reads(&mut self, shard: ShardId) {
+        let confirmed = self.confirmed_round(shard);
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
+        for WaitingRead { handle, key, index, .. } in replica.take_ready_reads(confirmed) {
+            let timestamp = Timestamp::MAX;
+            let read = Read { handle, shard, at_least: index, timestamp, key };
+            self.outbox.push(Output::Store(StorageRequest::Read(read)));
+        }
+        if replica.reads.is_empty() {
+            self.reading.remove(&shard);
+        }
+    }
+
+    /// The entry at `index` was applied: answers who proposed it.
+    pub(super) fn on_outcome(&mut self, shard: ShardId, index: LogIndex, outcome: Outcome) {
+        if let Outcome::MapChanged(map) = &outcome {
+            self.map = Some(map.clone());
+            self.is_bootstrapped = true;
+        }
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
+        let Some(PendingWrite { handle, bytes }) = replica.pending.remove(&index) else {
+            return;
+        };
+        self.pending_bytes -= bytes;
+        let reply = match outcome {
+            Outcome::Written(result) => ClientReply::Written(result),
+            Outcome::SessionOpened(session) => ClientReply::SessionOpened(session),
+            Outcome::SessionExpired => ClientReply::Refused(Refusal::SessionExpired),
+            Outcome::Superseded => ClientReply::Refused(Refusal::Superseded),
+            Outcome::None | Outcome::MapChanged(_) => return,
+        };
+        self.reply(handle, reply);
+    }
+
+    /// The leadership of `shard` is over: whoever waits must ask another node.
+    pub(super) fn refuse_waiting(&mut self, shard: ShardId) {
+        let refusal = self.refusal(shard);
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
+        let (handles, bytes) = replica.take_waiting();
+        self.pending_bytes -= bytes;
+        self.reading.remove(&shard);
+        for handle in handles {
+            self.reply(handle, ClientReply::Refused(refusal.clone()));
+        }
+    }
+}
+
+fn check_size(what: &str, bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    Err(Refusal::TooLarge {
+        what: String::from(what),
+        bytes: bytes as u64,
+        bytes_max: bytes_max as u64,
+    })
+}

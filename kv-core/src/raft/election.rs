@@ -1,0 +1,214 @@
+//! Terms, votes and roles.
+
+use alloc::collections::BTreeSet;
+use core::time::Duration;
+
+use super::progress::Progress;
+use super::quorum::majority;
+use super::{Group, Leadership, State};
+use crate::id::{LogId, NodeId, Term};
+use crate::machine::Command;
+use crate::time::Instant;
+use crate::wire::RaftMessage;
+
+impl Group {
+    /// The deadline has come: campaign, or as leader check that a majority still answers.
+    pub fn on_timeout(&mut self, now: Instant) {
+        if now < self.deadline {
+            return;
+        }
+        match self.state {
+            State::Leader(_) => self.check_quorum(now),
+            State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => {
+                let timeout = self.election_timeout();
+                // Contact does not move the deadline, which would cost a timer operation for every message.
+                self.deadline = self.leader_contact + timeout;
+                if self.deadline <= now {
+                    self.deadline = now + timeout;
+                    self.start_pre_vote(now);
+                }
+            }
+        }
+    }
+
+    /// The node `from` leads this group in `term` and was heard of just now.
+    pub fn on_leader_alive(&mut self, now: Instant, from: NodeId, term: Term) {
+        if term < self.hard_state.term || !self.config.voters.contains(&from) {
+            return;
+        }
+        self.follow(now, from, term);
+    }
+
+    /// As leader of `term`: the node `from` confirmed the leadership just now.
+    pub fn on_follower_alive(&mut self, now: Instant, from: NodeId) {
+        if let State::Leader(leadership) = &mut self.state
+            && let Some(progress) = leadership.followers.get_mut(&from)
+        {
+            progress.contact = now;
+        }
+    }
+
+    pub(super) fn election_timeout(&mut self) -> Duration {
+        let timings = self.config.timings;
+        self.rng.duration(timings.election_min, timings.election_max)
+    }
+
+    /// Becomes, or stays, a follower of `leader` in `term`, which is at least the current one.
+    pub(super) fn follow(&mut self, now: Instant, leader: NodeId, term: Term) {
+        let is_leader = matches!(self.state, State::Leader(_));
+        assert!(!is_leader || term > self.hard_state.term, "a term has one leader");
+        self.step_down(now, term);
+        assert!(self.leader.is_none_or(|known| known == leader), "a term has one leader");
+        self.leader = Some(leader);
+        self.leader_contact = now;
+    }
+
+    /// Becomes a follower in `term` if that is newer, or if it ran for or held an office in this one.
+    pub(super) fn step_down(&mut self, now: Instant, term: Term) {
+        assert!(term >= self.hard_state.term, "terms never shrink");
+        if term > self.hard_state.term {
+            self.hard_state.term = term;
+            self.hard_state.vote = None;
+            self.hard_state_unsaved = true;
+            self.leader = None;
+        } else if matches!(self.state, State::Follower) {
+            return;
+        }
+        if matches!(self.state, State::Leader(_)) {
+            self.leader = None;
+        }
+        self.state = State::Follower;
+        self.deadline = now + self.election_timeout();
+    }
+
+    fn check_quorum(&mut self, now: Instant) {
+        let State::Leader(leadership) = &self.state else {
+            return;
+        };
+        let oldest = now - self.config.timings.election_max;
+        let answering = leadership.followers.values().filter(|follower| follower.contact >= oldest);
+        if answering.count() + 1 < majority(self.config.voters.len()) {
+            self.step_down(now, self.hard_state.term);
+        } else {
+            self.deadline = now + self.config.timings.election_min;
+        }
+    }
+
+    fn start_pre_vote(&mut self, now: Instant) {
+        self.leader = None;
+        let granted = BTreeSet::from([self.config.me]);
+        self.state = State::PreCandidate { granted };
+        self.ask_for_votes(self.hard_state.term.next(), true);
+        self.count_votes(now);
+    }
+
+    fn campaign(&mut self, now: Instant) {
+        self.hard_state.term = self.hard_state.term.next();
+        self.hard_state.vote = Some(self.config.me);
+        self.hard_state_unsaved = true;
+        let granted = BTreeSet::from([self.config.me]);
+        self.state = State::Candidate { granted };
+        self.deadline = now + self.election_timeout();
+        self.ask_for_votes(self.hard_state.term, false);
+        self.count_votes(now);
+    }
+
+    fn ask_for_votes(&mut self, term: Term, pre: bool) {
+        let last = self.log.last();
+        for peer in self.peers() {
+            self.send(peer, RaftMessage::Vote { term, last, pre });
+        }
+    }
+
+    fn count_votes(&mut self, now: Instant) {
+        let needed = majority(self.config.voters.len());
+        match &self.state {
+            State::PreCandidate { granted } if granted.len() >= needed => self.campaign(now),
+            State::Candidate { granted } if granted.len() >= needed => self.lead(now),
+            State::Follower
+            | State::PreCandidate { .. }
+            | State::Candidate { .. }
+            | State::Leader(_) => {}
+        }
+    }
+
+    fn lead(&mut self, now: Instant) {
+        assert!(matches!(self.state, State::Candidate { .. }), "only a candidate is elected");
+        let next = self.log.last().index.next();
+        let followers =
+            self.peers().into_iter().map(|peer| (peer, Progress::new(next, now))).collect();
+        self.state = State::Leader(Leadership { term_start: next, followers });
+        self.leader = Some(self.config.me);
+        self.deadline = now + self.config.timings.election_min;
+        let noop = self.propose(now, Command::Noop.encode().into());
+        assert_eq!(noop.map(|id| id.index), Ok(next), "a term starts with its no-op");
+    }
+
+    /// Whether a leader was heard of so recently that nobody else may be elected (thesis 4.2.3).
+    fn has_live_leader(&self, now: Instant) -> bool {
+        let sticky_until = self.leader_contact + self.config.timings.election_min;
+        match self.state {
+            State::Leader(_) => true,
+            State::Follower => self.leader.is_some() && now < sticky_until,
+            State::PreCandidate { .. } | State::Candidate { .. } => false,
+        }
+    }
+
+    pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, term: Term, last: LogId) {
+        let granted =
+            term > self.hard_state.term && last >= self.log.last() && !self.has_live_leader(now);
+        let term = if granted { term } else { self.hard_state.term };
+        self.send(from, RaftMessage::VoteReply { term, pre: true, granted });
+    }
+
+    pub(super) fn on_vote(&mut self, now: Instant, from: NodeId, term: Term, last: LogId) {
+        if term > self.hard_state.term {
+            if self.has_live_leader(now) {
+                return;
+            }
+            self.step_down(now, term);
+        }
+        let is_free = self.hard_state.vote.is_none_or(|vote| vote == from);
+        let granted = term == self.hard_state.term
+            && is_free
+            && self.leader.is_none()
+            && last >= self.log.last();
+        if granted && self.hard_state.vote.is_none() {
+            self.hard_state.vote = Some(from);
+            self.hard_state_unsaved = true;
+            self.deadline = now + self.election_timeout();
+        }
+        let term = self.hard_state.term;
+        self.send(from, RaftMessage::VoteReply { term, pre: false, granted });
+    }
+
+    pub(super) fn on_vote_reply(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        term: Term,
+        pre: bool,
+        granted: bool,
+    ) {
+        if !granted {
+            if term > self.hard_state.term {
+                self.step_down(now, term);
+            }
+            return;
+        }
+        let own_term = self.hard_state.term;
+        match &mut self.state {
+            State::PreCandidate { granted } if pre && term == own_term.next() => {
+                granted.insert(from);
+            }
+            State::Candidate { granted } if !pre && term == own_term => {
+                granted.insert(from);
+            }
+            State::Follower
+            | State::PreCandidate { .. }
+            | State::Candidate { .. }
+            | State::Leader(_) => return,
+        }
+        self.count_votes(now);
+    }
+}

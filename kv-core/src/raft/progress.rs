@@ -1,0 +1,84 @@
+//! What a leader knows of one follower.
+//!
+//! In *replicate* mode entries are streamed ahead of their acknowledgements, within a window. After a rejection, or when an
+//! acknowledgement stays out, the follower is *probed* with empty appends until one matches.
+
+use alloc::collections::VecDeque;
+
+use crate::id::LogIndex;
+use crate::time::Instant;
+
+/// Appends on their way to one follower: enough to hide a round trip; when the window is full, entries gather into
+/// larger appends.
+pub(super) const IN_FLIGHT_MAX: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Nothing but empty appends, one at a time; the instant says when the last one left.
+    Probe { sent_at: Option<Instant> },
+    /// Streaming.
+    Replicate,
+}
+
+/// - `matched < next`; `matched` never shrinks within a term.
+/// - In replicate mode everything in `matched+1 .. next` is in flight.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    pub(super) mode: Mode,
+    /// The follower's log durably equals the leader's up to here.
+    pub(super) matched: LogIndex,
+    /// Next entry to send.
+    pub(super) next: LogIndex,
+    /// What the follower last said its commit index is.
+    pub(super) commit: LogIndex,
+    /// Last index of each append in flight.
+    pub(super) in_flight: VecDeque<LogIndex>,
+    /// When something last moved: an append sent into an empty window, or an acknowledgement.
+    pub(super) moved_at: Instant,
+    /// When the follower was last heard of as a follower in this term.
+    pub(super) contact: Instant,
+}
+
+impl Progress {
+    /// A follower that is taken to have all that the leader has before `next`.
+    pub(super) fn new(next: LogIndex, now: Instant) -> Self {
+        Self {
+            mode: Mode::Replicate,
+            matched: LogIndex(0),
+            next,
+            commit: LogIndex(0),
+            in_flight: VecDeque::new(),
+            moved_at: now,
+            contact: now,
+        }
+    }
+
+    pub(super) fn window_is_open(&self) -> bool {
+        self.mode == Mode::Replicate && self.in_flight.len() < IN_FLIGHT_MAX
+    }
+
+    pub(super) fn on_sent(&mut self, last: LogIndex, now: Instant) {
+        if self.in_flight.is_empty() {
+            self.moved_at = now;
+        }
+        self.in_flight.push_back(last);
+        self.next = last.next();
+    }
+
+    pub(super) fn on_accepted(&mut self, matched: LogIndex, commit: LogIndex, now: Instant) {
+        self.matched = self.matched.max(matched);
+        self.commit = self.commit.max(commit);
+        self.next = self.next.max(self.matched.next());
+        while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
+            self.in_flight.pop_front();
+        }
+        self.mode = Mode::Replicate;
+        self.moved_at = now;
+    }
+
+    pub(super) fn probe_from(&mut self, next: LogIndex) {
+        self.next = next.max(self.matched.next());
+        self.in_flight.clear();
+        self.mode = Mode::Probe { sent_at: None };
+    }
+}

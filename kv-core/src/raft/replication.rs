@@ -1,0 +1,241 @@
+//! Appending, acknowledging and committing.
+
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::progress::{Mode, Progress};
+use super::quorum::reached_by_majority;
+use super::{Envelope, Group, State};
+use crate::id::{LogId, LogIndex, NodeId, Term};
+use crate::mutants::{self, Mutant};
+use crate::time::Instant;
+use crate::wire::RaftMessage;
+
+/// Payload bytes of one append, unless a single entry is larger.
+pub(super) const APPEND_BYTES_MAX: usize = 256 * 1024;
+
+impl Group {
+    /// As leader, once per heartbeat while [`Group::needs_heartbeat`]: sends again what may have been lost.
+    pub fn on_heartbeat(&mut self, now: Instant) {
+        let heartbeat = self.config.timings.heartbeat;
+        let commit = self.hard_state.commit;
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let mut uninformed = Vec::new();
+        for (peer, progress) in &mut leadership.followers {
+            match progress.mode {
+                Mode::Replicate if progress.in_flight.is_empty() => {
+                    if progress.commit < commit {
+                        uninformed.push(*peer);
+                    }
+                }
+                Mode::Replicate if now >= progress.moved_at + heartbeat * 2 => {
+                    progress.probe_from(progress.matched.next());
+                }
+                Mode::Probe { sent_at: Some(at) } if now >= at + heartbeat => {
+                    progress.mode = Mode::Probe { sent_at: None };
+                }
+                Mode::Replicate | Mode::Probe { .. } => {}
+            }
+        }
+        for peer in uninformed {
+            self.send_append(peer, LogIndex(0));
+        }
+        self.send_appends(now);
+    }
+
+    /// As leader: whether some follower lacks entries or does not know the commit index.
+    pub fn needs_heartbeat(&self) -> bool {
+        let last = self.log.last().index;
+        let commit = self.hard_state.commit;
+        match &self.state {
+            State::Leader(leadership) => leadership
+                .followers
+                .values()
+                .any(|follower| follower.matched < last || follower.commit < commit),
+            State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => false,
+        }
+    }
+
+    /// As leader: sends every follower what its window has room for.
+    pub(super) fn send_appends(&mut self, now: Instant) {
+        for peer in self.peers() {
+            self.send_appends_to(now, peer);
+        }
+    }
+
+    fn send_appends_to(&mut self, now: Instant, peer: NodeId) {
+        let last = self.log.last().index;
+        while let Some(progress) = self.progress_mut(peer) {
+            match progress.mode {
+                Mode::Probe { sent_at: None } => {
+                    progress.mode = Mode::Probe { sent_at: Some(now) };
+                    self.send_append(peer, LogIndex(0));
+                    return;
+                }
+                Mode::Replicate if progress.window_is_open() && progress.next <= last => {
+                    let sent = self.send_append(peer, last);
+                    if let Some(progress) = self.progress_mut(peer) {
+                        progress.on_sent(sent, now);
+                    }
+                }
+                Mode::Probe { .. } | Mode::Replicate => return,
+            }
+        }
+    }
+
+    /// Sends one append with entries up to `to`, none for 0; returns the index of the last entry in it.
+    fn send_append(&mut self, peer: NodeId, to: LogIndex) -> LogIndex {
+        let commit = self.hard_state.commit;
+        let term = self.hard_state.term;
+        let Some(progress) = self.progress_mut(peer) else {
+            return LogIndex(0);
+        };
+        let from = progress.next;
+        let prev = LogId {
+            index: from.prev(),
+            term: self.log.term_at(from.prev()).expect("a leader sends from within its log"),
+        };
+        let entries: Vec<(Term, Bytes)> = if to < from {
+            Vec::new()
+        } else {
+            let slice = self.log.slice(from, to, APPEND_BYTES_MAX);
+            slice.iter().map(|entry| (entry.id.term, entry.payload.clone())).collect()
+        };
+        let last = LogIndex(prev.index.0 + entries.len() as u64);
+        let message = RaftMessage::Append { term, prev, commit, entries };
+        // The term of a leader is durable since before it asked for votes, and what it sends need not be.
+        self.outbox.push(Envelope { to: peer, message, after_persist: false });
+        last
+    }
+
+    pub(super) fn on_append(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        term: Term,
+        prev: LogId,
+        commit: LogIndex,
+        entries: Vec<(Term, Bytes)>,
+    ) {
+        if term < self.hard_state.term {
+            return self.reject_append(from, prev);
+        }
+        self.follow(now, from, term);
+        if self.log.term_at(prev.index) != Some(prev.term) {
+            return self.reject_append(from, prev);
+        }
+        let matched = LogIndex(prev.index.0 + entries.len() as u64);
+        self.append_after(prev, entries);
+        self.hard_state.commit = self.hard_state.commit.max(commit.min(matched));
+        let commit = self.hard_state.commit;
+        let term = self.hard_state.term;
+        self.send(from, RaftMessage::AppendAccepted { term, matched, commit });
+    }
+
+    fn reject_append(&mut self, from: NodeId, prev: LogId) {
+        let hint = self.log.last_at_most(prev.term, prev.index);
+        let term = self.hard_state.term;
+        self.send(from, RaftMessage::AppendRejected { term, prev: prev.index, hint });
+    }
+
+    /// Takes over the leader's entries behind `prev`. Entries that are already here stay, and so does everything behind
+    /// them: the message may be an old, short one.
+    fn append_after(&mut self, prev: LogId, entries: Vec<(Term, Bytes)>) {
+        let mut index = prev.index;
+        for (term, payload) in entries {
+            index = index.next();
+            match self.log.term_at(index) {
+                Some(present) if present == term => continue,
+                Some(_) => {
+                    assert!(index > self.hard_state.commit, "a committed entry is never replaced");
+                    self.log.truncate_from(index);
+                }
+                None => {}
+            }
+            self.log.push(term, payload);
+        }
+    }
+
+    pub(super) fn on_append_accepted(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        term: Term,
+        matched: LogIndex,
+        commit: LogIndex,
+    ) {
+        if self.is_foreign_answer(now, term) || matched > self.log.last().index {
+            return;
+        }
+        let Some(progress) = self.progress_mut(from) else {
+            return;
+        };
+        progress.contact = now;
+        progress.on_accepted(matched, commit, now);
+        self.advance_commit();
+        self.send_appends_to(now, from);
+    }
+
+    pub(super) fn on_append_rejected(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        term: Term,
+        prev: LogIndex,
+        hint: LogId,
+    ) {
+        if self.is_foreign_answer(now, term) {
+            return;
+        }
+        // Where the leader's own log stops being newer than the follower's is the next candidate.
+        let candidate = self.log.last_at_most(hint.term, hint.index.min(prev)).index;
+        let Some(progress) = self.progress_mut(from) else {
+            return;
+        };
+        progress.contact = now;
+        let is_stale = match progress.mode {
+            Mode::Replicate => prev <= progress.matched || prev >= progress.next,
+            Mode::Probe { .. } => prev.next() != progress.next,
+        };
+        if is_stale {
+            return;
+        }
+        progress.probe_from(candidate.next().min(prev));
+        self.send_appends_to(now, from);
+    }
+
+    /// Whether an answer is not for this leadership. One of a newer term ends it.
+    fn is_foreign_answer(&mut self, now: Instant, term: Term) -> bool {
+        if term > self.hard_state.term {
+            self.step_down(now, term);
+        }
+        term != self.hard_state.term
+    }
+
+    /// As leader: commits what a majority holds durably, if it is of this term (paper 5.4.2).
+    pub(super) fn advance_commit(&mut self) {
+        let State::Leader(leadership) = &self.state else {
+            return;
+        };
+        let own = self.log.persisted();
+        let matched = leadership.followers.values().map(|follower| follower.matched);
+        let Some(reached) = reached_by_majority(matched.chain([own])) else {
+            return;
+        };
+        let any_term = mutants::is_active(Mutant::OldTermCommitted);
+        let is_own_term = self.log.term_at(reached) == Some(self.hard_state.term);
+        if reached > self.hard_state.commit && (is_own_term || any_term) {
+            self.hard_state.commit = reached;
+        }
+    }
+
+    fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
+        match &mut self.state {
+            State::Leader(leadership) => leadership.followers.get_mut(&peer),
+            State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => None,
+        }
+    }
+}

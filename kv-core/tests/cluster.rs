@@ -1,0 +1,194 @@
+//! Whole nodes and a client, in memory: what a user of the core relies on.
+
+mod support;
+
+use std::time::Duration;
+
+use kv_core::client::{Answer, Call, CallError};
+use kv_core::id::{NodeId, ShardId, Timestamp};
+use kv_core::node::Event;
+use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use support::Cluster;
+
+fn key(name: &str) -> Key {
+    Key::new(name.as_bytes().to_vec())
+}
+
+fn value(text: &str) -> Value {
+    Value::string(text.as_bytes().to_vec())
+}
+
+fn put(name: &str, text: &str) -> Call {
+    Call::Write(WriteOp::Put { key: key(name), value: value(text) })
+}
+
+fn cas(name: &str, expect: Expect, text: &str) -> Call {
+    Call::Write(WriteOp::Cas { key: key(name), expect, value: value(text) })
+}
+
+fn get(cluster: &mut Cluster, name: &str) -> Option<Found> {
+    match cluster.call(Call::Get { key: key(name) }) {
+        Ok(Answer::Got(found)) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn write(cluster: &mut Cluster, call: Call) -> WriteResult {
+    match cluster.call(call) {
+        Ok(Answer::Written(result)) => result,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_operation_works_on_a_fresh_cluster() {
+    let mut cluster = Cluster::new(3);
+    assert_eq!(get(&mut cluster, "a"), None);
+    let WriteResult::Put { version } = write(&mut cluster, put("a", "1")) else { panic!() };
+    assert_eq!(get(&mut cluster, "a"), Some(Found { version, value: value("1") }));
+
+    let wrong = write(&mut cluster, cas("a", Expect::Value(value("0")), "2"));
+    assert_eq!(wrong, WriteResult::Cas { applied: false, version: Some(version) });
+    let right = write(&mut cluster, cas("a", Expect::Version(version), "2"));
+    let WriteResult::Cas { applied: true, version: Some(second) } = right else { panic!() };
+    assert!(second > version);
+    assert_eq!(get(&mut cluster, "a").unwrap().value, value("2"));
+
+    let delete = || Call::Write(WriteOp::Delete { key: key("a") });
+    assert_eq!(write(&mut cluster, delete()), WriteResult::Delete { existed: true });
+    assert_eq!(write(&mut cluster, delete()), WriteResult::Delete { existed: false });
+    let absent = write(&mut cluster, cas("a", Expect::Absent, "3"));
+    let WriteResult::Cas { applied: true, version: Some(third) } = absent else { panic!() };
+    assert!(third > second, "a version never comes back");
+}
+
+#[test]
+fn a_single_node_serves() {
+    let mut cluster = Cluster::new(1);
+    write(&mut cluster, put("a", "1"));
+    assert_eq!(get(&mut cluster, "a").unwrap().value, value("1"));
+}
+
+#[test]
+fn writes_survive_restarts_of_every_node() {
+    let mut cluster = Cluster::new(3);
+    for at in 0..20 {
+        write(&mut cluster, put(&format!("k{at}"), &format!("v{at}")));
+    }
+    for id in (1..=3).map(NodeId) {
+        cluster.stop(id);
+    }
+    for id in (1..=3).map(NodeId) {
+        cluster.start(id);
+    }
+    for at in 0..20 {
+        assert_eq!(get(&mut cluster, &format!("k{at}")).unwrap().value, value(&format!("v{at}")));
+    }
+}
+
+#[test]
+fn replicas_converge_to_equal_states() {
+    let mut cluster = Cluster::new(5);
+    for at in 0..50 {
+        write(&mut cluster, put(&format!("k{at}"), "v"));
+    }
+    cluster.run(Duration::from_secs(1));
+    for shard in (0..=4).map(ShardId) {
+        let state = |id| (cluster.applied(id, shard), cluster.state_hash(id, shard));
+        for id in (2..=5).map(NodeId) {
+            assert_eq!(state(id), state(NodeId(1)), "{shard} on {id}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_leader_is_replaced() {
+    let mut cluster = Cluster::new(3);
+    write(&mut cluster, put("a", "1"));
+    let shard = kv_core::ring::shard_of(&key("a"), 4);
+    let leader = cluster.leader(shard).unwrap();
+    cluster.stop(leader);
+    write(&mut cluster, put("a", "2"));
+    assert_eq!(get(&mut cluster, "a").unwrap().value, value("2"));
+    assert_ne!(cluster.leader(shard), Some(leader));
+}
+
+#[test]
+fn rule_a7_leader_without_quorum_steps_down_and_its_clients_hear_it() {
+    let mut cluster = Cluster::new(3);
+    write(&mut cluster, put("a", "1"));
+    for at in 1..=3 {
+        for other in 1..=3 {
+            cluster.cut.push((NodeId(at), NodeId(other)));
+        }
+    }
+    let lost = cluster.call(put("a", "2"));
+    assert!(matches!(lost, Err(CallError::UnknownOutcome { .. })), "{lost:?}");
+    let read = cluster.call(Call::Get { key: key("a") });
+    assert!(matches!(read, Err(CallError::Unavailable { .. })), "{read:?}");
+    for shard in (0..=4).map(ShardId) {
+        assert_eq!(cluster.leader(shard), None);
+    }
+}
+
+#[test]
+fn rule_a5_cut_off_follower_does_not_disturb_when_it_comes_back() {
+    let mut cluster = Cluster::new(3);
+    write(&mut cluster, put("a", "1"));
+    let shard = kv_core::ring::shard_of(&key("a"), 4);
+    let leader = cluster.leader(shard).unwrap();
+    let follower = (1..=3).map(NodeId).find(|id| *id != leader).unwrap();
+    let term = |cluster: &Cluster| {
+        let status = cluster.node(leader).status();
+        status.shards.iter().find(|status| status.shard == shard).unwrap().term
+    };
+    let before = term(&cluster);
+    for other in (1..=3).map(NodeId) {
+        cluster.cut.extend([(follower, other), (other, follower)]);
+    }
+    cluster.run(Duration::from_secs(10));
+    cluster.cut.clear();
+    cluster.run(Duration::from_secs(5));
+    assert_eq!((cluster.leader(shard), term(&cluster)), (Some(leader), before));
+}
+
+#[test]
+fn rule_c54_wiped_node_stays_out_and_the_cluster_is_not_formed_again() {
+    let mut cluster = Cluster::new(3);
+    write(&mut cluster, put("a", "1"));
+    for id in (1..=2).map(NodeId) {
+        cluster.stop(id);
+        cluster.wipe(id);
+        cluster.start(id);
+    }
+    cluster.run(Duration::from_secs(10));
+    for id in (1..=2).map(NodeId) {
+        assert!(cluster.events(id).contains(&Event::WipedNode), "{id}");
+        assert!(cluster.node(id).status().shards.is_empty());
+    }
+    let read = cluster.call(Call::Get { key: key("a") });
+    assert!(matches!(read, Err(CallError::Unavailable { .. })), "{read:?}");
+}
+
+#[test]
+fn oversized_key_and_value_are_refused() {
+    let mut cluster = Cluster::new(1);
+    let long = Key::new(vec![b'x'; kv_core::op::KEY_BYTES_MAX + 1]);
+    let refused = cluster.call(Call::Get { key: long });
+    assert!(matches!(refused, Err(CallError::Refused(_))), "{refused:?}");
+    let large = Value::string(vec![0; kv_core::op::VALUE_BYTES_MAX + 1]);
+    let refused = cluster.call(Call::Write(WriteOp::Put { key: key("a"), value: large }));
+    assert!(matches!(refused, Err(CallError::Refused(_))), "{refused:?}");
+}
+
+#[test]
+fn versions_are_the_indexes_of_the_log_for_now() {
+    let mut cluster = Cluster::new(1);
+    let WriteResult::Put { version: first } = write(&mut cluster, put("{t}a", "1")) else {
+        panic!()
+    };
+    let WriteResult::Put { version: second } = write(&mut cluster, put("{t}b", "1")) else {
+        panic!()
+    };
+    assert_eq!(second, Timestamp(first.0 + 1));
+}
