@@ -1,7 +1,6 @@
 //! Terms, votes and roles.
 
 use alloc::collections::BTreeSet;
-use core::time::Duration;
 
 use super::progress::Progress;
 use super::quorum::majority;
@@ -20,11 +19,11 @@ impl Group {
         match self.state {
             State::Leader(_) => self.check_quorum(now),
             State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => {
-                let timeout = self.election_timeout();
                 // Contact does not move the deadline, which would cost a timer operation for every message.
-                self.deadline = self.leader_contact + timeout;
-                if self.deadline <= now {
-                    self.deadline = now + timeout;
+                let deadline = self.leader_contact + self.election_timeout;
+                if self.leader.is_some() && deadline > now {
+                    self.deadline = deadline;
+                } else {
                     self.start_pre_vote(now);
                 }
             }
@@ -48,9 +47,11 @@ impl Group {
         }
     }
 
-    pub(super) fn election_timeout(&mut self) -> Duration {
+    /// Draws a new election timeout, and waits for it.
+    pub(super) fn reset_election_timeout(&mut self, now: Instant) {
         let timings = self.config.timings;
-        self.rng.duration(timings.election_min, timings.election_max)
+        self.election_timeout = self.rng.duration(timings.election_min, timings.election_max);
+        self.deadline = now + self.election_timeout;
     }
 
     /// Becomes, or stays, a follower of `leader` in `term`, which is at least the current one.
@@ -78,7 +79,7 @@ impl Group {
             self.leader = None;
         }
         self.state = State::Follower;
-        self.deadline = now + self.election_timeout();
+        self.reset_election_timeout(now);
     }
 
     fn check_quorum(&mut self, now: Instant) {
@@ -95,6 +96,7 @@ impl Group {
     }
 
     fn start_pre_vote(&mut self, now: Instant) {
+        self.reset_election_timeout(now);
         self.leader = None;
         let granted = BTreeSet::from([self.config.me]);
         self.state = State::PreCandidate { granted };
@@ -108,7 +110,7 @@ impl Group {
         self.hard_state_unsaved = true;
         let granted = BTreeSet::from([self.config.me]);
         self.state = State::Candidate { granted };
-        self.deadline = now + self.election_timeout();
+        self.reset_election_timeout(now);
         self.ask_for_votes(self.hard_state.term, false);
         self.count_votes(now);
     }
@@ -176,7 +178,7 @@ impl Group {
         if granted && self.hard_state.vote.is_none() {
             self.hard_state.vote = Some(from);
             self.hard_state_unsaved = true;
-            self.deadline = now + self.election_timeout();
+            self.reset_election_timeout(now);
         }
         let term = self.hard_state.term;
         self.send(from, RaftMessage::VoteReply { term, pre: false, granted });

@@ -44,6 +44,7 @@ mod replication;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::time::Duration;
 use core::{fmt, mem};
 
 use bytes::Bytes;
@@ -145,6 +146,8 @@ pub struct Group {
     /// When the leader of this term was last heard of.
     leader_contact: Instant,
     deadline: Instant,
+    /// How long to wait for a leader, drawn anew for each candidacy and each leader.
+    election_timeout: Duration,
     /// Whether term or vote changed since the last write that was handed out.
     hard_state_unsaved: bool,
     /// Entries up to here were handed out to be applied.
@@ -170,11 +173,12 @@ impl Group {
             leader: None,
             leader_contact: Instant::ZERO,
             deadline: now,
+            election_timeout: Duration::ZERO,
             hard_state_unsaved: false,
             applied: LogIndex(0),
             outbox: Vec::new(),
         };
-        group.deadline = now + group.election_timeout();
+        group.reset_election_timeout(now);
         group
     }
 

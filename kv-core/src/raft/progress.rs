@@ -31,8 +31,8 @@ pub(super) struct Progress {
     pub(super) next: LogIndex,
     /// What the follower last said its commit index is.
     pub(super) commit: LogIndex,
-    /// Last index of each append in flight.
-    pub(super) in_flight: VecDeque<LogIndex>,
+    /// First and last index of each append in flight.
+    pub(super) in_flight: VecDeque<(LogIndex, LogIndex)>,
     /// When something last moved: an append sent into an empty window, or an acknowledgement.
     pub(super) moved_at: Instant,
     /// When the follower was last heard of as a follower in this term.
@@ -61,7 +61,7 @@ impl Progress {
         if self.in_flight.is_empty() {
             self.moved_at = now;
         }
-        self.in_flight.push_back(last);
+        self.in_flight.push_back((self.next, last));
         self.next = last.next();
     }
 
@@ -69,11 +69,17 @@ impl Progress {
         self.matched = self.matched.max(matched);
         self.commit = self.commit.max(commit);
         self.next = self.next.max(self.matched.next());
-        while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
+        while self.in_flight.front().is_some_and(|(_, last)| *last <= self.matched) {
             self.in_flight.pop_front();
         }
         self.mode = Mode::Replicate;
         self.moved_at = now;
+    }
+
+    /// The oldest append in flight is taken for lost: probes whether what was before it is there.
+    pub(super) fn probe_lost(&mut self) {
+        let first = self.in_flight.front().map_or(self.next, |(first, _)| *first);
+        self.probe_from(first);
     }
 
     pub(super) fn probe_from(&mut self, next: LogIndex) {

@@ -32,7 +32,7 @@ impl Group {
                     }
                 }
                 Mode::Replicate if now >= progress.moved_at + heartbeat * 2 => {
-                    progress.probe_from(progress.matched.next());
+                    progress.probe_lost();
                 }
                 Mode::Probe { sent_at: Some(at) } if now >= at + heartbeat => {
                     progress.mode = Mode::Probe { sent_at: None };

@@ -1,0 +1,48 @@
+//! Golden scripts: whole Raft groups, step by step.
+//!
+//! Each file in `scripts/raft` is a list of commands; its snapshot shows every command and, below it, one line per effect.
+//! A script reads alone: its first lines say what would go wrong without the rule that it shows.
+//!
+//! Commands (`n` stands for a node number):
+//! - `group N` starts a group of voters 1 to N. Writes wait for `persist`, messages for `deliver`.
+//! - `timeout n` lets so much time pass that `n` campaigns, or as leader checks its quorum. `tick MS` lets time pass for all.
+//! - `propose n TEXT` appends an entry at leader `n`.
+//! - `persist n...` makes all writes of the nodes durable; `persist-one n` only the oldest.
+//! - `deliver [from n] [to n] [last]` delivers what is on its way now, in order; `last` only the newest message.
+//! - `drop [from n] [to n]` loses what is on its way. `hold [from n] [to n]` sets it aside, `release` brings it back.
+//! - `duplicate` delivers a copy of everything on its way, and leaves it there.
+//! - `settle` persists and delivers until nothing is left; `cut n...` and `heal` isolate nodes from the others.
+//! - `alive n` lets the others hear that `n` leads, and `n` hear them. `heartbeat n` lets leader `n` repair what was lost.
+//! - `crash n` loses what is not durable, `restart n` comes back with what is.
+//! - `status` prints every node.
+
+mod script;
+
+#[test]
+fn raft_scripts() {
+    insta::glob!("scripts/raft/*.txt", |path| {
+        println!("{}", path.display());
+        let script = std::fs::read_to_string(path).expect("the script can be read");
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(script::run(&script));
+        });
+    });
+}
+
+#[test]
+fn every_snapshot_has_a_script() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/");
+    let names = |path: &str, cut: &dyn Fn(&str) -> Option<String>| -> Vec<String> {
+        let entries = std::fs::read_dir(format!("{folder}{path}")).expect("the folder exists");
+        let names = entries.map(|entry| entry.expect("readable").file_name());
+        names.filter_map(|name| cut(&name.to_string_lossy())).collect()
+    };
+    let scripts = names("scripts/raft", &|name| name.strip_suffix(".txt").map(String::from));
+    let snapshots = names("snapshots", &|name| {
+        Some(name.strip_prefix("raft_scripts@")?.strip_suffix(".txt.snap")?.to_string())
+    });
+    assert!(!scripts.is_empty());
+    for snapshot in snapshots {
+        assert!(scripts.contains(&snapshot), "{snapshot} has a snapshot but no script");
+    }
+}

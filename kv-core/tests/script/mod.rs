@@ -1,0 +1,365 @@
+//! Runs scripts of Raft groups and prints what they do.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use kv_core::id::{AppendId, LogIndex, NodeId, ShardId, Term};
+use kv_core::machine::Command;
+use kv_core::node::Timings;
+use kv_core::raft::{Envelope, Group, GroupConfig, Role};
+use kv_core::rng::Rng;
+use kv_core::storage::{Entry, GroupWrite, RecoveredGroup};
+use kv_core::time::Instant;
+use kv_core::wire::RaftMessage;
+
+struct Replica {
+    group: Option<Group>,
+    /// What survives a crash.
+    disk: RecoveredGroup,
+    /// Writes that are not durable yet.
+    writes: VecDeque<(AppendId, GroupWrite)>,
+    last_append: AppendId,
+    /// Messages that wait for a write.
+    held: Vec<(AppendId, Envelope)>,
+    durable: AppendId,
+    reported: (Role, Term, LogIndex),
+}
+
+#[derive(Clone)]
+struct Message {
+    from: NodeId,
+    to: NodeId,
+    body: RaftMessage,
+}
+
+#[derive(Default)]
+struct Script {
+    now: Instant,
+    replicas: BTreeMap<NodeId, Replica>,
+    network: VecDeque<Message>,
+    aside: Vec<Message>,
+    cut: BTreeSet<NodeId>,
+    boot_count: u64,
+    out: String,
+}
+
+/// Runs a script and returns it with every effect below the command that caused it.
+pub(crate) fn run(script: &str) -> String {
+    let mut runner = Script::default();
+    for line in script.lines() {
+        writeln!(runner.out, "{line}").unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if !line.starts_with('#') && !words.is_empty() {
+            runner.command(&words);
+        }
+    }
+    runner.out
+}
+
+fn node(word: &str) -> NodeId {
+    NodeId(word.parse().unwrap_or_else(|_| panic!("{word:?} is not a node")))
+}
+
+/// Whether a message matches `[from n] [to n]`.
+fn matches(words: &[&str], message: &Message) -> bool {
+    words.windows(2).all(|pair| match pair[0] {
+        "from" => message.from == node(pair[1]),
+        "to" => message.to == node(pair[1]),
+        _ => true,
+    })
+}
+
+impl Script {
+    fn command(&mut self, words: &[&str]) {
+        let rest = &words[1..];
+        match words[0] {
+            "group" => self.start_group(rest[0].parse().unwrap()),
+            "timeout" => self.timeout(node(rest[0])),
+            "tick" => self.now = self.now + Duration::from_millis(rest[0].parse().unwrap()),
+            "propose" => self.propose(node(rest[0]), rest[1]),
+            "persist" => rest.iter().for_each(|word| while self.persist_one(node(word)) {}),
+            "persist-one" => assert!(self.persist_one(node(rest[0])), "nothing to persist"),
+            "deliver" => self.deliver(rest),
+            "drop" => self.network.retain(|message| !matches(rest, message)),
+            "hold" => {
+                let (aside, stay): (Vec<_>, Vec<_>) =
+                    self.network.drain(..).partition(|message| matches(rest, message));
+                self.network = stay.into();
+                self.aside.extend(aside);
+            }
+            "release" => self.network.extend(self.aside.drain(..)),
+            "duplicate" => self.network.clone().into_iter().for_each(|m| self.receive(m)),
+            "settle" => self.settle(),
+            "cut" => self.cut.extend(rest.iter().map(|word| node(word))),
+            "heal" => self.cut.clear(),
+            "alive" => self.alive(node(rest[0])),
+            "heartbeat" => self.with(node(rest[0]), |group, now| group.on_heartbeat(now)),
+            "crash" => self.crash(node(rest[0])),
+            "restart" => self.restart(node(rest[0])),
+            "status" => self.status(),
+            other => panic!("unknown command {other:?}"),
+        }
+    }
+
+    fn start_group(&mut self, count: u64) {
+        for id in (1..=count).map(NodeId) {
+            let replica = Replica {
+                group: None,
+                disk: RecoveredGroup::default(),
+                writes: VecDeque::new(),
+                last_append: AppendId(0),
+                held: Vec::new(),
+                durable: AppendId(0),
+                reported: (Role::Follower, Term(0), LogIndex(0)),
+            };
+            self.replicas.insert(id, replica);
+        }
+        for id in (1..=count).map(NodeId) {
+            self.restart(id);
+        }
+    }
+
+    fn restart(&mut self, id: NodeId) {
+        self.boot_count += 1;
+        let config = GroupConfig {
+            shard: ShardId(1),
+            me: id,
+            voters: self.replicas.keys().copied().collect(),
+            timings: Timings::default(),
+        };
+        let rng = Rng::fork(self.boot_count, "script");
+        let replica = self.replicas.get_mut(&id).unwrap();
+        assert!(replica.group.is_none(), "{id} is running");
+        let group = Group::new(config, replica.disk.clone(), rng, self.now);
+        replica.reported = (Role::Follower, group.term(), group.commit_index());
+        replica.group = Some(group);
+    }
+
+    fn crash(&mut self, id: NodeId) {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        replica.group = None;
+        replica.writes.clear();
+        replica.held.clear();
+        replica.last_append = replica.durable;
+        self.network.retain(|message| message.to != id);
+    }
+
+    fn timeout(&mut self, id: NodeId) {
+        // A follower that heard of its leader only files a later deadline at first.
+        for _ in 0..3 {
+            let group = self.replicas[&id].group.as_ref().unwrap();
+            self.now = self.now.max(group.deadline());
+            self.with(id, |group, now| group.on_timeout(now));
+            if self.replicas[&id].group.as_ref().unwrap().role() != Role::Follower {
+                return;
+            }
+        }
+    }
+
+    fn propose(&mut self, id: NodeId, text: &str) {
+        let payload = bytes_of(text);
+        let mut result = None;
+        self.with(id, |group, now| result = Some(group.propose(now, payload)));
+        if let Some(Err(error)) = result {
+            writeln!(self.out, "    n{} refuses: not the leader, hint {:?}", id.0, error.hint)
+                .unwrap();
+        }
+    }
+
+    fn alive(&mut self, leader: NodeId) {
+        let group = self.replicas[&leader].group.as_ref().unwrap();
+        assert_eq!(group.role(), Role::Leader, "{leader} leads");
+        let term = group.term();
+        let others: Vec<_> = self.replicas.keys().copied().filter(|id| *id != leader).collect();
+        for other in others {
+            let is_up = self.replicas[&other].group.is_some();
+            if is_up && self.cut.contains(&leader) == self.cut.contains(&other) {
+                self.with(other, |group, now| group.on_leader_alive(now, leader, term));
+                self.with(leader, |group, now| group.on_follower_alive(now, other));
+            }
+        }
+    }
+
+    fn with(&mut self, id: NodeId, change: impl FnOnce(&mut Group, Instant)) {
+        let now = self.now;
+        if let Some(group) = &mut self.replicas.get_mut(&id).unwrap().group {
+            change(group, now);
+            self.collect(id);
+        }
+    }
+
+    /// Prints and queues what the group wants.
+    fn collect(&mut self, id: NodeId) {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        let group = replica.group.as_mut().unwrap();
+        let append = AppendId(replica.last_append.0 + 1);
+        if let Some(write) = group.take_write(append) {
+            writeln!(self.out, "    {} writes {}", label(id, group), show_write(&write)).unwrap();
+            replica.last_append = append;
+            replica.writes.push_back((append, write));
+        }
+        for envelope in group.take_messages() {
+            if envelope.after_persist && replica.last_append > replica.durable {
+                replica.held.push((replica.last_append, envelope));
+            } else {
+                self.network.push_back(send(&mut self.out, id, group, envelope));
+            }
+        }
+        let state = (group.role(), group.term(), group.commit_index());
+        if (state.0, state.1) != (replica.reported.0, replica.reported.1) {
+            writeln!(self.out, "    {} is {}", label(id, group), state.0).unwrap();
+        }
+        if state.2 != replica.reported.2 {
+            writeln!(self.out, "    {} commits {}", label(id, group), group.committed()).unwrap();
+        }
+        replica.reported = state;
+        for entry in group.take_committed(usize::MAX) {
+            writeln!(self.out, "    {} applies {}", label(id, group), show_entry(&entry)).unwrap();
+        }
+    }
+
+    fn persist_one(&mut self, id: NodeId) -> bool {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        let Some((append, write)) = replica.writes.pop_front() else {
+            return false;
+        };
+        let last = write.entries.last().map(|entry| entry.id);
+        if let Some(first) = write.entries.first() {
+            replica.disk.entries.truncate(usize::try_from(first.id.index.0 - 1).unwrap());
+        }
+        replica.disk.entries.extend(write.entries);
+        replica.disk.hard_state = write.hard_state.unwrap_or(replica.disk.hard_state);
+        replica.durable = append;
+        let group = replica.group.as_mut().unwrap();
+        if let Some(last) = last {
+            group.on_appended(append, last);
+        }
+        let held = std::mem::take(&mut replica.held);
+        let (free, held) = held.into_iter().partition(|(needs, _)| *needs <= append);
+        replica.held = held;
+        for (_, envelope) in free {
+            self.network.push_back(send(&mut self.out, id, group, envelope));
+        }
+        self.collect(id);
+        true
+    }
+
+    fn deliver(&mut self, words: &[&str]) {
+        let (mut now, later): (Vec<_>, Vec<_>) =
+            self.network.drain(..).partition(|message| matches(words, message));
+        self.network = later.into();
+        if words.contains(&"last") {
+            let last = now.pop();
+            self.network.extend(now.drain(..));
+            now.extend(last);
+        }
+        for message in now {
+            self.receive(message);
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        let is_cut = self.cut.contains(&message.from) != self.cut.contains(&message.to);
+        if !is_cut {
+            self.with(message.to, |group, now| group.on_message(now, message.from, message.body));
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..1_000 {
+            let ids: Vec<_> = self.replicas.keys().copied().collect();
+            let mut is_quiet = self.network.is_empty();
+            for id in ids {
+                while self.persist_one(id) {
+                    is_quiet = false;
+                }
+            }
+            if is_quiet {
+                return;
+            }
+            self.deliver(&[]);
+        }
+        panic!("the group does not settle");
+    }
+
+    fn status(&mut self) {
+        for (id, replica) in &self.replicas {
+            let Some(group) = &replica.group else {
+                writeln!(self.out, "    n{} is down", id.0).unwrap();
+                continue;
+            };
+            let leader = group.leader().map_or("none".into(), |leader| leader.to_string());
+            writeln!(
+                self.out,
+                "    {} {}, leader {leader}, last {}, commit {}, durable {}",
+                label(*id, group),
+                group.role(),
+                group.last(),
+                group.commit_index(),
+                group.persisted_index(),
+            )
+            .unwrap();
+        }
+    }
+}
+
+fn bytes_of(text: &str) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn label(id: NodeId, group: &Group) -> String {
+    format!("{id}@{}", group.term())
+}
+
+fn send(out: &mut String, from: NodeId, group: &Group, envelope: Envelope) -> Message {
+    let Envelope { to, message: body, .. } = envelope;
+    writeln!(out, "    {} → {to} {}", label(from, group), show_message(&body)).unwrap();
+    Message { from, to, body }
+}
+
+fn show_payload(payload: &[u8]) -> String {
+    match Command::decode(payload) {
+        Ok(Command::Noop) => "noop".into(),
+        _ => String::from_utf8_lossy(payload).into_owned(),
+    }
+}
+
+fn show_entry(entry: &Entry) -> String {
+    format!("{} {}", entry.id, show_payload(&entry.payload))
+}
+
+fn show_write(write: &GroupWrite) -> String {
+    let state = write.hard_state.unwrap();
+    let vote = state.vote.map_or("none".into(), |vote| vote.to_string());
+    let entries: Vec<_> = write.entries.iter().map(show_entry).collect();
+    format!("term {} vote {vote} commit {} [{}]", state.term, state.commit, entries.join(", "))
+}
+
+fn show_message(message: &RaftMessage) -> String {
+    let kind = |pre: bool| if pre { "PreVote" } else { "Vote" };
+    match message {
+        RaftMessage::Vote { term, last, pre } => format!("{} term {term} last {last}", kind(*pre)),
+        RaftMessage::VoteReply { term, pre, granted } => {
+            let answer = if *granted { "granted" } else { "refused" };
+            format!("{}Reply term {term} {answer}", kind(*pre))
+        }
+        RaftMessage::Append { prev, commit, entries, .. } => {
+            let indexes = prev.index.0 + 1..;
+            let entries: Vec<_> = entries
+                .iter()
+                .zip(indexes)
+                .map(|((term, payload), index)| format!("{index}@{term} {}", show_payload(payload)))
+                .collect();
+            format!("Append base {prev} commit {commit} [{}]", entries.join(", "))
+        }
+        RaftMessage::AppendAccepted { matched, commit, .. } => {
+            format!("Accepted matched {matched} commit {commit}")
+        }
+        RaftMessage::AppendRejected { term, prev, hint } => {
+            format!("Rejected term {term} base {prev} hint {hint}")
+        }
+    }
+}
