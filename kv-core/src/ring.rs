@@ -140,3 +140,76 @@ fn vnode_token(node: NodeId, vnode: u64) -> u64 {
     bytes[8..].copy_from_slice(&vnode.to_le_bytes());
     xxh3_64_with_seed(&bytes, VNODE_SEED)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(count: u64) -> Vec<NodeId> {
+        (1..=count).map(NodeId).collect()
+    }
+
+    #[test]
+    fn every_shard_has_distinct_replicas_and_no_node_exceeds_its_share() {
+        for count in 1..=12 {
+            for replica_count in [1, 3, 5, 7] {
+                for shard_count in [1, 8, 64] {
+                    check_placement(count, shard_count, replica_count);
+                }
+            }
+        }
+    }
+
+    fn check_placement(node_count: u64, shard_count: u32, replica_count: u32) {
+        let placement = place(&nodes(node_count), shard_count, replica_count);
+        assert_eq!(placement.len(), shard_count as usize + 1);
+        let replicas = (replica_count as usize).min(usize::try_from(node_count).unwrap());
+        let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for (shard, voters) in &placement {
+            let mut distinct = voters.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct.len(), replicas, "{shard} on {node_count} nodes");
+            for voter in voters.iter().filter(|_| *shard != ShardId::META) {
+                *load.entry(*voter).or_default() += 1;
+            }
+        }
+        let bound =
+            load_bound(shard_count as usize, replicas, usize::try_from(node_count).unwrap());
+        assert!(load.values().all(|load| *load <= bound), "{load:?} exceeds {bound}");
+    }
+
+    #[test]
+    fn placement_does_not_depend_on_the_order_of_the_nodes() {
+        let mut reversed = nodes(7);
+        reversed.reverse();
+        assert_eq!(place(&nodes(7), 16, 3), place(&reversed, 16, 3));
+    }
+
+    #[test]
+    fn a_new_node_moves_about_its_share() {
+        let (before, after) = (place(&nodes(9), 256, 3), place(&nodes(10), 256, 3));
+        let moved = before
+            .iter()
+            .zip(&after)
+            .map(|((_, old), (_, new))| new.iter().filter(|node| !old.contains(node)).count());
+        let moved: usize = moved.sum();
+        // A share is 256 * 3 / 10 = 77 replicas; rebalancing under the bound moves some more.
+        assert!(moved < 2 * 77, "{moved} of 768 replicas moved");
+    }
+
+    #[test]
+    fn keys_spread_evenly_and_tagged_keys_stay_together() {
+        let mut counts = [0_u32; 16];
+        for at in 0..16_000_u32 {
+            let key = Key::new(at.to_le_bytes().to_vec());
+            counts[shard_of(&key, 16).0 as usize - 1] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+        let shard = |key: &'static str| shard_of(&Key::new(key), 1_024);
+        assert_eq!(shard("{user7}.name"), shard("{user7}.mail"));
+        assert_eq!(shard("{user7}.name"), shard("x{user7}"));
+        assert_ne!(shard("{}a"), shard("{}b"), "an empty tag does not count");
+        assert_ne!(shard("{a"), shard("{b"), "an open tag does not count");
+    }
+}

@@ -116,3 +116,78 @@ impl Link {
         (held.boot == boot && held.version == version).then_some(&held.leads)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Term;
+    use alloc::vec;
+
+    fn lead(shard: u32, term: u64) -> Lead {
+        Lead { shard: ShardId(shard), term: Term(term) }
+    }
+
+    fn link() -> Link {
+        let mut link = Link::new(Incarnation(1));
+        link.set_leads(vec![lead(1, 5), lead(2, 5)]);
+        link
+    }
+
+    #[test]
+    fn rule_a13_answer_confirms_what_is_on_the_list_and_not_excepted() {
+        let mut link = link();
+        assert!(link.on_confirmed(Round(3), 1, vec![ShardId(2)]));
+        assert_eq!(link.confirmed(ShardId(1)), Round(3));
+        assert_eq!(link.confirmed(ShardId(2)), Round(0), "the answerer knows a newer term");
+        assert_eq!(link.confirmed(ShardId(3)), Round(0), "not led");
+    }
+
+    #[test]
+    fn rule_a13_answer_about_an_older_list_confirms_nothing() {
+        let mut link = link();
+        link.set_leads(vec![lead(1, 6)]);
+        assert!(!link.on_confirmed(Round(9), 1, vec![]));
+        assert_eq!(link.confirmed(ShardId(1)), Round(0));
+    }
+
+    #[test]
+    fn rule_a13_changed_list_forgets_earlier_confirmations() {
+        let mut link = link();
+        link.on_confirmed(Round(3), 1, vec![]);
+        link.set_leads(vec![lead(1, 6)]);
+        assert_eq!(link.confirmed(ShardId(1)), Round(0));
+    }
+
+    #[test]
+    fn older_answer_does_not_replace_a_newer_one() {
+        let mut link = link();
+        link.on_confirmed(Round(4), 1, vec![]);
+        link.on_confirmed(Round(3), 1, vec![ShardId(1)]);
+        assert_eq!(link.confirmed(ShardId(1)), Round(4));
+    }
+
+    #[test]
+    fn list_is_sent_until_it_is_acknowledged_and_again_when_it_is_lost() {
+        let mut link = link();
+        let has_list = |link: &Link| match link.confirm(7, Round(1)) {
+            Some(PeerMessage::Confirm { leads, .. }) => leads.is_some(),
+            _ => panic!("there is something to confirm"),
+        };
+        assert!(has_list(&link));
+        link.on_confirmed(Round(1), 1, vec![]);
+        assert!(!has_list(&link));
+        link.on_confirmed(Round(2), 0, vec![]); // The peer restarted and has no list.
+        assert!(has_list(&link));
+    }
+
+    #[test]
+    fn late_list_of_the_same_process_does_not_replace_a_newer_one() {
+        let mut link = Link::new(Incarnation(1));
+        link.on_leads(7, 2, vec![lead(1, 6)]);
+        link.on_leads(7, 1, vec![lead(1, 5)]);
+        assert_eq!(link.their_leads(7, 2), Some(&[lead(1, 6)][..]));
+        assert_eq!(link.their_leads(7, 1), None);
+        link.on_leads(8, 1, vec![lead(2, 9)]);
+        assert_eq!(link.their_leads(8, 1), Some(&[lead(2, 9)][..]), "the peer restarted");
+    }
+}

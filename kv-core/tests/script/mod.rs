@@ -291,7 +291,7 @@ impl Script {
                 writeln!(self.out, "    n{} is down", id.0).unwrap();
                 continue;
             };
-            let leader = group.leader().map_or("none".into(), |leader| leader.to_string());
+            let leader = group.leader().map_or_else(|| "none".into(), |leader| leader.to_string());
             writeln!(
                 self.out,
                 "    {} {}, leader {leader}, last {}, commit {}, durable {}",
@@ -333,7 +333,7 @@ fn show_entry(entry: &Entry) -> String {
 
 fn show_write(write: &GroupWrite) -> String {
     let state = write.hard_state.unwrap();
-    let vote = state.vote.map_or("none".into(), |vote| vote.to_string());
+    let vote = state.vote.map_or_else(|| "none".into(), |vote| vote.to_string());
     let entries: Vec<_> = write.entries.iter().map(show_entry).collect();
     format!("term {} vote {vote} commit {} [{}]", state.term, state.commit, entries.join(", "))
 }

@@ -1,0 +1,303 @@
+//! Frames and encodings: what is sent comes back, and what was never sent does no harm.
+
+use bytes::Bytes;
+use kv_core::cluster::{ClusterMap, ClusterRecord, Identity, Member};
+use kv_core::codec;
+use kv_core::id::{
+    Address, ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, Round, SessionId,
+    ShardId, Term, Timestamp,
+};
+use kv_core::machine::{Command, MetaCommand};
+use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use kv_core::ring;
+use kv_core::wire::{
+    self, ClientReply, ClientRequest, FormationMessage, Frame, FrameError, FrameReader, Hello,
+    HelloReply, Lead, LocalIdentity, MapView, PeerFrame, PeerHello, PeerMessage, RaftMessage,
+    Refusal, ReplyFrame, RequestFrame,
+};
+use proptest::prelude::*;
+
+fn record() -> ClusterRecord {
+    let member = |id| Member {
+        id: NodeId(id),
+        incarnation: Incarnation(id * 11),
+        address: Address(format!("127.0.0.1:{}", 7_100 + id)),
+    };
+    let members = (1..=3).map(member).collect();
+    ClusterRecord { id: ClusterId(0xabcdef), members, shard_count: 4, replica_count: 3 }
+}
+
+fn map() -> ClusterMap {
+    ring::initial_map(&record())
+}
+
+fn request() -> RequestId {
+    let session = SessionId { opened_ts: Timestamp(9), nonce: 77 };
+    RequestId { session, sequence: 3, acked_below: 2 }
+}
+
+fn key() -> Key {
+    Key::new("key")
+}
+
+fn peer(messages: Vec<PeerMessage>) -> Frame {
+    Frame::Peer(PeerFrame {
+        cluster: Some(ClusterId(5)),
+        from: NodeId(1),
+        from_incarnation: Incarnation(11),
+        to: NodeId(2),
+        messages,
+    })
+}
+
+fn raft(message: RaftMessage) -> Frame {
+    peer(vec![PeerMessage::Raft { shard: ShardId(3), message }])
+}
+
+fn ask(body: ClientRequest) -> Frame {
+    Frame::Request(RequestFrame { correlation: 8, body })
+}
+
+fn answer(body: ClientReply) -> Frame {
+    Frame::Reply(ReplyFrame { correlation: 8, body })
+}
+
+fn hello(peer: Option<PeerHello>) -> Hello {
+    Hello { version_min: 1, version_max: 1, features: 0, cluster_name: Some("dev".into()), peer }
+}
+
+fn local() -> LocalIdentity {
+    LocalIdentity {
+        cluster_name: "dev".into(),
+        node: NodeId(2),
+        incarnation: Incarnation(22),
+        cluster: Some(ClusterId(5)),
+    }
+}
+
+/// At least one frame of every kind, with every variant that has content.
+fn frames() -> Vec<(&'static str, Frame)> {
+    let identity =
+        PeerHello { node: NodeId(1), incarnation: Incarnation(11), cluster: Some(ClusterId(5)) };
+    let lead = Lead { shard: ShardId(3), term: Term(4) };
+    let entries = vec![(Term(4), Bytes::from_static(b"one")), (Term(4), Bytes::new())];
+    let put = WriteOp::Put { key: key(), value: Value::string("value") };
+    let write =
+        |op| ClientRequest::Write { shard: ShardId(3), epoch: Epoch(1), request: request(), op };
+    let cas = |expect| WriteOp::Cas { key: key(), expect, value: Value::string("new") };
+    let found = Found { version: Timestamp(12), value: Value::string("value") };
+    let confirm = |leads| PeerMessage::Confirm { boot: 6, round: Round(7), version: 2, leads };
+    let (boot, round, version) = (6, Round(7), 2);
+    vec![
+        ("hello of a peer", Frame::Hello(hello(Some(identity)))),
+        ("hello of a client", Frame::Hello(hello(None))),
+        ("welcome", Frame::HelloReply(local().accept(&hello(None)))),
+        ("query", peer(vec![PeerMessage::Formation(FormationMessage::Query)])),
+        (
+            "formed",
+            peer(vec![PeerMessage::Formation(FormationMessage::Formed { cluster: record() })]),
+        ),
+        ("confirm", peer(vec![confirm(None)])),
+        ("confirm with list", peer(vec![confirm(Some(vec![lead]))])),
+        (
+            "confirmed",
+            peer(vec![PeerMessage::Confirmed { boot, round, version, except: vec![ShardId(1)] }]),
+        ),
+        ("vote", raft(RaftMessage::Vote { term: Term(4), last: LogId::new(3, 9), pre: true })),
+        ("vote reply", raft(RaftMessage::VoteReply { term: Term(4), pre: false, granted: true })),
+        (
+            "append",
+            raft(RaftMessage::Append {
+                term: Term(4),
+                prev: LogId::new(3, 9),
+                commit: LogIndex(8),
+                entries,
+            }),
+        ),
+        (
+            "accepted",
+            raft(RaftMessage::AppendAccepted {
+                term: Term(4),
+                matched: LogIndex(11),
+                commit: LogIndex(8),
+            }),
+        ),
+        (
+            "rejected",
+            raft(RaftMessage::AppendRejected {
+                term: Term(4),
+                prev: LogIndex(9),
+                hint: LogId::new(2, 5),
+            }),
+        ),
+        ("map request", ask(ClientRequest::Map)),
+        ("open session", ask(ClientRequest::OpenSession { nonce: 77 })),
+        ("read", ask(ClientRequest::Read { shard: ShardId(3), epoch: Epoch(1), key: key() })),
+        ("put", ask(write(put))),
+        ("delete", ask(write(WriteOp::Delete { key: key() }))),
+        ("cas by value", ask(write(cas(Expect::Value(Value::string("old")))))),
+        ("cas by version", ask(write(cas(Expect::Version(Timestamp(12)))))),
+        ("cas if absent", ask(write(cas(Expect::Absent)))),
+        (
+            "map",
+            answer(ClientReply::Map(MapView {
+                map: map(),
+                leaders: vec![(ShardId(1), NodeId(2))],
+            })),
+        ),
+        ("session opened", answer(ClientReply::SessionOpened(request().session))),
+        ("found", answer(ClientReply::Read(Some(found)))),
+        ("not found", answer(ClientReply::Read(None))),
+        (
+            "cas result",
+            answer(ClientReply::Written(WriteResult::Cas {
+                applied: true,
+                version: Some(Timestamp(13)),
+            })),
+        ),
+        (
+            "not leader",
+            answer(ClientReply::Refused(Refusal::NotLeader {
+                shard: ShardId(3),
+                hint: Some(NodeId(1)),
+            })),
+        ),
+        (
+            "wrong epoch",
+            answer(ClientReply::Refused(Refusal::WrongEpoch { entry: map().shards[1].clone() })),
+        ),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes themselves: whoever changes them changes the format, and must raise its version.
+#[test]
+fn golden_bytes_of_frames() {
+    let lines: Vec<_> = frames()
+        .iter()
+        .map(|(name, frame)| format!("{name}: {}", hex(&wire::encode(frame))))
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn golden_bytes_of_stored_values() {
+    let identity = Identity {
+        cluster_name: "dev".into(),
+        node: NodeId(2),
+        incarnation: Incarnation(22),
+        cluster: Some(record()),
+    };
+    let put = WriteOp::Put { key: key(), value: Value::string("value") };
+    let lines = [
+        format!("noop: {}", hex(&Command::Noop.encode())),
+        format!("write: {}", hex(&Command::Write { request: request(), op: put }.encode())),
+        format!(
+            "bootstrap: {}",
+            hex(&Command::Meta(MetaCommand::Bootstrap { record: record() }).encode())
+        ),
+        format!(
+            "open session: {}",
+            hex(&Command::Meta(MetaCommand::OpenSession { nonce: 77 }).encode())
+        ),
+        format!("identity: {}", hex(&codec::encode(&identity))),
+    ];
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn every_frame_comes_back() {
+    for (name, frame) in frames() {
+        assert_eq!(wire::decode(&wire::encode(&frame)), Ok(frame), "{name}");
+    }
+}
+
+#[test]
+fn reader_cuts_a_stream_anywhere() {
+    let stream: Vec<u8> = frames().iter().flat_map(|(_, frame)| wire::encode(frame)).collect();
+    for size in [1, 7, 64, stream.len()] {
+        let mut reader = FrameReader::new();
+        let mut read = Vec::new();
+        for chunk in stream.chunks(size) {
+            reader.push(chunk);
+            while let Some(frame) = reader.next_frame().expect("the stream is whole") {
+                read.push(frame);
+            }
+        }
+        let sent: Vec<_> = frames().into_iter().map(|(_, frame)| frame).collect();
+        assert_eq!(read, sent, "in chunks of {size}");
+    }
+}
+
+#[test]
+fn rule_f104_any_changed_bit_is_noticed() {
+    for (name, frame) in frames() {
+        let bytes = wire::encode(&frame);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(wire::decode(&damaged).is_err(), "{name}, bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn length_is_refused_before_the_body_is_awaited() {
+    let mut bytes = wire::encode(&ask(ClientRequest::Map));
+    bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut reader = FrameReader::new();
+    reader.push(&bytes[..wire::FRAME_HEADER_BYTES]);
+    assert_eq!(reader.next_frame(), Err(FrameError::TooLong(u32::MAX)));
+}
+
+#[test]
+fn trailing_bytes_are_refused() {
+    let mut command = Command::Noop.encode();
+    command.push(0);
+    assert!(Command::decode(&command).is_err());
+}
+
+#[test]
+fn handshake_refuses_what_does_not_fit() {
+    let refuses = |hello: &Hello| matches!(local().accept(hello), HelloReply::Refused(_));
+    assert!(!refuses(&hello(None)));
+    assert!(refuses(&Hello { version_min: 9, version_max: 9, ..hello(None) }));
+    assert!(refuses(&Hello { cluster_name: Some("other".into()), ..hello(None) }));
+    let foreign =
+        PeerHello { node: NodeId(1), incarnation: Incarnation(1), cluster: Some(ClusterId(6)) };
+    assert!(refuses(&hello(Some(foreign.clone()))));
+    assert!(
+        !refuses(&hello(Some(PeerHello { cluster: None, ..foreign }))),
+        "it may be about to join"
+    );
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = wire::decode(&bytes);
+        let _ = Command::decode(&bytes);
+        let mut reader = FrameReader::new();
+        reader.push(&bytes);
+        while let Ok(Some(_)) = reader.next_frame() {}
+    }
+
+    /// Bodies that are damaged behind a right checksum: the decoder itself must hold.
+    #[test]
+    fn damaged_bodies_never_panic(at in 0_usize..28, cut in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let (_, frame) = &frames()[at];
+        let body = wire::encode(frame)[wire::FRAME_HEADER_BYTES..].to_vec();
+        let mut damaged = body.clone();
+        if let Some(slot) = damaged.get_mut(cut.index(body.len())) {
+            *slot = byte;
+        }
+        let _ = codec::decode::<PeerFrame>(&damaged);
+        let _ = codec::decode::<RequestFrame>(&damaged);
+        let _ = codec::decode::<ReplyFrame>(&damaged);
+        let _ = codec::decode::<Hello>(&damaged);
+        let _ = codec::decode::<PeerFrame>(&body[..cut.index(body.len())]);
+    }
+}

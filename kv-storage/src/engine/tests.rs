@@ -1,0 +1,156 @@
+//! What would go wrong: a read that misses a write, sees a deleted key or another shard's, or
+//! replicas that differ after the same log.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kv_core::id::{KeyspaceId, LogIndex, RequestHandle, RequestId, SessionId};
+use kv_core::machine::Command;
+use kv_core::op::{Expect, WriteOp, WriteResult};
+use kv_core::rng::Rng;
+use kv_core::storage::Outcome;
+
+use super::*;
+
+fn write_entry(index: u64, op: WriteOp) -> Entry {
+    let session = SessionId { opened_ts: Timestamp(1), nonce: 7 };
+    let request = RequestId { session, sequence: index, acked_below: index };
+    let payload = Command::Write { request, op }.encode().into();
+    Entry { id: LogId::new(1, index), payload }
+}
+
+fn key(keyspace: u32, bytes: &[u8]) -> Key {
+    Key { keyspace: KeyspaceId(keyspace), bytes: Bytes::copy_from_slice(bytes) }
+}
+
+fn read(engine: &Engine, shard: ShardId, key: &Key) -> Option<Found> {
+    let handle = RequestHandle(3);
+    let at_least = engine.applied(shard).index;
+    let read = Read { handle, shard, at_least, timestamp: Timestamp::MAX, key: key.clone() };
+    match engine.read(&read) {
+        StorageReply::Read { handle: RequestHandle(3), result } => result.unwrap(),
+        other => panic!("not the reply to a read: {other:?}"),
+    }
+}
+
+type Model = BTreeMap<(ShardId, Key), Found>;
+
+/// Applies `op` to the model and returns what the engine must say.
+fn model_write(model: &mut Model, shard: ShardId, index: u64, op: &WriteOp) -> WriteResult {
+    let version = Timestamp(index);
+    let place = (shard, op.key().clone());
+    match op {
+        WriteOp::Put { value, .. } => {
+            model.insert(place, Found { version, value: value.clone() });
+            WriteResult::Put { version }
+        }
+        WriteOp::Delete { .. } => WriteResult::Delete { existed: model.remove(&place).is_some() },
+        WriteOp::Cas { expect, value, .. } => {
+            let found = model.get(&place);
+            let applied = match expect {
+                Expect::Absent => found.is_none(),
+                Expect::Version(version) => found.is_some_and(|found| found.version == *version),
+                Expect::Value(value) => found.is_some_and(|found| found.value == *value),
+            };
+            if applied {
+                model.insert(place.clone(), Found { version, value: value.clone() });
+            }
+            let version = model.get(&place).map(|found| found.version);
+            WriteResult::Cas { applied, version }
+        }
+    }
+}
+
+fn draw_op(rng: &mut Rng, index: u64) -> WriteOp {
+    let keys: [&[u8]; 6] = [b"", b"\0", b"a", b"a\0", b"a\0\xff", b"b"];
+    let key = key(rng.below(2) as u32, keys[rng.below(6) as usize]);
+    let value = Value::string(format!("v{}", rng.below(3)));
+    match rng.below(6) {
+        0..2 => WriteOp::Put { key, value },
+        2 => WriteOp::Delete { key },
+        3 => WriteOp::Cas { key, expect: Expect::Absent, value },
+        4 => WriteOp::Cas { key, expect: Expect::Value(Value::string("v1")), value },
+        _ => {
+            let version = Timestamp(index - rng.below(index.min(20)));
+            WriteOp::Cas { key, expect: Expect::Version(version), value }
+        }
+    }
+}
+
+#[test]
+fn engine_equals_a_map() {
+    for seed in 0..20 {
+        let mut rng = Rng::fork(seed, "engine");
+        let (mut engine, mut model) = (Engine::new(), Model::new());
+        let mut logs: BTreeMap<ShardId, Vec<Entry>> = BTreeMap::new();
+        for _ in 0..300 {
+            let shard = ShardId([1, 2, u32::MAX][rng.below(3) as usize]);
+            let index = engine.applied(shard).index.next().0;
+            let op = draw_op(&mut rng, index);
+            let expected = model_write(&mut model, shard, index, &op);
+            let entry = write_entry(index, op.clone());
+            let reply = engine.apply(shard, std::slice::from_ref(&entry));
+            logs.entry(shard).or_default().push(entry);
+            let outcomes = vec![(LogIndex(index), Outcome::Written(expected))];
+            let applied = LogId::new(1, index);
+            assert_eq!(reply, StorageReply::Applied { shard, applied, outcomes });
+            let found = model.get(&(shard, op.key().clone())).cloned();
+            assert_eq!(read(&engine, shard, op.key()), found);
+        }
+        for (shard, log) in &logs {
+            let mine: Vec<_> = engine.scan(*shard).collect();
+            let same_shard = model.iter().filter(|((of, _), _)| of == shard);
+            let expected: Vec<_> =
+                same_shard.map(|((_, key), found)| (key.clone(), found.clone())).collect();
+            assert_eq!(mine, expected);
+            let mut replica = Engine::new();
+            replica.apply(*shard, log);
+            assert_eq!(replica.state_hash(*shard), engine.state_hash(*shard));
+            assert!(replica.scan(*shard).eq(mine));
+        }
+    }
+}
+
+#[test]
+fn read_is_refused_below_what_it_must_see() {
+    let mut engine = Engine::new();
+    let shard = ShardId(4);
+    let read = |at_least| Read {
+        handle: RequestHandle(9),
+        shard,
+        at_least: LogIndex(at_least),
+        timestamp: Timestamp::MAX,
+        key: key(0, b"k"),
+    };
+    let refused = |at_least, applied| StorageReply::Read {
+        handle: RequestHandle(9),
+        result: Err(ReadRefused { at_least: LogIndex(at_least), applied: LogIndex(applied) }),
+    };
+    assert_eq!(engine.read(&read(1)), refused(1, 0));
+    engine.apply(shard, &[write_entry(1, WriteOp::Delete { key: key(0, b"k") })]);
+    let none = StorageReply::Read { handle: RequestHandle(9), result: Ok(None) };
+    assert_eq!(engine.read(&read(1)), none);
+    assert_eq!(engine.read(&read(2)), refused(2, 1));
+}
+
+#[test]
+#[should_panic(expected = "only the newest versions can be read")]
+fn read_of_the_past_is_not_answered_wrongly() {
+    let (mut engine, shard, key) = (Engine::new(), ShardId(1), key(0, b"k"));
+    let put = |value| WriteOp::Put { key: key.clone(), value: Value::string(value) };
+    engine.apply(shard, &[write_entry(1, put("old")), write_entry(2, put("new"))]);
+    let (handle, timestamp) = (RequestHandle(1), Timestamp(1));
+    engine.read(&Read { handle, shard, at_least: LogIndex(1), timestamp, key });
+}
+
+#[test]
+fn overwritten_and_deleted_versions_take_no_space() {
+    let (mut engine, shard, key) = (Engine::new(), ShardId(1), key(0, b"k"));
+    for index in 1..=9 {
+        let value = Value::string("value");
+        engine.apply(shard, &[write_entry(index, WriteOp::Put { key: key.clone(), value })]);
+    }
+    assert_eq!(engine.memtable.len(), 1);
+    engine.apply(shard, &[write_entry(10, WriteOp::Delete { key })]);
+    assert_eq!(engine.memtable.len(), 0);
+}

@@ -1,0 +1,216 @@
+//! What would go wrong: an answered append that is gone after a crash, a group that is in a state
+//! it was never in, a discarded batch that comes back, damage that is taken for the end of the log,
+//! or bytes on the disk that make the node panic.
+
+mod crash;
+mod damage;
+
+use bytes::Bytes;
+use kv_core::id::{AppendId, LogIndex, NodeId, Term};
+use kv_core::rng::Rng;
+use kv_core::storage::{Entry, HardState};
+
+use super::*;
+use crate::vfs::{SimDisk, read_all};
+
+type Groups = BTreeMap<ShardId, RecoveredGroup>;
+
+const INCARNATION: Incarnation = Incarnation(0x77);
+
+fn open(disk: &SimDisk, segment_bytes: u64) -> Result<(Log, Groups), RecoveryError> {
+    let lock = Arc::new(disk.lock_dir("")?);
+    let options = LogOptions { incarnation: INCARNATION, segment_bytes };
+    Log::open(Arc::new(disk.clone()), lock, options)
+}
+
+fn entries(term: u64, indexes: std::ops::Range<u64>, payload: &[u8]) -> Vec<Entry> {
+    let payload = Bytes::copy_from_slice(payload);
+    indexes.map(|index| Entry { id: LogId::new(term, index), payload: payload.clone() }).collect()
+}
+
+fn group_write(shard: u32, entries: Vec<Entry>) -> GroupWrite {
+    GroupWrite { shard: ShardId(shard), hard_state: None, entries }
+}
+
+fn append_of(id: u64, writes: Vec<GroupWrite>) -> Append {
+    Append { id: AppendId(id), writes }
+}
+
+/// What a group's log must be after the writes, told another way than recovery does.
+fn model_append(groups: &mut Groups, append: &Append) {
+    for write in &append.writes {
+        let group = groups.entry(write.shard).or_default();
+        if let Some(hard_state) = write.hard_state {
+            group.hard_state = hard_state;
+        }
+        if let Some(first) = write.entries.first() {
+            group.entries.retain(|entry| entry.id.index < first.id.index);
+        }
+        group.entries.extend(write.entries.iter().cloned());
+    }
+}
+
+fn draw_append(rng: &mut Rng, id: u64, groups: &Groups) -> Append {
+    let mut writes = Vec::new();
+    for shard in 0..3 {
+        if rng.below(2) == 0 {
+            continue;
+        }
+        let count = groups.get(&ShardId(shard)).map_or(0, |group| group.entries.len()) as u64;
+        let first = if rng.below(4) == 0 { 1 + rng.below(count) } else { count + 1 };
+        let payload_bytes = if rng.below(8) == 0 { rng.below(3000) } else { rng.below(200) };
+        let payload = vec![id as u8; payload_bytes as usize];
+        let hard_state = (rng.below(2) == 0).then(|| HardState {
+            term: Term(id),
+            vote: (rng.below(2) == 0).then_some(NodeId(1 + rng.below(3))),
+            commit: LogIndex(rng.below(count + 1)),
+        });
+        let entries = entries(id, first..first + rng.below(4), &payload);
+        writes.push(GroupWrite { shard: ShardId(shard), hard_state, entries });
+    }
+    append_of(id, writes)
+}
+
+fn file_bytes(disk: &SimDisk, name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    read_all(&*disk.open(name).unwrap(), &mut bytes).unwrap();
+    bytes
+}
+
+/// A disk whose only durable content is the given segments.
+fn disk_with(segments: &[(u64, &[u8])]) -> SimDisk {
+    let disk = SimDisk::new();
+    for (number, bytes) in segments {
+        let file = disk.create(&segment_name(*number)).unwrap();
+        file.write_at(0, bytes).unwrap();
+        file.sync_data().unwrap();
+    }
+    disk.sync_dir("").unwrap();
+    disk
+}
+
+#[test]
+fn append_is_one_write_and_one_sync_and_answers_each() {
+    let disk = SimDisk::new();
+    let (mut log, groups) = open(&disk, SEGMENT_BYTES).unwrap();
+    assert!(groups.is_empty());
+    let before = disk.counters();
+    let hard_state = Some(HardState { term: Term(2), vote: None, commit: LogIndex(0) });
+    let vote = GroupWrite { shard: ShardId(5), hard_state, entries: Vec::new() };
+    let appends = [
+        append_of(1, vec![group_write(1, entries(2, 1..4, b"x")), vote]),
+        append_of(2, vec![group_write(1, entries(3, 2..3, b"y"))]),
+    ];
+    let replies = log.append(&appends).unwrap();
+    let after = disk.counters();
+    assert_eq!((after.calls - before.calls, after.syncs - before.syncs), (2, 1));
+    let bytes_written = after.bytes_written - before.bytes_written;
+    let counters = LogCounters { batch_count: 1, sync_count: 1, bytes_written };
+    let reply = |id, last| StorageReply::Appended {
+        id: AppendId(id),
+        written: vec![(ShardId(1), last)],
+        counters,
+    };
+    assert_eq!(replies, [reply(1, LogId::new(2, 3)), reply(2, LogId::new(3, 2))]);
+    assert_eq!(log.counters(), counters);
+    drop(log);
+    let (_, groups) = open(&disk, SEGMENT_BYTES).unwrap();
+    let mut expected = entries(2, 1..2, b"x");
+    expected.extend(entries(3, 2..3, b"y"));
+    assert_eq!(groups[&ShardId(1)].entries, expected);
+    assert_eq!(groups[&ShardId(5)].hard_state.term, Term(2));
+}
+
+#[test]
+fn append_without_writes_does_not_touch_the_disk() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, SEGMENT_BYTES).unwrap();
+    let before = disk.counters();
+    assert_eq!(log.append(&[append_of(1, vec![]), append_of(2, vec![])]).unwrap().len(), 2);
+    assert!(log.append(&[]).unwrap().is_empty());
+    assert_eq!(disk.counters(), before);
+    assert!(!log.write_idle_batch().unwrap());
+}
+
+#[test]
+fn idle_log_states_once_that_all_is_durable() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, SEGMENT_BYTES).unwrap();
+    assert!(!log.write_idle_batch().unwrap(), "an empty log has nothing to state");
+    log.append(&[append_of(1, vec![group_write(1, entries(1, 1..2, b""))])]).unwrap();
+    assert!(log.owes_idle_batch());
+    assert!(log.write_idle_batch().unwrap());
+    assert!(!log.write_idle_batch().unwrap());
+    assert_eq!((log.counters().batch_count, log.counters().sync_count), (2, 2));
+    drop(log);
+    let (mut log, _) = open(&disk, SEGMENT_BYTES).unwrap();
+    assert!(!log.write_idle_batch().unwrap(), "stated in the life before");
+    log.append(&[append_of(1, vec![group_write(1, entries(1, 2..3, b""))])]).unwrap();
+    drop(log);
+    let (mut log, _) = open(&disk, SEGMENT_BYTES).unwrap();
+    assert!(log.write_idle_batch().unwrap(), "the life before died too early");
+}
+
+#[test]
+fn log_goes_on_over_many_segments() {
+    for seed in 0..10 {
+        let mut rng = Rng::fork(seed, "segments");
+        let (disk, mut model) = (SimDisk::new(), Groups::new());
+        for life in 0..3 {
+            let (mut log, groups) = open(&disk, 2048).unwrap();
+            assert_eq!(groups, model);
+            for number in 0..20 {
+                let append = draw_append(&mut rng, 1 + life * 20 + number, &model);
+                model_append(&mut model, &append);
+                log.append(&[append]).unwrap();
+            }
+        }
+        let names = disk.list("").unwrap();
+        assert!(names.len() > 5, "{names:?}");
+        assert_eq!(names[1], "wal-0000000000000002.log");
+        for name in &names[..names.len() - 1] {
+            assert!(!file_bytes(&disk, name).is_empty());
+        }
+        assert_eq!(open(&disk, 2048).unwrap().1, model);
+    }
+}
+
+#[test]
+fn failed_log_writes_nothing_more() {
+    for succeed in 0..2 {
+        let disk = SimDisk::new();
+        let (mut log, _) = open(&disk, SEGMENT_BYTES).unwrap();
+        let append = append_of(1, vec![group_write(1, entries(1, 1..2, b"x"))]);
+        disk.fail_from_call(succeed);
+        assert!(matches!(log.append(std::slice::from_ref(&append)), Err(LogError::Io(_))));
+        let before = disk.counters();
+        let again = append_of(2, vec![group_write(1, entries(1, 2..3, b"y"))]);
+        assert!(matches!(log.append(&[again]), Err(LogError::Poisoned)));
+        assert!(matches!(log.append(&[append_of(3, vec![])]), Err(LogError::Poisoned)));
+        assert_eq!(disk.counters(), before);
+    }
+}
+
+#[test]
+fn record_that_recovery_would_not_read_is_not_written() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, SEGMENT_BYTES).unwrap();
+    let before = disk.counters();
+    let huge = entries(1, 1..10, &vec![0; 8 * 1024 * 1024]);
+    let result = log.append(&[append_of(1, vec![group_write(1, huge)])]);
+    assert!(matches!(result, Err(LogError::TooLarge { .. })), "{result:?}");
+    assert_eq!(disk.counters(), before);
+}
+
+#[test]
+#[should_panic(expected = "leave no gap")]
+fn gap_in_a_group_is_not_written() {
+    let (mut log, _) = open(&SimDisk::new(), SEGMENT_BYTES).unwrap();
+    log.append(&[append_of(1, vec![group_write(1, entries(1, 2..3, b""))])]).unwrap();
+}
+
+#[test]
+fn log_can_move_to_a_thread_of_its_own() {
+    fn check<T: Send>() {}
+    check::<Log>();
+}
