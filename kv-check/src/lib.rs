@@ -1,1 +1,53 @@
+//! A linearizability checker for key-value histories.
+//!
+//! A simulator or a client records a [`History`]; [`check()`] decides whether some sequential order
+//! of its operations explains all results, and the [`Report`] names the operation that broke it if
+//! not.
+//!
+//! ```
+//! use kv_check::{EventKind, History, MicroOp, Model, Process, Verdict, check};
+//!
+//! let mut history = History::new(Model::Kv);
+//! let client = Process::Client(1);
+//! let read = |value: &str| {
+//!     let line = format!(r#"{{"op":"get","key":"k","value":{value}}}"#);
+//!     serde_json::from_str::<MicroOp>(&line).expect("a micro-operation")
+//! };
+//! history.push(10, client, EventKind::Invoke, vec![MicroOp::put("k", "v")]);
+//! history.push(20, client, EventKind::Ok, vec![MicroOp::put("k", "v")]);
+//! history.push(30, client, EventKind::Invoke, vec![MicroOp::get("k")]);
+//! history.push(40, client, EventKind::Ok, vec![read("null")]);
+//! assert_eq!(check(&history).verdict, Verdict::Violated);
+//! ```
+//!
+//! # Where things are
+//!
+//! - [`history`]: the types of a history and its JSON form; [`parse`]: reading it.
+//! - `operation`: pairs events into operations and refuses what is not well-formed.
+//! - `model`: what a single copy of one key would do.
+//! - `linearizability`: the search, per key.
+//! - `check`: runs it over all keys; [`report`]: the result and its text.
+//!
+//! # What this leaves out
+//!
+//! Transactions, range reads, and weaker promises than linearizability.
 
+// The generator of histories in `tests/support` is shared with unit tests and names the crate.
+#[cfg(test)]
+extern crate self as kv_check;
+
+mod check;
+pub mod history;
+mod linearizability;
+mod model;
+mod operation;
+pub mod parse;
+pub mod report;
+
+pub use check::{BUDGET_STEPS_DEFAULT, Options, check, check_with};
+pub use history::{
+    Event, EventKind, Expect, Header, History, MicroOp, Model, Observed, Process, write_to,
+};
+pub use operation::{HistoryError, Problem};
+pub use parse::{ParseError, ReadError};
+pub use report::{KeyViolation, OperationView, Operations, Report, Verdict};

@@ -102,6 +102,22 @@ fn replicas_converge_to_equal_states() {
 }
 
 #[test]
+fn restarted_follower_learns_the_commit_index_of_an_idle_leader() {
+    let mut cluster = Cluster::new(3);
+    write(&mut cluster, put("a", "1"));
+    cluster.run(Duration::from_secs(1));
+    let shard = kv_core::ring::shard_of(&key("a"), 4);
+    let leader = cluster.leader(shard).unwrap();
+    let follower = (1..=3).map(NodeId).find(|id| *id != leader).unwrap();
+    let before = cluster.applied(follower, shard);
+    cluster.stop(follower);
+    cluster.start(follower);
+    cluster.run(Duration::from_millis(500));
+    assert_eq!(cluster.leader(shard), Some(leader), "nothing else has moved the shard");
+    assert_eq!(cluster.applied(follower, shard), before);
+}
+
+#[test]
 fn a_killed_leader_is_replaced() {
     let mut cluster = Cluster::new(3);
     write(&mut cluster, put("a", "1"));

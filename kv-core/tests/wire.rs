@@ -101,7 +101,13 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("confirm with list", peer(vec![confirm(Some(vec![lead]))])),
         (
             "confirmed",
-            peer(vec![PeerMessage::Confirmed { boot, round, version, except: vec![ShardId(1)] }]),
+            peer(vec![PeerMessage::Confirmed {
+                boot,
+                round,
+                version,
+                except: vec![ShardId(1)],
+                unheard: vec![ShardId(2)],
+            }]),
         ),
         ("vote", raft(RaftMessage::Vote { term: Term(4), last: LogId::new(3, 9), pre: true })),
         ("vote reply", raft(RaftMessage::VoteReply { term: Term(4), pre: false, granted: true })),

@@ -115,21 +115,24 @@ impl Node {
             link.on_leads(boot, version, leads);
         }
         let Some(leads) = link.their_leads(boot, version) else {
-            let except = Vec::new();
-            let unknown = PeerMessage::Confirmed { boot, round, version: 0, except };
+            let (except, unheard) = (Vec::new(), Vec::new());
+            let unknown = PeerMessage::Confirmed { boot, round, version: 0, except, unheard };
             return self.outbox.send(from, unknown);
         };
-        let mut except = Vec::new();
+        let (mut except, mut unheard) = (Vec::new(), Vec::new());
         for lead in leads {
             match self.replicas.get_mut(&lead.shard) {
                 Some(replica) if replica.group.term() <= lead.term => {
                     replica.group.on_leader_alive(self.now, from, lead.term);
+                    if !replica.group.has_heard_append() {
+                        unheard.push(lead.shard);
+                    }
                     self.touched.insert(lead.shard);
                 }
                 Some(_) | None => except.push(lead.shard),
             }
         }
-        self.outbox.send(from, PeerMessage::Confirmed { boot, round, version, except });
+        self.outbox.send(from, PeerMessage::Confirmed { boot, round, version, except, unheard });
     }
 
     /// A peer answers whether it takes this node for the leader of what it leads.
@@ -140,6 +143,7 @@ impl Node {
         round: Round,
         version: u64,
         except: Vec<ShardId>,
+        unheard: Vec<ShardId>,
     ) {
         let Some(link) = self.links.get_mut(&from) else {
             return;
@@ -152,6 +156,12 @@ impl Node {
                 && let Some(replica) = self.replicas.get_mut(&lead.shard)
             {
                 replica.group.on_follower_alive(self.now, from);
+            }
+        }
+        for shard in unheard {
+            if let Some(replica) = self.replicas.get_mut(&shard) {
+                replica.group.on_follower_forgot(from);
+                self.touched.insert(shard);
             }
         }
         self.touched.extend(self.reading.iter().copied());

@@ -330,8 +330,8 @@ impl Node {
             PeerMessage::Confirm { boot, round, version, leads } => {
                 self.on_confirm(from, boot, round, version, leads);
             }
-            PeerMessage::Confirmed { boot, round, version, except } => {
-                self.on_confirmed(from, boot, round, version, except);
+            PeerMessage::Confirmed { boot, round, version, except, unheard } => {
+                self.on_confirmed(from, boot, round, version, except, unheard);
             }
             PeerMessage::Raft { shard, message } => {
                 if let Some(replica) = self.replicas.get_mut(&shard) {

@@ -5,8 +5,9 @@ use alloc::collections::BTreeSet;
 use super::progress::Progress;
 use super::quorum::majority;
 use super::{Group, Leadership, State};
-use crate::id::{LogId, NodeId, Term};
+use crate::id::{LogId, LogIndex, NodeId, Term};
 use crate::machine::Command;
+use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 use crate::wire::RaftMessage;
 
@@ -47,6 +48,15 @@ impl Group {
         }
     }
 
+    /// As leader: the follower `from` has forgotten what it was told of the commit index, by a restart.
+    pub fn on_follower_forgot(&mut self, from: NodeId) {
+        if let State::Leader(leadership) = &mut self.state
+            && let Some(progress) = leadership.followers.get_mut(&from)
+        {
+            progress.commit = LogIndex(0);
+        }
+    }
+
     /// Draws a new election timeout, and waits for it.
     pub(super) fn reset_election_timeout(&mut self, now: Instant) {
         let timings = self.config.timings;
@@ -71,6 +81,7 @@ impl Group {
             self.hard_state.term = term;
             self.hard_state.vote = None;
             self.hard_state_unsaved = true;
+            self.heard_append = false;
             self.leader = None;
         } else if matches!(self.state, State::Follower) {
             return;
@@ -108,6 +119,7 @@ impl Group {
         self.hard_state.term = self.hard_state.term.next();
         self.hard_state.vote = Some(self.config.me);
         self.hard_state_unsaved = true;
+        self.heard_append = false;
         let granted = BTreeSet::from([self.config.me]);
         self.state = State::Candidate { granted };
         self.reset_election_timeout(now);
@@ -164,6 +176,7 @@ impl Group {
     }
 
     pub(super) fn on_vote(&mut self, now: Instant, from: NodeId, term: Term, last: LogId) {
+        let unsaved_before = self.hard_state_unsaved;
         if term > self.hard_state.term {
             if self.has_live_leader(now) {
                 return;
@@ -179,6 +192,9 @@ impl Group {
             self.hard_state.vote = Some(from);
             self.hard_state_unsaved = true;
             self.reset_election_timeout(now);
+        }
+        if mutants::is_active(Mutant::VoteNotPersisted) {
+            self.hard_state_unsaved = unsaved_before;
         }
         let term = self.hard_state.term;
         self.send(from, RaftMessage::VoteReply { term, pre: false, granted });

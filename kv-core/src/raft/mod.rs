@@ -51,6 +51,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AppendId, LogId, LogIndex, NodeId, ShardId, Term};
+use crate::mutants::{self, Mutant};
 use crate::node::Timings;
 use crate::rng::Rng;
 use crate::storage::{Entry, GroupWrite, HardState, RecoveredGroup};
@@ -148,6 +149,8 @@ pub struct Group {
     deadline: Instant,
     /// How long to wait for a leader, drawn anew for each candidacy and each leader.
     election_timeout: Duration,
+    /// Whether an append of this term has arrived since the process started.
+    heard_append: bool,
     /// Whether term or vote changed since the last write that was handed out.
     hard_state_unsaved: bool,
     /// Entries up to here were handed out to be applied.
@@ -174,6 +177,7 @@ impl Group {
             leader_contact: Instant::ZERO,
             deadline: now,
             election_timeout: Duration::ZERO,
+            heard_append: false,
             hard_state_unsaved: false,
             applied: LogIndex(0),
             outbox: Vec::new(),
@@ -205,6 +209,12 @@ impl Group {
     /// All replicas.
     pub fn voters(&self) -> &[NodeId] {
         &self.config.voters
+    }
+
+    /// Whether an append of this term has arrived since the process started. Without one a follower does not know what
+    /// is committed.
+    pub fn has_heard_append(&self) -> bool {
+        self.heard_append
     }
 
     /// The last entry.
@@ -300,7 +310,7 @@ impl Group {
         // Entries carry the hard state along: it is small, and spares re-confirming the commit index after a restart.
         self.hard_state_unsaved = false;
         let shard = self.config.shard;
-        Some(GroupWrite { shard, hard_state: Some(self.durable_hard_state()), entries })
+        Some(GroupWrite { shard, hard_state: Some(self.hard_state), entries })
     }
 
     /// What the group wants sent since the last call.
@@ -311,7 +321,7 @@ impl Group {
     /// Committed entries that were not handed out yet, at most about `bytes_max`, and notes that they are. Only what is
     /// durable here is handed out, so that the applied state never runs ahead of the log after a crash.
     pub fn take_committed(&mut self, bytes_max: usize) -> Vec<Entry> {
-        let to = self.hard_state.commit.min(self.log.persisted());
+        let to = self.hard_state.commit.min(self.own_acknowledged());
         if to <= self.applied {
             return Vec::new();
         }
@@ -322,12 +332,12 @@ impl Group {
         entries
     }
 
-    /// The hard state to be written. The commit index in it may not point behind what the same or an earlier write
-    /// holds, which is all of the log.
-    fn durable_hard_state(&self) -> HardState {
-        use crate::mutants::{Mutant, is_active};
-        let vote = if is_active(Mutant::VoteNotPersisted) { None } else { self.hard_state.vote };
-        HardState { vote, ..self.hard_state }
+    /// Up to where this replica may count and tell its own log: as far as it is durable.
+    fn own_acknowledged(&self) -> LogIndex {
+        if mutants::is_active(Mutant::AcknowledgedBeforeSync) {
+            return self.log.last().index;
+        }
+        self.log.persisted()
     }
 
     fn send(&mut self, to: NodeId, message: RaftMessage) {

@@ -124,6 +124,7 @@ impl Group {
             return self.reject_append(from, prev);
         }
         self.follow(now, from, term);
+        self.heard_append = true;
         if self.log.term_at(prev.index) != Some(prev.term) {
             return self.reject_append(from, prev);
         }
@@ -220,7 +221,7 @@ impl Group {
         let State::Leader(leadership) = &self.state else {
             return;
         };
-        let own = self.log.persisted();
+        let own = self.own_acknowledged();
         let matched = leadership.followers.values().map(|follower| follower.matched);
         let Some(reached) = reached_by_majority(matched.chain([own])) else {
             return;

@@ -53,6 +53,9 @@ pub enum PeerMessage {
         version: u64,
         /// Shards of the list that are *not* confirmed: the answerer knows a newer term, or has no replica.
         except: Vec<ShardId>,
+        /// Confirmed shards in which the answerer has got no append of this leadership since its process started: it
+        /// does not know what is committed, even if an earlier process of it did.
+        unheard: Vec<ShardId>,
     },
     /// A message of one Raft group.
     Raft {

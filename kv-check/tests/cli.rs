@@ -1,0 +1,123 @@
+//! The program as a user sees it: exit codes, where output goes, and its size.
+//!
+//! Would go wrong without it: a script that takes a broken run for a good one.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod support;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use kv_check::{History, write_to};
+use support::{Rng, Workload, mutate, record};
+
+const GOOD: &str = r#"{"version":1,"model":"kv","name":"smoke"}
+{"index":0,"time_ns":1,"process":1,"type":"invoke","f":"put","ops":[{"op":"put","key":"k","value":"a"}]}
+{"index":1,"time_ns":2,"process":"nemesis","type":"info","f":"partition","ops":[]}
+{"index":2,"time_ns":3,"process":1,"type":"ok","f":"put","ops":[{"op":"put","key":"k","value":"a","version":1}]}
+{"index":3,"time_ns":4,"process":"nemesis","type":"info","f":"partition","ops":[]}
+{"index":4,"time_ns":5,"process":1,"type":"invoke","f":"get","ops":[{"op":"get","key":"k"}]}
+{"index":5,"time_ns":6,"process":1,"type":"ok","f":"get","ops":[{"op":"get","key":"k","value":"a","version":1}]}
+"#;
+
+fn run(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kv-check"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that ends before it reads everything closes the pipe, which is fine here.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn expect(arguments: &[&str], input: &str, code: i32, part: &str) {
+    let output = run(arguments, input);
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{out}{err}");
+    let text = if code < 2 || code == 4 { &out } else { &err };
+    assert!(text.contains(part), "{text:?} contains {part:?}");
+    assert!(out.lines().count() <= 25, "{out}");
+}
+
+fn bad() -> String {
+    GOOD.replace(r#""value":"a","version":1}]}"#, r#""value":"a","version":2}]}"#).replacen(
+        r#""version":2}"#,
+        r#""version":3}"#,
+        1,
+    )
+}
+
+#[test]
+fn verdicts_have_exit_codes() {
+    expect(&["-"], GOOD, 0, "model:      kv; keys 1, processes 1, faults 1\noperations: 2 ok");
+    expect(&["-"], &bad(), 1, "> process 1: get => \"a\" version 2");
+    expect(&["--json", "-"], GOOD, 0, r#"{"verdict":"holds","model":"kv","name":"smoke","keys":1"#);
+    expect(&["--json", "-"], &bad(), 1, r#""violations":[{"key":"k","prefix":1,"#);
+}
+
+#[test]
+fn errors_have_exit_codes() {
+    let wrong = GOOD.replace("\"index\":3", "\"index\":2");
+    expect(&["-"], &wrong, 2, "kv-check: -: line 5, column 1: expected an `index` above 2");
+    expect(&["-"], "", 2, "line 1, column 1: expected a header");
+    expect(&[], "", 2, "Usage");
+    expect(&["/no/such/file"], "", 3, "cannot open /no/such/file: No such file");
+    let folder = tempfile::tempdir().unwrap();
+    expect(&[&folder.path().to_string_lossy()], "", 3, "cannot read the history");
+}
+
+#[test]
+fn a_file_is_read_and_a_budget_can_be_spent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.jsonl");
+    let workload = Workload {
+        clients: 10,
+        operations: 200,
+        keys: 3,
+        values: 2,
+        unknown: 10,
+        unknown_max: 20,
+        failed: 0,
+        reported: 100,
+        versions: 0,
+        slow: 80,
+    };
+    let mut rng = Rng(1);
+    let mut history = record(&mut rng, &workload);
+    write(&path, &history);
+    let path_text = path.to_string_lossy().into_owned();
+    expect(&[&path_text], "", 0, "keys 3");
+    expect(&["--budget-steps", "0", &path_text], "", 4, "next: try again with a larger");
+    for _ in 0..30 {
+        mutate(&mut rng, &mut history);
+    }
+    write(&path, &history);
+    expect(&[&path_text], "", 1, "VIOLATED");
+}
+
+fn write(path: &Path, history: &History) {
+    write_to(history, std::fs::File::create(path).unwrap()).unwrap();
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kv-check"))
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(GOOD.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
