@@ -1,0 +1,219 @@
+//! A client: the routing core, working off a workload.
+//!
+//! One operation is out at a time. In the liveness phase a client finishes what is out, then reads the keys that fall to
+//! it, so that the history ends with what is there.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_core::client::{
+    Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
+};
+use kv_core::id::{Address, NodeId};
+use kv_core::op::{Found, Key, WriteOp, WriteResult};
+use kv_core::time::Instant;
+use kv_core::wire::{self, Frame};
+
+use super::history::ClientEvent;
+use super::replica::{Note, node_id, server_of};
+use super::workload::{self, Operations};
+use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
+use crate::scenario::Scenario;
+
+/// Keys that all clients together read at the end, at most: every one of a small workload, a sample of a large one.
+const FINAL_READS_MAX: u64 = 1_000;
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    router: Router,
+    operations: Operations,
+    rng: Rng,
+    /// Number in the history.
+    process: u64,
+    /// How far apart the numbers of one client are.
+    client_count: u64,
+    timeout: Duration,
+    /// Time between two operations; none: the next starts when the last has ended.
+    interval: Option<u64>,
+    next_at: Option<Instant>,
+    current: Option<(CallId, Call)>,
+    phase: Phase,
+    /// What is left to be read in the liveness phase.
+    final_reads: VecDeque<Key>,
+    /// Times that a final read failed.
+    pub(super) final_read_failures: u64,
+}
+
+fn address(node: NodeId) -> Address {
+    Address(node.to_string())
+}
+
+impl Client {
+    pub(super) fn new(scenario: &Scenario, boot: Boot) -> Self {
+        let ProcessId::Client(index) = boot.process else {
+            unreachable!("a server is not a client");
+        };
+        let nodes = (1..=u64::from(scenario.cluster.nodes)).map(NodeId);
+        let workload = &scenario.workload;
+        let client_count = u64::from(workload.clients);
+        let config = RouterConfig {
+            attempt_timeout: Duration::from_millis(500),
+            ..RouterConfig::new(nodes.map(address).collect())
+        };
+        let reads = (0..workload.keys.min(FINAL_READS_MAX))
+            .filter(|key| key % client_count == u64::from(index));
+        let mut rng = Rng::fork(boot.seed, "pace", 0);
+        let interval = workload.rate_per_client.map(|rate| (1e9 / rate) as u64);
+        let first = interval.map_or(0, |interval| rng.below(interval));
+        Self {
+            router: Router::new(config, boot.seed),
+            operations: Operations::new(workload, index, boot.seed),
+            rng,
+            process: u64::from(index),
+            client_count,
+            timeout: Duration::from_nanos(workload.operation_timeout),
+            interval,
+            next_at: Some(Instant::from_nanos(boot.now + first)),
+            current: None,
+            phase: Phase::Safety,
+            final_reads: reads.map(workload::key).collect(),
+            final_read_failures: 0,
+        }
+    }
+
+    /// Whether the client has ended its work.
+    pub(super) fn is_done(&self) -> bool {
+        self.phase == Phase::Liveness && self.current.is_none() && self.final_reads.is_empty()
+    }
+
+    fn start_next(&mut self, now: Instant, out: &mut Outbox<Note>) {
+        if self.current.is_some() || self.next_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let call = match self.phase {
+            Phase::Safety => self.operations.next_call(),
+            Phase::Liveness => match self.final_reads.front() {
+                Some(key) => Call::Get { key: key.clone() },
+                None => return,
+            },
+        };
+        self.next_at = None;
+        out.record(Kind::Call, format!("{call:?}").as_bytes(), || format!("{call:?}"));
+        out.note(Note::Client(Box::new(ClientEvent {
+            process: self.process,
+            call: call.clone(),
+            result: None,
+        })));
+        let id = self.router.call(now, call.clone(), now + self.timeout);
+        self.current = Some((id, call));
+    }
+
+    fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
+        while let Some(output) = self.router.poll_output() {
+            match output {
+                RouterOutput::Send { to, request } => {
+                    let node =
+                        to.0.trim_start_matches('n').parse().expect("addresses are node ids");
+                    let bytes = wire::encode(&Frame::Request(request));
+                    out.send(server_of(NodeId(node)), bytes.into());
+                }
+                RouterOutput::Done { call, result } => self.finish(now, call, result, out),
+            }
+        }
+    }
+
+    fn finish(
+        &mut self,
+        now: Instant,
+        id: CallId,
+        result: Result<Answer, CallError>,
+        out: &mut Outbox<Note>,
+    ) {
+        let Some((expected, call)) = self.current.take() else {
+            panic!("{id:?} was not called");
+        };
+        assert_eq!(id, expected, "one call is out at a time");
+        out.record(Kind::Reply, format!("{result:?}").as_bytes(), || format!("{result:?}"));
+        self.learn(&call, &result);
+        let is_unknown = matches!(result, Err(CallError::UnknownOutcome { .. }));
+        let process = self.process;
+        out.note(Note::Client(Box::new(ClientEvent { process, call, result: Some(result) })));
+        if is_unknown {
+            self.process += self.client_count;
+        }
+        let pause = match (self.phase, self.interval) {
+            (Phase::Safety, Some(interval)) => self.rng.around(interval),
+            (Phase::Safety, None) | (Phase::Liveness, _) => 0,
+        };
+        self.next_at = Some(now + Duration::from_nanos(pause));
+    }
+
+    fn learn(&mut self, call: &Call, result: &Result<Answer, CallError>) {
+        match (call, result) {
+            (Call::Get { key }, Ok(Answer::Got(found))) => {
+                self.operations.see(key, found.clone());
+                if self.phase == Phase::Liveness && self.final_reads.front() == Some(key) {
+                    self.final_reads.pop_front();
+                }
+            }
+            (
+                Call::Write(WriteOp::Put { key, value }),
+                Ok(Answer::Written(WriteResult::Put { version })),
+            )
+            | (
+                Call::Write(WriteOp::Cas { key, value, .. }),
+                Ok(Answer::Written(WriteResult::Cas { applied: true, version: Some(version) })),
+            ) => {
+                let found = Found { version: *version, value: value.clone() };
+                self.operations.see(key, Some(found));
+            }
+            (Call::Get { .. }, Err(_)) if self.phase == Phase::Liveness => {
+                self.final_read_failures += 1
+            }
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, from: ProcessId, bytes: &Bytes) {
+        if let Ok(Frame::Reply(reply)) = wire::decode(bytes) {
+            let from = address(node_id(from));
+            self.router.handle(now, RouterInput::Receive { from, reply });
+        }
+    }
+}
+
+impl Machine for Client {
+    type Note = Note;
+
+    fn handle(&mut self, now: u64, input: Input, out: &mut Outbox<Note>) {
+        let now = Instant::from_nanos(now);
+        match input {
+            Input::Start | Input::IoDone(_) => {}
+            Input::Phase(phase) => {
+                self.phase = phase;
+                if self.current.is_none() {
+                    self.next_at = Some(now);
+                }
+            }
+            Input::Deliver { from, bytes } => self.deliver(now, from, &bytes),
+            Input::Timer => self.router.handle(now, RouterInput::Timeout),
+        }
+        // An operation may end within the step that starts it; then the next one may be due at once.
+        loop {
+            self.drain(now, out);
+            let before = self.current.is_some();
+            self.start_next(now, out);
+            if before || self.current.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let is_due = self.current.is_none() && !self.is_done();
+        let next = self.next_at.filter(|_| is_due);
+        self.router.poll_timeout().into_iter().chain(next).min().map(Instant::as_nanos)
+    }
+}

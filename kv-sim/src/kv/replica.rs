@@ -1,0 +1,289 @@
+//! A server: a node, its log and its applied state, driven by the engine.
+//!
+//! The same small functions as in the production driver: take an input, drain the outputs, start one write at a time for
+//! all appends that wait. An append is carried out only when its simulated time is over, so a crash before that loses it.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_core::cluster::Identity;
+use kv_core::id::{LogId, NodeId, RequestHandle, ShardId};
+use kv_core::node::{Event, Input as NodeInput, Node, Output};
+use kv_core::storage::{Append, StorageReply, StorageRequest};
+use kv_core::time::Instant;
+use kv_core::wire::{self, Frame, ReplyFrame};
+use kv_storage::Opened;
+use kv_storage::engine::Engine;
+use kv_storage::identity::IdentityFile;
+use kv_storage::log::{IDLE_BATCH_AFTER, Log};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::history::ClientEvent;
+use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId};
+
+/// What a process tells the checks.
+#[derive(Debug)]
+pub enum Note {
+    /// A node's event.
+    Node(Event),
+    /// A replica has applied entries.
+    Applied(Applied),
+    /// A client's operation.
+    Client(Box<ClientEvent>),
+}
+
+/// Entries that a replica has applied.
+#[derive(Debug)]
+pub struct Applied {
+    /// The shard.
+    pub shard: ShardId,
+    /// Each entry with a hash of its payload.
+    pub entries: Vec<(LogId, u64)>,
+    /// The hash of the state after the last one.
+    pub state_hash: u64,
+}
+
+/// What waits for the disk.
+#[derive(Debug, Default)]
+struct Work {
+    appends: Vec<Append>,
+    identity: Option<Identity>,
+    /// Whether the log is to state that its end is durable.
+    idle_batch: bool,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.appends.is_empty() && self.identity.is_none() && !self.idle_batch
+    }
+
+    fn bytes(&self) -> u64 {
+        let entries = self.appends.iter().flat_map(|append| &append.writes);
+        let entries = entries.flat_map(|write| &write.entries);
+        entries.map(|entry| entry.payload.len() as u64 + 64).sum()
+    }
+}
+
+/// One life of a server.
+#[derive(Debug)]
+pub struct Replica {
+    node: Node,
+    log: Log,
+    engine: Engine,
+    identity: IdentityFile,
+    /// What waits for the disk to be free.
+    queued: Work,
+    /// What the disk is doing.
+    in_flight: Option<(IoToken, Work)>,
+    last_token: u64,
+    /// When the log is to state that its end is durable.
+    idle_at: Option<Instant>,
+    requests: BTreeMap<RequestHandle, (ProcessId, u64)>,
+    last_handle: u64,
+    scratch: Vec<u8>,
+}
+
+/// The node that runs on a server.
+pub(super) fn node_id(server: ProcessId) -> NodeId {
+    match server {
+        ProcessId::Server(index) => NodeId(u64::from(index) + 1),
+        ProcessId::Client(_) => unreachable!("clients run no node"),
+    }
+}
+
+/// The server that a node runs on.
+pub(super) fn server_of(node: NodeId) -> ProcessId {
+    ProcessId::Server(u16::try_from(node.0 - 1).expect("nodes are numbered from 1 to 100"))
+}
+
+impl Replica {
+    pub(super) fn new(node: Node, opened: Opened) -> Self {
+        Self {
+            node,
+            log: opened.log,
+            engine: opened.engine,
+            identity: opened.identity,
+            queued: Work::default(),
+            in_flight: None,
+            last_token: 0,
+            idle_at: None,
+            requests: BTreeMap::new(),
+            last_handle: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Carries out what the disk was doing, as far as the disk lets it: the process is about to die.
+    pub(super) fn crash_during_io(&mut self) {
+        if let Some((_, work)) = self.in_flight.take() {
+            // What fails here fails because the power is gone; nobody is told.
+            let _ = self.log.append(&work.appends);
+            if let Some(identity) = &work.identity {
+                let _ = self.identity.store(identity);
+            }
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, from: ProcessId, bytes: &Bytes) {
+        match wire::decode(bytes) {
+            Ok(Frame::Peer(frame)) => self.node.handle(now, NodeInput::Receive(frame)),
+            Ok(Frame::Request(request)) => {
+                self.last_handle += 1;
+                let handle = RequestHandle(self.last_handle);
+                self.requests.insert(handle, (from, request.correlation));
+                self.node.handle(now, NodeInput::Request { handle, body: request.body });
+            }
+            // A production node closes the connection; there is none here.
+            Ok(Frame::Hello(_) | Frame::HelloReply(_) | Frame::Reply(_)) | Err(_) => {}
+        }
+    }
+
+    fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send(frame) => {
+                    let to = server_of(frame.to);
+                    out.send(to, wire::encode(&Frame::Peer(frame)).into());
+                }
+                Output::Reply { handle, body } => {
+                    if let Some((client, correlation)) = self.requests.remove(&handle) {
+                        let reply = ReplyFrame { correlation, body };
+                        out.send(client, wire::encode(&Frame::Reply(reply)).into());
+                    }
+                }
+                Output::Store(request) => self.store(now, request, out),
+                Output::Event(event) => out.note(Note::Node(event)),
+            }
+        }
+    }
+
+    fn store(&mut self, now: Instant, request: StorageRequest, out: &mut Outbox<Note>) {
+        match request {
+            StorageRequest::Append(append) => {
+                self.record_append(&append, out);
+                self.queued.appends.push(append);
+                self.idle_at = Some(now + IDLE_BATCH_AFTER);
+            }
+            StorageRequest::StoreIdentity(identity) => self.queued.identity = Some(identity),
+            StorageRequest::Apply { shard, entries } => {
+                let reply = self.engine.apply(shard, &entries);
+                let hash = |payload: &[u8]| xxh3_64_with_seed(payload, 0);
+                let entries: Vec<_> =
+                    entries.iter().map(|entry| (entry.id, hash(&entry.payload))).collect();
+                let state_hash = self.engine.state_hash(shard);
+                let last = entries.last().map(|(id, _)| id.index.0).unwrap_or_default();
+                out.record(Kind::StorageRequest, &last.to_le_bytes(), || {
+                    format!("apply {shard} to {last}")
+                });
+                out.record(Kind::StorageResult, &state_hash.to_le_bytes(), || {
+                    format!("applied {shard}, state {state_hash:016x}")
+                });
+                out.note(Note::Applied(Applied { shard, entries, state_hash }));
+                self.node.handle(now, NodeInput::Stored(reply));
+            }
+            StorageRequest::Read(read) => {
+                out.record(Kind::StorageRequest, &read.key.bytes, || format!("{read:?}"));
+                let reply = self.engine.read(&read);
+                self.scratch.clear();
+                if let StorageReply::Read { result, .. } = &reply {
+                    kv_core::codec::encode_into(&result.as_ref().ok(), &mut self.scratch);
+                }
+                out.record(Kind::StorageResult, &self.scratch, || format!("{reply:?}"));
+                self.node.handle(now, NodeInput::Stored(reply));
+            }
+        }
+    }
+
+    fn record_append(&mut self, append: &Append, out: &mut Outbox<Note>) {
+        self.scratch.clear();
+        for write in &append.writes {
+            kv_core::codec::encode_into(write, &mut self.scratch);
+        }
+        out.record(Kind::StorageRequest, &self.scratch, || format!("{append:?}"));
+    }
+
+    /// Starts what waits for the disk, if the disk is free. All appends that wait share one sync.
+    fn start_io(&mut self, out: &mut Outbox<Note>) {
+        if self.in_flight.is_some() || self.queued.is_empty() {
+            return;
+        }
+        let work = mem::take(&mut self.queued);
+        self.last_token += 1;
+        let token = IoToken(self.last_token);
+        out.start_io(Io { token, bytes: work.bytes(), sync: true });
+        self.in_flight = Some((token, work));
+    }
+
+    /// The simulated time of the disk's work is over: does it, and tells the node.
+    fn finish_io(&mut self, now: Instant, token: IoToken, out: &mut Outbox<Note>) {
+        let Some((expected, work)) = self.in_flight.take() else {
+            panic!("{token:?} was not started");
+        };
+        assert_eq!(token, expected, "one storage operation is out at a time");
+        if let Some(identity) = &work.identity {
+            let reply = self.identity.store(identity).expect("the disk takes the identity");
+            self.node.handle(now, NodeInput::Stored(reply));
+        }
+        if work.idle_batch {
+            self.log.write_idle_batch().expect("the disk takes an empty batch");
+        }
+        let replies = self.log.append(&work.appends).expect("the disk takes appends");
+        for reply in replies {
+            if let StorageReply::Appended { id, .. } = &reply {
+                let id = id.0;
+                out.record(Kind::StorageResult, &id.to_le_bytes(), || format!("durable: a{id}"));
+            }
+            self.node.handle(now, NodeInput::Stored(reply));
+        }
+    }
+
+    fn check_idle(&mut self, now: Instant) {
+        if self.idle_at.is_some_and(|at| at <= now) {
+            self.idle_at = None;
+            self.queued.idle_batch = self.log.owes_idle_batch();
+        }
+    }
+}
+
+impl Machine for Replica {
+    type Note = Note;
+
+    fn handle(&mut self, now: u64, input: Input, out: &mut Outbox<Note>) {
+        let now = Instant::from_nanos(now);
+        match input {
+            Input::Start | Input::Phase(_) => {}
+            Input::Deliver { from, bytes } => self.deliver(now, from, &bytes),
+            Input::Timer => {
+                self.node.handle(now, NodeInput::Timeout);
+                self.check_idle(now);
+            }
+            Input::IoDone(token) => self.finish_io(now, token, out),
+        }
+        self.drain(now, out);
+        self.start_io(out);
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let node = self.node.poll_timeout().map(|(at, _)| at);
+        node.into_iter().chain(self.idle_at).min().map(Instant::as_nanos)
+    }
+}
+
+/// The timers of a scenario, for a node.
+pub(super) fn timings(cluster: &crate::scenario::Cluster) -> kv_core::node::Timings {
+    kv_core::node::Timings {
+        heartbeat: Duration::from_nanos(cluster.heartbeat),
+        election_min: Duration::from_nanos(cluster.election_min),
+        election_max: Duration::from_nanos(cluster.election_max),
+    }
+}

@@ -1,0 +1,181 @@
+//! The store as the engine sees it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use kv_core::id::{Address, Incarnation, NodeId};
+use kv_core::node::{Node, NodeConfig};
+use kv_core::rng::Rng as CoreRng;
+use kv_core::time::Instant;
+use kv_core::wire;
+use kv_storage::OpenOptions;
+use kv_storage::vfs::SimDisk;
+
+use super::client::Client;
+use super::history::Recorder;
+use super::invariants::Invariants;
+use super::judge;
+use super::replica::{Note, Replica, node_id, timings};
+use crate::engine::{
+    Boot, Check, Draw, FaultEvent, IoToken, Operations, ProcessId, Rng, Step, System, Violation,
+    World,
+};
+use crate::scenario::Scenario;
+
+const CLUSTER_NAME: &str = "sim";
+
+/// Calls of a Vfs that one write of the log makes at most: a new segment with its directory entry, the batch, the sync.
+const CALLS_PER_WRITE_MAX: u64 = 8;
+
+/// The store: its disks, what the checks remember, and the clients' history.
+#[derive(Debug)]
+pub struct KvSystem {
+    scenario: Scenario,
+    disks: BTreeMap<ProcessId, SimDisk>,
+    invariants: Invariants,
+    recorder: Recorder,
+}
+
+impl KvSystem {
+    /// A cluster of empty disks.
+    pub(super) fn new(scenario: &Scenario) -> Result<Self, String> {
+        let system = Self {
+            scenario: scenario.clone(),
+            disks: (0..scenario.cluster.nodes)
+                .map(|index| (ProcessId::Server(index), SimDisk::new()))
+                .collect(),
+            invariants: Invariants::default(),
+            recorder: Recorder::new(scenario.workload.kind),
+        };
+        system.config(NodeId(1)).validate().map_err(|errors| errors.to_string())?;
+        Ok(system)
+    }
+
+    fn config(&self, id: NodeId) -> NodeConfig {
+        let cluster = &self.scenario.cluster;
+        let nodes = (1..=u64::from(cluster.nodes)).map(NodeId);
+        let peers = nodes.map(|node| (node, Address(node.to_string()))).collect();
+        NodeConfig {
+            shard_count: cluster.shards,
+            replica_count: cluster.replicas,
+            timings: timings(cluster),
+            ..NodeConfig::new(id, CLUSTER_NAME, peers)
+        }
+    }
+}
+
+impl System for KvSystem {
+    type Note = Note;
+    type Server = Replica;
+    type Client = Client;
+
+    fn boot(&mut self, boot: Boot) -> Result<Replica, String> {
+        let id = node_id(boot.process);
+        let disk = self.disks[&boot.process].clone();
+        let fresh_incarnation = Incarnation(CoreRng::fork(boot.seed, "incarnation").next_u64());
+        let options =
+            OpenOptions { cluster_name: CLUSTER_NAME.into(), node: id, fresh_incarnation };
+        let mut opened =
+            kv_storage::open(Arc::new(disk), options).map_err(|error| error.to_string())?;
+        let recovered = std::mem::replace(
+            &mut opened.recovered,
+            kv_core::storage::Recovered {
+                identity: opened.identity.identity().clone(),
+                groups: BTreeMap::new(),
+            },
+        );
+        let node = Node::new(self.config(id), recovered, boot.seed, Instant::from_nanos(boot.now))
+            .map_err(|errors| errors.to_string())?;
+        Ok(Replica::new(node, opened))
+    }
+
+    fn client(&mut self, boot: Boot) -> Client {
+        Client::new(&self.scenario, boot)
+    }
+
+    fn crash(
+        &mut self,
+        server: ProcessId,
+        machine: &mut Replica,
+        in_flight: &[IoToken],
+        rng: &mut Rng,
+    ) {
+        self.invariants.on_crash(server);
+        let disk = &self.disks[&server];
+        if !in_flight.is_empty() {
+            disk.fail_from_call(rng.below(CALLS_PER_WRITE_MAX));
+            machine.crash_during_io();
+        }
+        disk.crash(&mut CoreRng::fork(rng.next_u64(), "crash"));
+    }
+
+    fn after_server_step(
+        &mut self,
+        step: Step,
+        _machine: &Replica,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), Violation> {
+        for note in notes.drain(..) {
+            match note {
+                Note::Node(event) => self.invariants.on_event(step.process, &event)?,
+                Note::Applied(applied) => self.invariants.on_applied(step.process, &applied)?,
+                Note::Client(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn after_client_step(
+        &mut self,
+        step: Step,
+        _machine: &Client,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), Violation> {
+        for note in notes.drain(..) {
+            if let Note::Client(event) = note {
+                self.recorder.record(step.now, &event);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_fault(&mut self, now: u64, fault: &FaultEvent) {
+        self.recorder.history.push_fault(now, &fault.kind.to_string());
+    }
+
+    fn leaders(&self) -> Vec<ProcessId> {
+        self.invariants.leaders()
+    }
+
+    fn converged(&self, world: &World<'_, Self>) -> Result<(), String> {
+        judge::convergence(world)
+    }
+
+    fn finish(&mut self, world: &World<'_, Self>) -> Vec<Check> {
+        let history = &self.recorder.history;
+        vec![
+            Check::pass("one-leader-per-term", "no term of a shard had two"),
+            Check::pass("commit-rule", "every leader committed by an entry of its own term"),
+            Check::pass("same-entries", "all replicas applied the same"),
+            Check::pass("same-states", "and came to the same states"),
+            judge::durability(history, world, self.scenario.cluster.shards),
+            judge::linearizability(history),
+        ]
+    }
+
+    fn operations(&self) -> Operations {
+        self.recorder.operations
+    }
+
+    fn write_history(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        kv_check::write_to(&self.recorder.history, out)
+    }
+
+    fn describe(from: ProcessId, _to: ProcessId, bytes: &[u8]) -> String {
+        match wire::decode(bytes) {
+            Ok(frame) => format!("from {from}: {frame:?}"),
+            Err(error) => format!("from {from}: {error}"),
+        }
+    }
+}

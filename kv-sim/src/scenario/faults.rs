@@ -1,0 +1,83 @@
+//! The `[faults.*]` tables: each declares one kind of fault, which then strikes in every run.
+
+use super::reader::Reader;
+use super::{MILLISECOND, SECOND};
+use crate::engine::{FaultSpec, Shape, Target};
+
+/// Longest interval: a fault must have its turn in the shortest safety phase that counts.
+const INTERVAL_MAX: f64 = 30.0;
+
+const SHAPES: [(&str, Shape); 5] = [
+    ("one", Shape::One),
+    ("minority", Shape::Minority),
+    ("halves", Shape::Halves),
+    ("leader", Shape::Leader),
+    ("random", Shape::Random),
+];
+
+pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
+    let mut faults = Vec::new();
+    faults.extend(reader.table("crash", crash));
+    faults.extend(reader.table("power-loss", |reader| FaultSpec::PowerLoss {
+        interval: interval(reader, 15.0),
+        downtime: seconds(reader, "downtime_seconds", 1.0),
+    }));
+    faults.extend(reader.table("pause", |reader| FaultSpec::Pause {
+        interval: interval(reader, 8.0),
+        duration: seconds(reader, "duration_seconds", 3.0),
+    }));
+    faults.extend(reader.table("partition", |reader| FaultSpec::Partition {
+        interval: interval(reader, 8.0),
+        duration: seconds(reader, "duration_seconds", 4.0),
+        shapes: reader.choices("kinds", &SHAPES),
+    }));
+    faults.extend(reader.table("one-way-partition", |reader| FaultSpec::OneWayPartition {
+        interval: interval(reader, 8.0),
+        duration: seconds(reader, "duration_seconds", 4.0),
+    }));
+    faults.extend(reader.table("delay-spike", |reader| FaultSpec::DelaySpike {
+        interval: interval(reader, 6.0),
+        duration: seconds(reader, "duration_seconds", 2.0),
+        delay: milliseconds(reader, "delay_ms", 200.0),
+    }));
+    faults.extend(reader.table("loss", |reader| FaultSpec::Loss { rate: rate(reader, 0.02, 0.5) }));
+    faults.extend(reader.table("duplicate", |reader| FaultSpec::Duplicate {
+        rate: rate(reader, 0.02, 1.0),
+        delay_max: milliseconds(reader, "delay_max_ms", 50.0),
+    }));
+    faults.extend(reader.table("reorder", |reader| FaultSpec::Reorder {
+        rate: rate(reader, 0.05, 1.0),
+        delay_max: milliseconds(reader, "delay_max_ms", 50.0),
+    }));
+    faults
+}
+
+fn crash(reader: &mut Reader<'_>) -> FaultSpec {
+    FaultSpec::Crash {
+        interval: interval(reader, 8.0),
+        downtime: seconds(reader, "downtime_seconds", 2.0),
+        target: reader.choice(
+            "target",
+            Target::Any,
+            &[("any", Target::Any), ("leader", Target::Leader)],
+        ),
+        storm: reader.rate("storm_rate", 0.1, 0.0..=0.9),
+    }
+}
+
+fn interval(reader: &mut Reader<'_>, default: f64) -> u64 {
+    reader.time("interval_seconds", default, SECOND, 0.1..=INTERVAL_MAX)
+}
+
+fn seconds(reader: &mut Reader<'_>, key: &'static str, default: f64) -> u64 {
+    reader.time(key, default, SECOND, 0.001..=60.0)
+}
+
+fn milliseconds(reader: &mut Reader<'_>, key: &'static str, default: f64) -> u64 {
+    reader.time(key, default, MILLISECOND, 0.001..=60_000.0)
+}
+
+/// A rate of nothing would declare a fault that cannot strike.
+fn rate(reader: &mut Reader<'_>, default: f64, max: f64) -> u32 {
+    reader.rate("rate", default, 0.0001..=max)
+}

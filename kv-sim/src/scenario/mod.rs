@@ -1,0 +1,368 @@
+//! Scenarios: TOML files that say what runs, on what, and what breaks.
+//!
+//! Every key has a default, so an empty file is a scenario. Nothing else is taken: an unknown key, a value of the wrong
+//! type or an impossible one is an error, and all errors of a file are reported together, with line and column.
+//!
+//! ```toml
+//! name = "crash"                 # default: the name of the file
+//! description = "what it shows"
+//!
+//! [cluster]
+//! nodes = 5
+//! shards = 8
+//! replicas = 3                   # default: the protocol's
+//! heartbeat_ms = 100
+//! election_min_ms = 1000
+//! election_max_ms = 2000
+//!
+//! [run]
+//! safety_seconds = 60            # below 60 the run is invalid
+//! liveness_seconds = 30          # budget for converging
+//!
+//! [workload]
+//! kind = "register"              # few keys: read, write, cas; or "kv": many keys
+//! clients = 10
+//! rate_per_client = 10.0         # operations per second; absent: the next when the last has ended
+//! keys = 8                       # default: 8 for register, 10,000 for kv
+//! value_bytes = 16
+//! operation_timeout_ms = 5000
+//! mix = { get = 4, put = 4, delete = 1, cas = 1 }
+//!
+//! [network]                      # uniform between min and max; with a mean: exponential above min
+//! latency_min_us = 500
+//! latency_max_us = 2000
+//! link = [{ from = "n1", to = "n2", latency_min_us = 40000, latency_max_us = 80000 }]
+//!
+//! [disk]
+//! sync_min_us = 200
+//! sync_mean_us = 1000
+//! sync_max_us = 20000
+//!
+//! [faults.crash]                 # each table declares a kind of fault, which must strike
+//! interval_seconds = 8
+//! downtime_seconds = 2
+//! target = "any"                 # or "leader"
+//! storm_rate = 0.1               # chance of another crash right after the restart
+//!
+//! [faults.power-loss]            # interval_seconds, downtime_seconds
+//! [faults.pause]                 # interval_seconds, duration_seconds
+//! [faults.partition]             # interval_seconds, duration_seconds, kinds: one, minority, halves, leader, random
+//! [faults.one-way-partition]     # interval_seconds, duration_seconds
+//! [faults.delay-spike]           # interval_seconds, duration_seconds, delay_ms
+//! [faults.loss]                  # rate
+//! [faults.duplicate]             # rate, delay_max_ms
+//! [faults.reorder]               # rate, delay_max_ms
+//! ```
+
+mod faults;
+mod file;
+mod nearest;
+mod reader;
+
+use toml::de::DeTable;
+
+use crate::engine::{
+    ClockProfile, DiskProfile, FaultSpec, Latency, LinkProfile, NetworkProfile, Probes, ProcessId,
+    RunConfig,
+};
+use reader::{Problems, Reader};
+
+pub use file::{LoadError, load};
+pub use reader::Problem;
+
+/// Nanoseconds in a second.
+const SECOND: f64 = 1e9;
+/// Nanoseconds in a millisecond.
+const MILLISECOND: f64 = 1e6;
+/// Nanoseconds in a microsecond.
+const MICROSECOND: f64 = 1e3;
+
+/// A scenario, checked. Times are in nanoseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scenario {
+    /// The name in reports.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The servers.
+    pub cluster: Cluster,
+    /// Length of the safety phase.
+    pub safety: u64,
+    /// Budget of the liveness phase.
+    pub liveness: u64,
+    /// The clients.
+    pub workload: Workload,
+    /// The network without its faults.
+    pub network: NetworkProfile,
+    /// The disks.
+    pub disk: DiskProfile,
+    /// The declared faults.
+    pub faults: Vec<FaultSpec>,
+}
+
+/// The servers of a scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// How many.
+    pub nodes: u16,
+    /// How many user shards.
+    pub shards: u32,
+    /// Replicas of each shard; none: the protocol's default.
+    pub replicas: Option<u32>,
+    /// Between two signs of life of a leader.
+    pub heartbeat: u64,
+    /// Shortest time without a leader after which a replica campaigns.
+    pub election_min: u64,
+    /// Longest such time.
+    pub election_max: u64,
+}
+
+/// What the clients do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// On which keys.
+    pub kind: WorkloadKind,
+    /// How many clients.
+    pub clients: u16,
+    /// Operations per second of each; none: the next starts when the last has ended.
+    pub rate_per_client: Option<f64>,
+    /// How many keys.
+    pub keys: u64,
+    /// Size of a value.
+    pub value_bytes: u32,
+    /// The deadline of an operation, counted from its start.
+    pub operation_timeout: u64,
+    /// Weights of the operations.
+    pub mix: Mix,
+}
+
+/// Kinds of workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkloadKind {
+    /// Few keys that all clients fight over: read, write, cas.
+    Register,
+    /// Many keys.
+    Kv,
+}
+
+/// How often each operation is chosen, relative to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Reads.
+    pub get: u32,
+    /// Writes.
+    pub put: u32,
+    /// Deletions.
+    pub delete: u32,
+    /// Compare and set.
+    pub cas: u32,
+}
+
+impl Scenario {
+    /// Reads a scenario, or lists everything that is wrong with it. `name` is used if the text does not give one.
+    pub fn parse(text: &str, name: &str) -> Result<Self, Vec<Problem>> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let problems = Problems::default();
+        for error in errors {
+            problems.add(error.span().map_or(0, |span| span.start), error.message().to_owned());
+        }
+        let scenario = Self::read(Reader::new(&root, &problems), name);
+        let problems = problems.into_list(text);
+        if problems.is_empty() { Ok(scenario) } else { Err(problems) }
+    }
+
+    fn read(mut reader: Reader<'_>, name: &str) -> Self {
+        let name = reader.text("name").unwrap_or(name).to_owned();
+        let description = reader.text("description").unwrap_or_default().to_owned();
+        let cluster = section(&mut reader, "cluster", cluster);
+        let (safety, liveness) = section(&mut reader, "run", |reader| {
+            (
+                reader.time("safety_seconds", 60.0, SECOND, 1.0..=36_000.0),
+                reader.time("liveness_seconds", 30.0, SECOND, 1.0..=3_600.0),
+            )
+        });
+        let workload = section(&mut reader, "workload", workload);
+        let processes = (cluster.nodes, workload.clients);
+        let network = section(&mut reader, "network", |reader| network(reader, processes));
+        let disk = section(&mut reader, "disk", disk);
+        let faults = section(&mut reader, "faults", faults::read);
+        reader.finish();
+        Self { name, description, cluster, safety, liveness, workload, network, disk, faults }
+    }
+
+    /// The run of this scenario with a seed.
+    pub fn run_config(&self, seed: u64) -> RunConfig {
+        RunConfig {
+            seed,
+            servers: self.cluster.nodes,
+            clients: self.workload.clients,
+            safety: self.safety,
+            liveness: self.liveness,
+            network: self.network.clone(),
+            disk: self.disk,
+            clocks: ClockProfile::default(),
+            faults: self.faults.clone(),
+            probes: Probes::default(),
+        }
+    }
+}
+
+/// A section; one that is not there has all its defaults.
+fn section<T>(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    read: impl Fn(&mut Reader<'_>) -> T,
+) -> T {
+    match reader.table(key, |reader| read(reader)) {
+        Some(value) => value,
+        None => reader.absent(read),
+    }
+}
+
+fn cluster(reader: &mut Reader<'_>) -> Cluster {
+    let milliseconds = |reader: &mut Reader<'_>, key, default| {
+        reader.time(key, default, MILLISECOND, 1.0..=600_000.0)
+    };
+    let cluster = Cluster {
+        nodes: reader.integer("nodes", 5, 1..=100) as u16,
+        shards: reader.integer("shards", 8, 1..=1_024) as u32,
+        replicas: reader.optional_integer("replicas", 1..=99).map(|replicas| replicas as u32),
+        heartbeat: milliseconds(reader, "heartbeat_ms", 100.0),
+        election_min: milliseconds(reader, "election_min_ms", 1_000.0),
+        election_max: milliseconds(reader, "election_max_ms", 2_000.0),
+    };
+    if !cluster.shards.is_power_of_two() {
+        reader.fail("shards", format_args!("must be a power of two, not {}", cluster.shards));
+    }
+    if let Some(replicas) = cluster.replicas
+        && (replicas % 2 == 0 || replicas > u32::from(cluster.nodes))
+    {
+        reader.fail(
+            "replicas",
+            format_args!("must be odd and at most the number of nodes, {}", cluster.nodes),
+        );
+    }
+    if cluster.election_min < 3 * cluster.heartbeat {
+        reader.fail("election_min_ms", "must be at least three heartbeats");
+    }
+    if cluster.election_max < cluster.election_min + cluster.heartbeat {
+        reader.fail("election_max_ms", "must be at least `election_min_ms` and one heartbeat more");
+    }
+    cluster
+}
+
+fn workload(reader: &mut Reader<'_>) -> Workload {
+    let kinds = [("register", WorkloadKind::Register), ("kv", WorkloadKind::Kv)];
+    let kind = reader.choice("kind", WorkloadKind::Register, &kinds);
+    let (keys, mix) = match kind {
+        WorkloadKind::Register => (8, Mix { get: 4, put: 4, delete: 0, cas: 2 }),
+        WorkloadKind::Kv => (10_000, Mix { get: 4, put: 4, delete: 1, cas: 1 }),
+    };
+    Workload {
+        kind,
+        clients: reader.integer("clients", 10, 1..=10_000) as u16,
+        rate_per_client: reader.optional_number("rate_per_client", 0.01..=100_000.0),
+        keys: reader.integer("keys", keys, 1..=100_000_000),
+        value_bytes: reader.integer("value_bytes", 16, 8..=8_388_608) as u32,
+        operation_timeout: reader.time(
+            "operation_timeout_ms",
+            5_000.0,
+            MILLISECOND,
+            1.0..=600_000.0,
+        ),
+        mix: read_mix(reader, mix),
+    }
+}
+
+/// A mix that is given replaces the default as a whole.
+fn read_mix(reader: &mut Reader<'_>, default: Mix) -> Mix {
+    let mix = reader.table("mix", |reader| {
+        let mut weight = |key| reader.integer(key, 0, 0..=1_000_000) as u32;
+        Mix { get: weight("get"), put: weight("put"), delete: weight("delete"), cas: weight("cas") }
+    });
+    let Some(mix) = mix else { return default };
+    if mix.get + mix.put + mix.delete + mix.cas == 0 {
+        reader.fail("mix", "must give at least one operation a weight above 0");
+    }
+    mix
+}
+
+const LATENCY_KEYS: [&str; 3] = ["latency_min_us", "latency_mean_us", "latency_max_us"];
+const SYNC_KEYS: [&str; 3] = ["sync_min_us", "sync_mean_us", "sync_max_us"];
+
+/// Shortest, mean and longest. Without a mean the default's holds only if nothing else is given either.
+fn latency(
+    reader: &mut Reader<'_>,
+    [min, mean, max]: [&'static str; 3],
+    default: Latency,
+) -> Latency {
+    let given = reader.has(min) || reader.has(max);
+    let micros = |reader: &mut Reader<'_>, key, default: u64| {
+        reader.time(key, default as f64 / MICROSECOND, MICROSECOND, 0.0..=60_000_000.0)
+    };
+    let latency = Latency {
+        min: micros(reader, min, default.min),
+        mean: reader
+            .optional_number(mean, 0.0..=60_000_000.0)
+            .map(|mean| (mean * MICROSECOND) as u64)
+            .or_else(|| default.mean.filter(|_| !given)),
+        max: micros(reader, max, default.max),
+    };
+    if latency.min > latency.max {
+        reader.fail(max, format_args!("must not be below `{min}`"));
+    } else if latency.mean.is_some_and(|mean| mean < latency.min || mean > latency.max) {
+        reader.fail(mean, format_args!("must lie between `{min}` and `{max}`"));
+    }
+    latency
+}
+
+fn network(reader: &mut Reader<'_>, processes: (u16, u16)) -> NetworkProfile {
+    let default = latency(reader, LATENCY_KEYS, NetworkProfile::default().latency);
+    let links = reader.tables("link", |reader| {
+        let from = process(reader, "from", processes);
+        let to = process(reader, "to", processes);
+        let latency = latency(reader, LATENCY_KEYS, default);
+        let link = from.zip(to).map(|(from, to)| LinkProfile { from, to, latency });
+        if matches!(
+            link,
+            Some(LinkProfile { from: ProcessId::Client(_), to: ProcessId::Client(_), .. })
+        ) {
+            reader.fail("to", "must be a server: there are no links between clients");
+        }
+        link
+    });
+    NetworkProfile { latency: default, links: links.into_iter().flatten().collect() }
+}
+
+/// `n1` is the first server, `c1` the first client.
+fn process(
+    reader: &mut Reader<'_>,
+    key: &'static str,
+    (servers, clients): (u16, u16),
+) -> Option<ProcessId> {
+    if !reader.has(key) {
+        reader.fail(key, "is missing");
+    }
+    let name = reader.text(key)?;
+    let number = |prefix, count| {
+        let number = name.strip_prefix(prefix).and_then(|digits: &str| digits.parse::<u16>().ok());
+        number.filter(|number| (1..=count).contains(number)).map(|number| number - 1)
+    };
+    let process = number('n', servers).map(ProcessId::Server);
+    let process = process.or_else(|| number('c', clients).map(ProcessId::Client));
+    if process.is_none() {
+        reader.fail(
+            key,
+            format_args!("must be a server, n1 to n{servers}, or a client, c1 to c{clients}"),
+        );
+    }
+    process
+}
+
+fn disk(reader: &mut Reader<'_>) -> DiskProfile {
+    let default = DiskProfile::default();
+    DiskProfile { sync: latency(reader, SYNC_KEYS, default.sync), ..default }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+use super::*;
+
+#[test]
+fn an_empty_file_is_a_scenario() {
+    let scenario = Scenario::parse("", "empty").unwrap();
+    assert_eq!(scenario.name, "empty");
+    assert_eq!((scenario.cluster.nodes, scenario.cluster.shards), (5, 8));
+    assert_eq!((scenario.safety, scenario.liveness), (60_000_000_000, 30_000_000_000));
+    assert_eq!(scenario.disk, DiskProfile::default());
+    assert!(scenario.faults.is_empty());
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = r#"
+name = "all"
+description = "everything"
+cluster = { nodes = 3, shards = 4, replicas = 3, heartbeat_ms = 50, election_min_ms = 200, election_max_ms = 400 }
+run = { safety_seconds = 61, liveness_seconds = 1.5 }
+[workload]
+kind = "kv"
+clients = 2
+rate_per_client = 2.5
+keys = 7
+value_bytes = 100
+operation_timeout_ms = 250
+mix = { put = 3 }
+[network]
+latency_min_us = 10
+latency_mean_us = 20
+latency_max_us = 300
+[[network.link]]
+from = "c2"
+to = "n3"
+latency_min_us = 1
+latency_max_us = 2
+[disk]
+sync_min_us = 5
+sync_max_us = 5
+[faults]
+crash = { interval_seconds = 4, downtime_seconds = 1, target = "leader", storm_rate = 0.5 }
+power-loss = {}
+pause = {}
+partition = { kinds = ["leader"] }
+one-way-partition = {}
+delay-spike = {}
+loss = { rate = 0.25 }
+duplicate = {}
+reorder = { delay_max_ms = 3 }
+"#;
+    let scenario = Scenario::parse(text, "x").unwrap();
+    let workload = &scenario.workload;
+    assert_eq!((workload.kind, workload.clients, workload.keys), (WorkloadKind::Kv, 2, 7));
+    assert_eq!(workload.rate_per_client, Some(2.5));
+    assert_eq!((workload.value_bytes, workload.operation_timeout), (100, 250_000_000));
+    assert_eq!(workload.mix, Mix { get: 0, put: 3, delete: 0, cas: 0 });
+    assert_eq!(scenario.cluster.replicas, Some(3));
+    assert_eq!(scenario.liveness, 1_500_000_000);
+    assert_eq!(scenario.network.latency, Latency { min: 10_000, mean: Some(20_000), max: 300_000 });
+    let link = LinkProfile {
+        from: ProcessId::Client(1),
+        to: ProcessId::Server(2),
+        latency: Latency { min: 1_000, mean: None, max: 2_000 },
+    };
+    assert_eq!(scenario.network.links, [link]);
+    assert_eq!(scenario.disk.sync, Latency { min: 5_000, mean: None, max: 5_000 });
+    let kinds: Vec<&str> = scenario.faults.iter().map(|fault| fault.kind().name()).collect();
+    let expected =
+        "crash power-loss pause partition one-way-partition delay-spike loss duplicate reorder";
+    assert_eq!(kinds.join(" "), expected);
+    let crash = FaultSpec::Crash {
+        interval: 4_000_000_000,
+        downtime: 1_000_000_000,
+        target: crate::engine::Target::Leader,
+        storm: 500_000,
+    };
+    assert_eq!(scenario.faults[0], crash);
+    assert_eq!(scenario.faults[6], FaultSpec::Loss { rate: 250_000 });
+}
+
+#[test]
+fn all_errors_are_listed_with_their_places() {
+    let text = r#"nmae = "x"
+[cluster]
+nodes = 0
+shards = 12
+replicas = 4
+heartbeat_ms = "fast"
+  election_min_ms = 200
+[workload]
+kind = "queue"
+mix = { get = 0 }
+clients = 1.5
+[network]
+latency_min_us = 5000
+[[network.link]]
+from = "n9"
+[faults.loss]
+rate = 1.5
+[faults.partition]
+kinds = ["one", "third", 3]
+[faults.meteor]
+[run]
+safety_seconds = -1
+"#;
+    let problems = Scenario::parse(text, "x").unwrap_err();
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let expected = [
+        "1:1: unknown key `nmae`: did you mean `name`?",
+        "3:9: `cluster.nodes` must be from 1 to 100",
+        "4:1: `cluster.shards` must be a power of two, not 12",
+        "5:1: `cluster.replicas` must be odd and at most the number of nodes, 5",
+        "6:16: `cluster.heartbeat_ms` must be a whole number or a fraction, not of type string",
+        "7:3: `cluster.election_min_ms` must be at least three heartbeats",
+        "9:8: `workload.kind` must be one of \"register\", \"kv\", not \"queue\"",
+        "10:1: `workload.mix` must give at least one operation a weight above 0",
+        "11:11: `workload.clients` must be a whole number, not of type float",
+        "12:1: `network.latency_max_us` must not be below `latency_min_us`",
+        "14:1: `network.link.latency_max_us` must not be below `latency_min_us`",
+        "14:1: `network.link.to` is missing",
+        "15:1: `network.link.from` must be a server, n1 to n5, or a client, c1 to c10",
+        "17:8: `faults.loss.rate` must be from 0.0001 to 0.5",
+        "19:17: `faults.partition.kinds` must be one of \"one\", \"minority\", \"halves\", \"leader\", \"random\", not \"third\"",
+        "19:26: `faults.partition.kinds` must be a string, not of type integer",
+        "20:9: unknown key `faults.meteor`",
+        "22:18: `run.safety_seconds` must be from 1 to 36000",
+    ];
+    assert_eq!(lines, expected, "\n{}\n", lines.join("\n"));
+}
+
+#[test]
+fn a_broken_file_names_the_place_and_goes_on() {
+    let problems = Scenario::parse("name = \nnodes = 5\n", "x").unwrap_err();
+    assert_eq!(problems[0].line, 1, "{problems:?}");
+    assert!(
+        problems.iter().any(|problem| problem.to_string().starts_with("2:1: unknown key `nodes`")),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn a_missing_file_names_the_nearest() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("happy.toml"), "").unwrap();
+    let error = load(&directory.path().join("hapy.toml")).unwrap_err().to_string();
+    assert!(
+        error.contains("no such scenario; did you mean") && error.contains("happy.toml?"),
+        "{error}"
+    );
+    let error = load(&directory.path().join("smoke/happi.toml")).unwrap_err().to_string();
+    assert!(error.contains("happy.toml?"), "{error}");
+}
