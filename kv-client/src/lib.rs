@@ -1,1 +1,39 @@
+//! The client library: a key-value cluster as a handful of async or blocking calls.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = kv_client::Client::connect(vec!["127.0.0.1:7101".into()])?;
+//! client.put("greeting", "hello").await?;
+//! let found = client.get("greeting").await?;
+//! assert!(found.is_some());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it works
+//!
+//! All that decides anything (where a key lives, when to retry, which request id a write has, when
+//! a call has failed) is the [`Router`](kv_core::client::Router) of kv-core, the same one that the
+//! simulator tests. This crate is its driver: a background task owns the router and one connection
+//! per node, and carries out what the router puts out. A [`Client`] is a cheap handle to that task;
+//! [`blocking::Client`] is one for code without a runtime.
+//!
+//! A call ends at the latest at its deadline (10 s unless [`Client::with_deadline`] says
+//! otherwise), in one of three ways: it was done, nothing was changed, or *the outcome is unknown*.
+//! The last one exists only for writes, and [`ClientError::is_outcome_unknown`] tells it apart.
+//!
+//! # What this leaves out
+//!
+//! TLS and authentication, and reads that trade freshness for speed.
 
+pub mod blocking;
+
+mod client;
+mod connection;
+mod driver;
+mod error;
+mod random;
+
+pub use client::{Client, DEADLINE_DEFAULT};
+pub use driver::CasResult;
+pub use error::{ClientError, ConnectError, ConnectionError, ConnectionFailure};

@@ -1,0 +1,184 @@
+//! What can be typed.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use kv_core::id::Timestamp;
+use kv_core::op::{Expect, Value};
+
+/// Talks to a key-value cluster. Without a command: a prompt.
+#[derive(Debug, Parser)]
+#[command(name = "kv", version, after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// Where to find the cluster: one node is enough, more survive its failure.
+    #[arg(long, env = "KV_ENDPOINTS", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    #[arg(default_value = "127.0.0.1:7101", value_parser = endpoint)]
+    pub(crate) endpoints: Vec<String>,
+    /// How to print answers and errors.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+    /// How long a command may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 key missing, or cas not applied; 2 usage; 3 cluster unreachable, nothing changed;
+4 the outcome of a write is unknown.
+With --output json, a key or value that is not UTF-8 is printed as {\"b64\": \"...\"}.
+Keys and values that start with '-' go after '--'.";
+
+/// Commands of the prompt; quotes and backslashes work as in a shell.
+#[derive(Debug, Parser)]
+#[command(name = "kv", no_binary_name = true, disable_help_flag = true)]
+#[command(override_usage = "COMMAND (help, exit)")]
+pub(crate) struct Line {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; `get` prints the value alone.
+    Text,
+    /// One object per command.
+    Json,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Sets a key to a value.
+    Put {
+        /// Any bytes, at most 8 KiB.
+        key: OsString,
+        /// Any bytes, at most 8 MiB.
+        #[arg(allow_negative_numbers = true)]
+        value: OsString,
+    },
+    /// Prints the value of a key. Sees every write that was acknowledged before.
+    Get {
+        /// The key.
+        key: OsString,
+    },
+    /// Removes a key, and tells whether it existed.
+    Delete {
+        /// The key.
+        key: OsString,
+    },
+    /// Sets a key if it is as expected: KEY OLD NEW, --version V KEY NEW, or --absent KEY NEW.
+    Cas(CasArgs),
+    /// About the cluster as a whole.
+    Cluster {
+        /// What about it.
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+}
+
+/// A command about the cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Prints a line for each node, and which shards have no leader.
+    Status,
+}
+
+/// The three forms of a compare-and-set.
+#[derive(Debug, ClapArgs)]
+#[command(
+    override_usage = "kv cas KEY OLD NEW\n       kv cas --version V KEY NEW\n       kv cas --absent KEY NEW"
+)]
+pub(crate) struct CasArgs {
+    /// The key must exist at this version (see `get --output json`).
+    #[arg(long, value_name = "V", conflicts_with = "absent")]
+    version: Option<u64>,
+    /// The key must not exist.
+    #[arg(long)]
+    absent: bool,
+    /// KEY OLD NEW; with an option KEY NEW.
+    #[arg(required = true, num_args = 2..=3, value_names = ["KEY", "OLD", "NEW"])]
+    #[arg(allow_negative_numbers = true)]
+    words: Vec<OsString>,
+}
+
+/// A compare-and-set, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Cas {
+    /// The key.
+    pub(crate) key: Vec<u8>,
+    /// What must hold.
+    pub(crate) expect: Expect,
+    /// The new value.
+    pub(crate) value: Vec<u8>,
+}
+
+impl CasArgs {
+    /// Which of the three forms it is; none if the words do not fit the options.
+    pub(crate) fn parse(self) -> Option<Cas> {
+        let mut words = self.words.into_iter().map(OsString::into_vec);
+        let (key, second, third) = (words.next()?, words.next()?, words.next());
+        let (expect, value) = match (self.version, self.absent, third) {
+            (None, false, Some(value)) => (Expect::Value(Value::string(second)), value),
+            (Some(version), false, None) => (Expect::Version(Timestamp(version)), second),
+            (None, true, None) => (Expect::Absent, second),
+            _ => return None,
+        };
+        Some(Cas { key, expect, value })
+    }
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    match port.map(str::parse::<u16>) {
+        Some(Ok(port)) if port > 0 => Ok(text.to_owned()),
+        _ => Err("not HOST:PORT".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, expected: Option<(&str, Expect, &str)>) {
+        let words = line.split_whitespace();
+        let Args { command: Some(Command::Cas(cas)), .. } = Args::parse_from(words) else {
+            panic!("not a cas: {line}")
+        };
+        let expected = expected.map(|(key, expect, value)| Cas {
+            key: key.into(),
+            expect,
+            value: value.into(),
+        });
+        assert_eq!(cas.parse(), expected, "{line}");
+    }
+
+    #[test]
+    fn a_cas_has_three_forms_and_no_others() {
+        let old = || Expect::Value(Value::string("old"));
+        check("kv cas k old new", Some(("k", old(), "new")));
+        check("kv cas --version 7 k new", Some(("k", Expect::Version(Timestamp(7)), "new")));
+        check("kv cas --absent k new", Some(("k", Expect::Absent, "new")));
+        check("kv cas k -1 -2", Some(("k", Expect::Value(Value::string("-1")), "-2")));
+        check("kv cas k new", None);
+        check("kv cas --absent k old new", None);
+        check("kv cas --version 7 k old new", None);
+    }
+
+    #[test]
+    fn endpoints_need_a_host_and_a_port() {
+        for good in ["localhost:7101", "127.0.0.1:1", "[::1]:7101"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in ["", "localhost", ":7101", "a:0", "a:65536", "a:b"] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The commands on keys.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kv_client::blocking::Client;
+use kv_core::id::Timestamp;
+use serde_json::json;
+
+use crate::args::{Args, CasArgs, ClusterCommand, Command, Format};
+use crate::exit::ExitCode;
+use crate::failure::Failure;
+use crate::{output, status};
+
+/// A client and how to print.
+pub(crate) struct Session {
+    /// The client.
+    pub(crate) client: Client,
+    /// Where the user said the cluster is.
+    pub(crate) endpoints: Vec<String>,
+    /// How to print.
+    pub(crate) format: Format,
+    /// Whether a person reads along: then `get` also shows the version.
+    is_prompt: bool,
+}
+
+impl Session {
+    /// Starts a client. Nothing is sent yet.
+    pub(crate) fn open(args: &Args) -> anyhow::Result<Self> {
+        let client =
+            Client::connect(args.endpoints.clone()).context("the client cannot be started")?;
+        Ok(Self {
+            client: client.with_deadline(Duration::from_secs(args.timeout)),
+            endpoints: args.endpoints.clone(),
+            format: args.output,
+            is_prompt: args.command.is_none(),
+        })
+    }
+
+    /// Runs a command, prints its answer or error, and says how it ended.
+    pub(crate) fn execute(&self, command: Command) -> ExitCode {
+        let verb = match &command {
+            Command::Put { .. } => "put",
+            Command::Get { .. } => "get",
+            Command::Delete { .. } => "delete",
+            Command::Cas(_) => "cas",
+            Command::Cluster { .. } => "cluster",
+        };
+        let mut out = io::stdout().lock();
+        let result = self.run(command, &mut out).and_then(|code| {
+            out.flush()?;
+            Ok(code)
+        });
+        result.unwrap_or_else(|failure| {
+            failure.report(verb, self.format);
+            failure.exit_code()
+        })
+    }
+
+    fn run(&self, command: Command, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+        match command {
+            Command::Put { key, value } => self.put(key.into_vec(), value, out),
+            Command::Get { key } => self.get(key.into_vec(), out),
+            Command::Delete { key } => self.delete(key.into_vec(), out),
+            Command::Cas(cas) => self.cas(cas, out),
+            Command::Cluster { command: ClusterCommand::Status } => status::print(self, out),
+        }
+    }
+
+    fn put(&self, key: Vec<u8>, value: OsString, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+        let version = self.client.put(key.clone(), value.into_vec())?;
+        match self.format {
+            Format::Text => writeln!(out, "ok, version {version}")?,
+            Format::Json => {
+                let answer = json!({ "key": output::bytes(&key), "version": version.0 });
+                writeln!(out, "{answer}")?;
+            }
+        }
+        Ok(ExitCode::Done)
+    }
+
+    fn get(&self, key: Vec<u8>, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+        let found = self.client.get(key.clone())?;
+        let content = found.as_ref().map(|found| output::content(&found.value));
+        match (self.format, &found, content) {
+            (Format::Json, ..) => {
+                let answer = json!({
+                    "key": output::bytes(&key),
+                    "value": content.map(output::bytes),
+                    "version": found.as_ref().map(|found| found.version.0),
+                });
+                writeln!(out, "{answer}")?;
+            }
+            (Format::Text, Some(found), Some(content)) => {
+                out.write_all(content)?;
+                out.write_all(b"\n")?;
+                if self.is_prompt {
+                    writeln!(out, "(version {})", found.version)?;
+                }
+            }
+            (Format::Text, ..) => say("not found"),
+        }
+        Ok(yes_or_no(found.is_some()))
+    }
+
+    fn delete(&self, key: Vec<u8>, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+        let existed = self.client.delete(key.clone())?;
+        match self.format {
+            Format::Text if existed => writeln!(out, "deleted")?,
+            Format::Text => say("not found"),
+            Format::Json => {
+                let answer = json!({ "key": output::bytes(&key), "existed": existed });
+                writeln!(out, "{answer}")?;
+            }
+        }
+        Ok(yes_or_no(existed))
+    }
+
+    fn cas(&self, args: CasArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+        let cas = args.parse().ok_or_else(|| {
+            let forms = "cas takes KEY OLD NEW, or --version V KEY NEW, or --absent KEY NEW";
+            Failure::Usage(forms.to_owned())
+        })?;
+        let result = self.client.cas(cas.key.clone(), cas.expect, cas.value)?;
+        match (self.format, result.applied, result.version) {
+            (Format::Json, ..) => {
+                let answer = json!({
+                    "key": output::bytes(&cas.key),
+                    "applied": result.applied,
+                    "version": result.version.map(|version| version.0),
+                });
+                writeln!(out, "{answer}")?;
+            }
+            (Format::Text, true, version) => {
+                writeln!(out, "ok, version {}", version.unwrap_or(Timestamp(0)))?;
+            }
+            (Format::Text, false, Some(version)) => {
+                say(&format!("not applied: the key is at version {version}"));
+            }
+            (Format::Text, false, None) => say("not applied: the key does not exist"),
+        }
+        Ok(yes_or_no(result.applied))
+    }
+}
+
+/// A "no" for people goes to standard error: standard output holds values and nothing else.
+fn say(message: &str) {
+    // Nothing can be done about a standard error that is closed.
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+fn yes_or_no(yes: bool) -> ExitCode {
+    if yes { ExitCode::Done } else { ExitCode::No }
+}

@@ -1,0 +1,123 @@
+//! Errors as the user sees them: what happened, whether anything was changed, what to do next.
+
+use std::io::{self, Write as _};
+
+use kv_client::ClientError;
+use kv_core::client::CallError;
+use serde_json::json;
+
+use crate::args::Format;
+use crate::exit::ExitCode;
+
+/// Why a command has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It makes no sense as typed.
+    Usage(String),
+    /// The client could not carry it out.
+    Client(ClientError),
+    /// The answer could not be printed.
+    Output(io::Error),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl Failure {
+    /// How the process ends after it.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::Usage,
+            Self::Client(error) if error.is_outcome_unknown() => ExitCode::Unknown,
+            Self::Client(ClientError::Call { call: CallError::Refused(_), .. }) => ExitCode::Usage,
+            Self::Client(_) => ExitCode::Unreachable,
+            // Who closed the pipe has seen enough.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Done,
+            // The command was carried out, so no code that says otherwise will do.
+            Self::Output(_) => ExitCode::Unknown,
+        }
+    }
+
+    /// Tells the user. `verb` is the command that failed.
+    pub(crate) fn report(&self, verb: &str, format: Format) {
+        let code = self.exit_code();
+        if code == ExitCode::Done {
+            return;
+        }
+        let what = self.what();
+        let next = self.next_step(verb);
+        let (changed, sentence) = self.changed();
+        // Nothing can be done about a standard error that is closed.
+        let _ = match format {
+            Format::Text => writeln!(io::stderr(), "kv: {what}\n{sentence}. {next}"),
+            Format::Json => {
+                let error = json!({
+                    "error": what,
+                    "request": self.request(),
+                    "changed": changed,
+                    "next": next,
+                    "exit_code": code as u8,
+                });
+                writeln!(io::stderr(), "{error}")
+            }
+        };
+    }
+
+    fn what(&self) -> String {
+        match self {
+            Self::Usage(message) => message.clone(),
+            Self::Client(error) => error.to_string(),
+            Self::Output(error) => format!("the answer could not be printed: {error}"),
+        }
+    }
+
+    fn request(&self) -> Option<String> {
+        match self {
+            Self::Client(ClientError::Call {
+                call: CallError::UnknownOutcome { request }, ..
+            }) => Some(request.to_string()),
+            Self::Usage(_) | Self::Client(_) | Self::Output(_) => None,
+        }
+    }
+
+    /// Whether anything was changed: a word for programs and a sentence for people.
+    fn changed(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Client(error) if error.is_outcome_unknown() => {
+                ("unknown", "The write may have taken effect, may still do so, or may never")
+            }
+            Self::Usage(_) | Self::Client(_) => ("nothing", "Nothing was changed"),
+            Self::Output(_) => ("done", "The command itself was carried out"),
+        }
+    }
+
+    fn next_step(&self, verb: &str) -> &'static str {
+        if let Self::Output(_) = self {
+            return "Mend the output; then read the key.";
+        }
+        match (self.exit_code(), verb) {
+            (ExitCode::Unknown, "put") => {
+                "Repeating this put is safe as long as nobody else writes the key; else read it first."
+            }
+            (ExitCode::Unknown, "delete") => {
+                "Repeating this delete is safe as long as nobody else writes the key; it may then say 'not found'."
+            }
+            (ExitCode::Unknown, _) => {
+                "Read the key before you decide whether to repeat the command."
+            }
+            (ExitCode::Unreachable, _) => {
+                "Check --endpoints, and the nodes with 'kv cluster status'; then repeat the command."
+            }
+            _ => "See 'kv help'.",
+        }
+    }
+}

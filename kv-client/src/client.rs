@@ -1,0 +1,135 @@
+//! The async handle.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_core::client::Call;
+use kv_core::id::{Address, Timestamp};
+use kv_core::node::Status;
+use kv_core::op::{Expect, Found, Key, Value, WriteOp};
+use kv_core::wire::MapView;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::driver::{self, CasResult, Driver, Reply, Request};
+use crate::error::{ClientError, ConnectError};
+
+/// How long a call may take unless [`Client::with_deadline`] says otherwise: several elections.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A handle to a cluster. Clones share connections, map and session; the last one to go ends the
+/// background task.
+///
+/// A call whose future is dropped goes on in the background: a write may still take effect.
+#[derive(Clone, Debug)]
+pub struct Client {
+    requests: mpsc::Sender<Request>,
+    deadline: Duration,
+}
+
+impl Client {
+    /// A client of the cluster that is found at `endpoints`, with its task on the current runtime.
+    /// Nothing is sent before the first call, so this succeeds without a cluster.
+    ///
+    /// # Errors
+    /// [`ConnectError`] without endpoints or randomness.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect(endpoints: Vec<String>) -> Result<Self, ConnectError> {
+        let (client, driver) = Self::unstarted(endpoints)?;
+        tokio::spawn(driver.run());
+        Ok(client)
+    }
+
+    /// A client and the driver that somebody has to run.
+    pub(crate) fn unstarted(endpoints: Vec<String>) -> Result<(Self, Driver), ConnectError> {
+        let endpoints = endpoints.into_iter().map(Address).collect();
+        let (requests, driver) = Driver::new(endpoints)?;
+        Ok((Self { requests, deadline: DEADLINE_DEFAULT }, driver))
+    }
+
+    /// The same client with another time limit per call.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { requests: self.requests.clone(), deadline }
+    }
+
+    /// The value of `key`, with its version; none if the key does not exist. Linearizable.
+    ///
+    /// # Errors
+    /// [`ClientError`]. *Nothing was changed.*
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Found>, ClientError> {
+        self.call(Call::Get { key: Key::new(key) }).await.map(driver::found)
+    }
+
+    /// Sets `key` to `value`, exactly once, and answers the new version.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_outcome_unknown`].
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Timestamp, ClientError> {
+        let op = WriteOp::Put { key: Key::new(key), value: Value::string(value) };
+        self.call(Call::Write(op)).await.map(driver::put)
+    }
+
+    /// Removes `key`, exactly once, and answers whether it existed.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_outcome_unknown`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, ClientError> {
+        self.call(Call::Write(WriteOp::Delete { key: Key::new(key) })).await.map(driver::deleted)
+    }
+
+    /// Sets `key` to `value` if `expect` holds, decided exactly once.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_outcome_unknown`]. An expectation that does not hold
+    /// is no error.
+    pub async fn cas(
+        &self,
+        key: impl Into<Bytes>,
+        expect: Expect,
+        value: impl Into<Bytes>,
+    ) -> Result<CasResult, ClientError> {
+        let op = WriteOp::Cas { key: Key::new(key), expect, value: Value::string(value) };
+        self.call(Call::Write(op)).await.map(driver::cas)
+    }
+
+    /// The view that the node at `address` has of itself.
+    ///
+    /// # Errors
+    /// [`ClientError`]. *Nothing was changed.*
+    pub async fn status(&self, address: &str) -> Result<Status, ClientError> {
+        let address = Address(address.to_owned());
+        self.call(Call::Status { address }).await.map(driver::status)
+    }
+
+    /// The cluster map, and what the node that answered believes of leaders.
+    ///
+    /// # Errors
+    /// [`ClientError`]. *Nothing was changed.*
+    pub async fn map(&self) -> Result<MapView, ClientError> {
+        self.call(Call::Map).await.map(driver::map)
+    }
+
+    async fn call(&self, call: Call) -> Reply {
+        let (request, reply) = self.request(call);
+        self.requests.send(request).await.map_err(|_| ClientError::Closed)?;
+        reply.await.unwrap_or(Err(ClientError::Closed))
+    }
+
+    /// The same for a thread without a runtime.
+    pub(crate) fn call_blocking(&self, call: Call) -> Reply {
+        let (request, reply) = self.request(call);
+        self.requests.blocking_send(request).map_err(|_| ClientError::Closed)?;
+        reply.blocking_recv().unwrap_or(Err(ClientError::Closed))
+    }
+
+    fn request(&self, call: Call) -> (Request, oneshot::Receiver<Reply>) {
+        let (reply, receiver) = oneshot::channel();
+        (Request { call, time_limit: self.deadline, reply }, receiver)
+    }
+}

@@ -1,0 +1,225 @@
+//! The background task: the router's hands.
+//!
+//! The task owns the router, the connections and the callers that wait. It turns what happens (a
+//! call, a reply, a lost connection, the time) into one input each, then drains the router's
+//! outputs. It decides nothing: a send that cannot be done is dropped or reported as unreachable,
+//! and the router retries.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv_core::client::RouterOutput;
+use kv_core::client::{Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput};
+use kv_core::id::{Address, Timestamp};
+use kv_core::node::Status;
+use kv_core::op::{Found, WriteResult};
+use kv_core::time::Instant;
+use kv_core::wire::{Frame, MapView, RequestFrame};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::connection::{Connection, ConnectionEvent};
+use crate::error::{ClientError, ConnectError, ConnectionError, ConnectionFailure};
+use crate::random;
+
+/// Calls that wait to be taken up by the task; further callers wait for room.
+const REQUEST_COUNT_MAX: usize = 1_024;
+/// Events of connections that wait for the task; connections wait for room and stop reading.
+const EVENT_COUNT_MAX: usize = 1_024;
+/// How far away a timer is that nobody has set.
+const FAR_AWAY: Duration = Duration::from_secs(3_600);
+
+/// How a call ended.
+pub(crate) type Reply = Result<Answer, ClientError>;
+
+/// A call on its way to the task.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The call.
+    pub(crate) call: Call,
+    /// How long it may take, counted from when the task takes it up.
+    pub(crate) time_limit: Duration,
+    /// Who waits for it.
+    pub(crate) reply: oneshot::Sender<Reply>,
+}
+
+/// The result of a compare-and-set that was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CasResult {
+    /// Whether the expectation held and the value was set.
+    pub applied: bool,
+    /// The key's version afterwards; none if it does not exist.
+    pub version: Option<Timestamp>,
+}
+
+/// The task's state.
+pub(crate) struct Driver {
+    router: Router,
+    started: tokio::time::Instant,
+    requests: mpsc::Receiver<Request>,
+    events: mpsc::Receiver<ConnectionEvent>,
+    /// Cloned into each connection; also keeps `events` open while there is none.
+    events_sender: mpsc::Sender<ConnectionEvent>,
+    connections: BTreeMap<Address, Connection>,
+    connection_count: u64,
+    waiting: BTreeMap<CallId, oneshot::Sender<Reply>>,
+    /// Why each node that cannot be reached cannot.
+    failures: BTreeMap<Address, Arc<ConnectionError>>,
+}
+
+impl Driver {
+    /// A driver, and where to hand it calls.
+    pub(crate) fn new(
+        endpoints: Vec<Address>,
+    ) -> Result<(mpsc::Sender<Request>, Self), ConnectError> {
+        if endpoints.is_empty() {
+            return Err(ConnectError::NoEndpoints);
+        }
+        let seed = random::seed().map_err(ConnectError::Randomness)?;
+        let (requests_sender, requests) = mpsc::channel(REQUEST_COUNT_MAX);
+        let (events_sender, events) = mpsc::channel(EVENT_COUNT_MAX);
+        let driver = Self {
+            router: Router::new(RouterConfig::new(endpoints), seed),
+            started: tokio::time::Instant::now(),
+            requests,
+            events,
+            events_sender,
+            connections: BTreeMap::new(),
+            connection_count: 0,
+            waiting: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        };
+        Ok((requests_sender, driver))
+    }
+
+    /// Serves calls until every handle is gone.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let alarm = tokio::time::sleep_until(self.wake_at());
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.start(request),
+                    None => return,
+                },
+                Some(event) = self.events.recv() => self.on_event(event),
+                () = alarm => self.input(RouterInput::Timeout),
+            }
+            self.drain_outputs();
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::ZERO + self.started.elapsed()
+    }
+
+    fn wake_at(&self) -> tokio::time::Instant {
+        match self.router.poll_timeout() {
+            Some(at) => self.started + at.saturating_since(Instant::ZERO),
+            None => tokio::time::Instant::now() + FAR_AWAY,
+        }
+    }
+
+    fn input(&mut self, input: RouterInput) {
+        let now = self.now();
+        self.router.handle(now, input);
+    }
+
+    fn start(&mut self, request: Request) {
+        let now = self.now();
+        let call = self.router.call(now, request.call, now + request.time_limit);
+        self.waiting.insert(call, request.reply);
+    }
+
+    fn on_event(&mut self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Opened { address } => {
+                self.failures.remove(&address);
+            }
+            ConnectionEvent::Reply { from, reply } => {
+                self.input(RouterInput::Receive { from, reply });
+            }
+            ConnectionEvent::Lost { address, connection, error } => {
+                if self.connections.get(&address).is_some_and(|held| held.id() == connection) {
+                    self.connections.remove(&address);
+                }
+                self.failures.insert(address.clone(), Arc::new(error));
+                self.input(RouterInput::Unreachable { to: address });
+            }
+        }
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.router.poll_output() {
+            match output {
+                RouterOutput::Send { to, request } => self.send(to, request),
+                RouterOutput::Done { call, result } => self.finish(call, result),
+            }
+        }
+    }
+
+    fn send(&mut self, to: Address, request: RequestFrame) {
+        let connection = self.connections.entry(to).or_insert_with_key(|address| {
+            self.connection_count += 1;
+            Connection::open(self.connection_count, address.clone(), self.events_sender.clone())
+        });
+        connection.send(kv_core::wire::encode(&Frame::Request(request)));
+    }
+
+    fn finish(&mut self, call: CallId, result: Result<Answer, CallError>) {
+        let Some(reply) = self.waiting.remove(&call) else {
+            return;
+        };
+        let result =
+            result.map_err(|call| ClientError::Call { call, connections: self.failures() });
+        // The caller may have gone; nobody is left to tell.
+        let _ = reply.send(result);
+    }
+
+    fn failures(&self) -> Vec<ConnectionFailure> {
+        let failure = |(address, error): (&Address, &Arc<ConnectionError>)| ConnectionFailure {
+            address: address.clone(),
+            error: Arc::clone(error),
+        };
+        self.failures.iter().map(failure).collect()
+    }
+}
+
+/// The answer to a get.
+pub(crate) fn found(answer: Answer) -> Option<Found> {
+    let Answer::Got(found) = answer else { mismatch(&answer) };
+    found
+}
+
+/// The answer to a put.
+pub(crate) fn put(answer: Answer) -> Timestamp {
+    let Answer::Written(WriteResult::Put { version }) = answer else { mismatch(&answer) };
+    version
+}
+
+/// The answer to a delete.
+pub(crate) fn deleted(answer: Answer) -> bool {
+    let Answer::Written(WriteResult::Delete { existed }) = answer else { mismatch(&answer) };
+    existed
+}
+
+/// The answer to a compare-and-set.
+pub(crate) fn cas(answer: Answer) -> CasResult {
+    let Answer::Written(WriteResult::Cas { applied, version }) = answer else { mismatch(&answer) };
+    CasResult { applied, version }
+}
+
+/// The answer to a status call.
+pub(crate) fn status(answer: Answer) -> Status {
+    let Answer::Status(status) = answer else { mismatch(&answer) };
+    status
+}
+
+/// The answer to a map call.
+pub(crate) fn map(answer: Answer) -> MapView {
+    let Answer::Map(map) = answer else { mismatch(&answer) };
+    map
+}
+
+fn mismatch(answer: &Answer) -> ! {
+    unreachable!("the router answers each call in kind, not with {answer:?}")
+}

@@ -1,0 +1,98 @@
+//! What can go wrong, and what each case says about the state of the cluster.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use kv_core::client::CallError;
+use kv_core::id::Address;
+use kv_core::wire::{FrameError, HelloRefusal};
+
+/// A client could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No address to start from. *Nothing was changed.*
+    #[error("no endpoint is given; name at least one HOST:PORT")]
+    NoEndpoints,
+    /// The operating system gave no randomness. *Nothing was changed.*
+    #[error("no randomness from /dev/urandom")]
+    Randomness(#[source] io::Error),
+    /// The thread of a blocking client could not be started. *Nothing was changed.*
+    #[error("the client's thread could not be started")]
+    Thread(#[source] io::Error),
+}
+
+/// A call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The call was carried out as far as it went, and failed. *See [`CallError`] for what that
+    /// changed.*
+    #[error("{call}{}", Failures(connections))]
+    Call {
+        /// What the routing core says.
+        #[source]
+        call: CallError,
+        /// The last failure of each node that could not be reached; tells why nobody answered.
+        connections: Vec<ConnectionFailure>,
+    },
+    /// The client's task ended first: its runtime was shut down. *The outcome of a write is
+    /// unknown.*
+    #[error(
+        "the client was shut down before the call ended; whether a write took effect is unknown"
+    )]
+    Closed,
+}
+
+impl ClientError {
+    /// Whether a write may or may not have taken effect, now or later. If not, nothing was changed.
+    pub fn is_outcome_unknown(&self) -> bool {
+        match self {
+            Self::Call { call: CallError::UnknownOutcome { .. }, .. } | Self::Closed => true,
+            Self::Call { call: CallError::Unavailable { .. } | CallError::Refused(_), .. } => false,
+        }
+    }
+}
+
+/// A node that could not be reached, and why.
+#[derive(Clone, Debug)]
+pub struct ConnectionFailure {
+    /// The node's address.
+    pub address: Address,
+    /// Why the last connection to it failed.
+    pub error: Arc<ConnectionError>,
+}
+
+struct Failures<'a>(&'a [ConnectionFailure]);
+
+impl fmt::Display for Failures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failure in self.0 {
+            write!(f, "; {}: {}", failure.address, failure.error)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a connection failed. Requests on it may or may not have arrived; the router sends them again
+/// under the same id.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The other side did not answer in time.
+    #[error("no answer in time")]
+    Timeout,
+    /// The node refused the connection.
+    #[error("refused: {0}")]
+    Refused(#[source] HelloRefusal),
+    /// What came is not a frame.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// A valid frame that has no place on a client connection.
+    #[error("the other side is no node: unexpected frame")]
+    Unexpected,
+    /// The other side closed the connection.
+    #[error("closed by the other side")]
+    Closed,
+}

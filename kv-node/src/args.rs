@@ -1,0 +1,73 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// A node of a key-value cluster.
+#[derive(Debug, Parser)]
+#[command(name = "kv-node", version, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 asked to stop; 2 usage or configuration; 3 I/O. Logs go to standard error \
+                        (RUST_LOG sets the level)."
+)]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs one node until it is told to stop by SIGINT or SIGTERM.
+    Start(StartArgs),
+    /// Runs a whole cluster in one process, to try things out.
+    Dev(DevArgs),
+}
+
+/// One node.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StartArgs {
+    /// Id of this node, at least 1; one of --peers. Never give it to another node.
+    #[arg(long)]
+    pub(crate) id: u64,
+    /// Where the node keeps its data. Made if missing; belongs to this node alone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Where peers and clients connect.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+    /// All nodes of the cluster, this one included, the same on each: 1=HOST:PORT,2=HOST:PORT,...
+    #[arg(long, value_name = "ID=HOST:PORT,...")]
+    pub(crate) peers: String,
+    /// Name of the cluster, the same on each node.
+    #[arg(long, value_name = "NAME", default_value = "kv")]
+    pub(crate) cluster: String,
+    /// Where to answer GET /status and GET /healthz over HTTP. Default: nowhere.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) admin: Option<String>,
+    /// Allow addresses beyond this machine. There is no encryption and no authentication: everybody
+    /// who can connect can read and write everything.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Count of shards, a power of two. Fixed when the cluster is formed.
+    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    pub(crate) shards: u32,
+}
+
+/// A cluster in one process.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DevArgs {
+    /// Count of nodes.
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Port of the first node; the others follow.
+    #[arg(long, value_name = "PORT", default_value_t = 7101)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=65_500))]
+    pub(crate) base_port: u16,
+    /// Where to keep the data. Default: a temporary directory, removed at exit.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}

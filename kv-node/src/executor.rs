@@ -1,0 +1,294 @@
+//! The executor: owns the core, and is the only one to call it.
+//!
+//! One task waits for whatever comes next (an answer of the log, a frame of a peer, a request of a
+//! client, the time), feeds it into the node as one input, and carries out all outputs before the
+//! next:
+//!
+//! ```text
+//! sockets ── peers, clients ──▶ ┌──────────┐ ── send ──▶ links
+//! log's thread ──── stored ───▶ │ executor │ ── reply ─▶ outboxes of clients
+//! clock ─────────── alarm ────▶ └──────────┘ ── store ─▶ log's thread, or answered at once
+//! ```
+//!
+//! What the store answers at once goes in before anything else that waits. All queues into the
+//! executor are bounded and make their senders wait; all queues out of it are bounded and never
+//! make it wait.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
+use std::time::Duration;
+
+use kv_core::id::{NodeId, RequestHandle, ShardId, Term};
+use kv_core::node::{Event, Input, Node, Output, Status};
+use kv_core::raft::Role;
+use kv_core::storage::{StorageReply, StorageRequest};
+use kv_core::time::Instant;
+use kv_core::wire::{self, ClientReply, Frame, LocalIdentity, PeerFrame, ReplyFrame, RequestFrame};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use crate::disk::Disk;
+use crate::links::Link;
+use crate::listener::Client;
+
+/// How far away a timer is that nobody has set.
+const FAR_AWAY: Duration = Duration::from_secs(3_600);
+
+/// A connection of a client, unique in the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ConnectionId(pub(crate) u64);
+
+/// What clients do.
+#[derive(Debug)]
+pub(crate) enum ClientEvent {
+    /// A client connected.
+    Opened {
+        /// The connection.
+        connection: ConnectionId,
+        /// Where its replies go.
+        client: Client,
+    },
+    /// A client asks.
+    Request {
+        /// The connection.
+        connection: ConnectionId,
+        /// What it asks.
+        frame: RequestFrame,
+        /// One of the connection's places for unanswered requests; given back with the answer.
+        slot: OwnedSemaphorePermit,
+        /// Its share of the room for large requests; given back when the core has it.
+        _bytes: Option<OwnedSemaphorePermit>,
+    },
+    /// A client is gone. Answers to it have nowhere to go.
+    Closed {
+        /// The connection.
+        connection: ConnectionId,
+    },
+}
+
+/// What comes in from other tasks and threads.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    /// From the log's thread.
+    pub(crate) stored: mpsc::UnboundedReceiver<StorageReply>,
+    /// From peers.
+    pub(crate) peers: mpsc::Receiver<PeerFrame>,
+    /// From clients.
+    pub(crate) clients: mpsc::Receiver<ClientEvent>,
+    /// From operators, who want to know the node's status.
+    pub(crate) admin: mpsc::Receiver<oneshot::Sender<Status>>,
+}
+
+/// What other tasks need to know of the node.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// Who it is.
+    pub(crate) identity: watch::Sender<LocalIdentity>,
+    /// Whether it welcomes requests.
+    pub(crate) has_budget: watch::Sender<bool>,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+struct Waiting {
+    connection: ConnectionId,
+    correlation: u64,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// The executor.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    node: Node,
+    clock: Clock,
+    disk: Disk,
+    links: BTreeMap<NodeId, Link>,
+    published: Published,
+    clients: BTreeMap<ConnectionId, Client>,
+    waiting: BTreeMap<RequestHandle, Waiting>,
+    handle_count: u64,
+    /// Shards that this node leads; only to tell their comings and goings from other changes of
+    /// role.
+    led: BTreeSet<ShardId>,
+    /// What the store answered at once and the node does not know yet.
+    answers: VecDeque<StorageReply>,
+}
+
+/// The core's clock: time since the process started the node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(tokio::time::Instant);
+
+impl Clock {
+    /// Starts at zero.
+    pub(crate) fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    /// The time.
+    pub(crate) fn now(self) -> Instant {
+        Instant::ZERO + self.0.elapsed()
+    }
+
+    fn at(self, at: Instant) -> tokio::time::Instant {
+        self.0 + at.saturating_since(Instant::ZERO)
+    }
+}
+
+impl Executor {
+    /// An executor of a node that has just been made.
+    pub(crate) fn new(
+        node: Node,
+        clock: Clock,
+        disk: Disk,
+        links: BTreeMap<NodeId, Link>,
+        published: Published,
+    ) -> Self {
+        Self {
+            node,
+            clock,
+            disk,
+            links,
+            published,
+            clients: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            handle_count: 0,
+            led: BTreeSet::new(),
+            answers: VecDeque::new(),
+        }
+    }
+
+    /// Runs the node until `shutdown` is done.
+    pub(crate) async fn run(mut self, mut inbox: Inbox, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        self.drain_outputs();
+        self.feed_answers();
+        loop {
+            let has_budget = self.publish_budget();
+            let alarm = tokio::time::sleep_until(self.wake_at());
+            tokio::select! {
+                () = &mut shutdown => break,
+                () = alarm => self.input(Input::Timeout),
+                Some(reply) = inbox.stored.recv() => self.input(Input::Stored(reply)),
+                Some(frame) = inbox.peers.recv() => self.input(Input::Receive(frame)),
+                Some(event) = inbox.clients.recv(), if has_budget => self.on_client(event),
+                Some(reply) = inbox.admin.recv() => {
+                    // Who asked may have gone.
+                    let _ = reply.send(self.node.status());
+                }
+            }
+        }
+        self.disk.close();
+    }
+
+    fn wake_at(&self) -> tokio::time::Instant {
+        match self.node.poll_timeout() {
+            Some((at, _)) => self.clock.at(at),
+            None => tokio::time::Instant::now() + FAR_AWAY,
+        }
+    }
+
+    fn publish_budget(&self) -> bool {
+        let has_budget = self.node.budget().request_bytes > 0;
+        self.published.has_budget.send_if_modified(|published| {
+            let is_changed = *published != has_budget;
+            *published = has_budget;
+            is_changed
+        });
+        has_budget
+    }
+
+    fn on_client(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Opened { connection, client } => {
+                self.clients.insert(connection, client);
+            }
+            ClientEvent::Closed { connection } => {
+                self.clients.remove(&connection);
+            }
+            ClientEvent::Request { connection, frame, slot, _bytes } => {
+                self.handle_count += 1;
+                let handle = RequestHandle(self.handle_count);
+                let RequestFrame { correlation, body } = frame;
+                self.waiting.insert(handle, Waiting { connection, correlation, _slot: slot });
+                self.input(Input::Request { handle, body });
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        self.node.handle(self.clock.now(), input);
+        self.drain_outputs();
+        self.feed_answers();
+    }
+
+    fn feed_answers(&mut self) {
+        while let Some(reply) = self.answers.pop_front() {
+            self.node.handle(self.clock.now(), Input::Stored(reply));
+            self.drain_outputs();
+        }
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send(frame) => self.send(frame),
+                Output::Reply { handle, body } => self.reply(handle, body),
+                Output::Store(request) => self.store(request),
+                Output::Event(event) => self.on_event(&event),
+            }
+        }
+    }
+
+    fn send(&self, frame: PeerFrame) {
+        if let Some(link) = self.links.get(&frame.to) {
+            link.send(frame);
+        }
+    }
+
+    fn reply(&mut self, handle: RequestHandle, body: ClientReply) {
+        let waiting = self.waiting.remove(&handle).expect("the core answers each request once");
+        let Some(client) = self.clients.get(&waiting.connection) else { return };
+        let frame = Frame::Reply(ReplyFrame { correlation: waiting.correlation, body });
+        if client.outbox.push(wire::encode(&frame)).is_err() {
+            tracing::warn!("a client does not fetch its replies: its connection is closed");
+            self.clients.remove(&waiting.connection);
+        }
+    }
+
+    fn store(&mut self, request: StorageRequest) {
+        self.answers.extend(self.disk.execute(request));
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        let me = self.node.identity().node;
+        match event {
+            Event::RoleChanged { shard, term, role } => self.on_role(me, *shard, *term, *role),
+            Event::Committed { shard, committed, .. } => {
+                tracing::trace!("{me}: {shard} is committed up to {committed}");
+            }
+            Event::Joined => {
+                let cluster = self.node.identity().cluster.as_ref().map(|record| record.id);
+                self.published.identity.send_modify(|identity| identity.cluster = cluster);
+                let id = cluster.map(|id| id.to_string()).unwrap_or_default();
+                tracing::info!("{me} is a member of cluster {id}");
+            }
+            Event::WipedNode => tracing::error!(
+                "{me}: the cluster knows another data directory of this node, so its disk was wiped or exchanged; \
+                 it stays out, because it may have forgotten what others count on"
+            ),
+            Event::FrameIgnored { from, reason } => {
+                tracing::debug!("{me}: a frame of {from} was dropped: {reason:?}");
+            }
+        }
+    }
+
+    fn on_role(&mut self, me: NodeId, shard: ShardId, term: Term, role: Role) {
+        if role == Role::Leader {
+            self.led.insert(shard);
+            tracing::info!("{me} leads {shard} in term {term}");
+        } else if self.led.remove(&shard) {
+            tracing::info!("{me} leads {shard} no more: {role} in term {term}");
+        } else {
+            tracing::debug!("{me} is {role} of {shard} in term {term}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Frames in and out of a socket, bounded both ways.
+//!
+//! **In:** [`FrameSource`] knows a frame's size from its header before it makes room for the body,
+//! so that a reader can ask for permission first. The header is judged by the codec of the core,
+//! not here.
+//!
+//! **Out:** an [`Outbox`] takes frames without waiting and refuses when too much is unsent;
+//! [`write_frames`] is the other end. The executor therefore never waits for a socket.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use kv_core::wire::{self, FRAME_HEADER_BYTES, Frame, FrameError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Room made for each read: memory follows what has arrived, not what was announced.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// An empty buffer that has grown beyond this is given back.
+const IDLE_BUFFER_BYTES_MAX: usize = 4 * CHUNK_BYTES;
+/// How long one frame may take to leave. A receiver that is slower holds memory that others need.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why nothing more comes from a socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// What came is no frame.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// The other side closed in the middle of a frame.
+    #[error("closed in the middle of a frame")]
+    Truncated,
+    /// The other side closed between two frames.
+    #[error("closed")]
+    Closed,
+    /// A frame that has no place on this connection.
+    #[error("a frame that does not belong here")]
+    Misplaced,
+    /// A frame that did not arrive in time.
+    #[error("too slow")]
+    TooSlow,
+}
+
+/// Cuts what arrives into frames.
+#[derive(Debug)]
+pub(crate) struct FrameSource {
+    reader: OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+impl FrameSource {
+    /// A source over the reading half of a connection.
+    pub(crate) fn new(reader: OwnedReadHalf) -> Self {
+        Self { reader, buffer: BytesMut::new() }
+    }
+
+    /// Waits, as long as it takes, for the first byte of the next frame.
+    ///
+    /// # Errors
+    /// [`ReadError::Closed`] if the other side closed instead, or [`ReadError::Io`].
+    pub(crate) async fn wait(&mut self) -> Result<(), ReadError> {
+        if self.buffer.is_empty() && self.buffer.capacity() > IDLE_BUFFER_BYTES_MAX {
+            self.buffer = BytesMut::new();
+        }
+        self.fill_to(1).await.map_err(|error| match error {
+            ReadError::Truncated => ReadError::Closed,
+            other => other,
+        })
+    }
+
+    /// Size of the next frame, header included.
+    ///
+    /// # Errors
+    /// [`ReadError`]; also if the header alone shows that no frame follows.
+    pub(crate) async fn next_size(&mut self) -> Result<usize, ReadError> {
+        self.fill_to(FRAME_HEADER_BYTES).await?;
+        match wire::decode(&self.buffer[..FRAME_HEADER_BYTES]) {
+            Ok(_) => Ok(FRAME_HEADER_BYTES),
+            Err(FrameError::Length { expected, .. }) => Ok(expected),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next frame, whose size is `size`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) async fn next_frame(&mut self, size: usize) -> Result<Frame, ReadError> {
+        self.fill_to(size).await?;
+        let frame = wire::decode(&self.buffer[..size])?;
+        self.buffer.advance(size);
+        Ok(frame)
+    }
+
+    /// Throws away what arrives until the other side closes or has sent much.
+    pub(crate) async fn discard(&mut self) {
+        let mut budget = 16 * CHUNK_BYTES;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        while budget > 0 {
+            match self.reader.read(&mut chunk).await {
+                Ok(count) if count > 0 => budget = budget.saturating_sub(count),
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    async fn fill_to(&mut self, size: usize) -> Result<(), ReadError> {
+        while self.buffer.len() < size {
+            self.buffer.reserve(CHUNK_BYTES);
+            if self.reader.read_buf(&mut self.buffer).await? == 0 {
+                return Err(ReadError::Truncated);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where frames wait to be written. Clones feed the same connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbox {
+    frames: mpsc::UnboundedSender<Vec<u8>>,
+    unsent_bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+/// More is unsent than allowed. *The frame was not taken.*
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// The writing end of an [`Outbox`].
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    frames: mpsc::UnboundedReceiver<Vec<u8>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// An outbox that takes `bytes_max` bytes, or one frame of any size.
+pub(crate) fn outbox(bytes_max: usize) -> (Outbox, Unsent) {
+    let (sender, frames) = mpsc::unbounded_channel();
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (
+        Outbox { frames: sender, unsent_bytes: Arc::clone(&bytes), bytes_max },
+        Unsent { frames, bytes },
+    )
+}
+
+impl Outbox {
+    /// Queues a frame. A connection that has ended takes everything and sends nothing.
+    ///
+    /// # Errors
+    /// [`Full`] if too much is unsent.
+    pub(crate) fn push(&self, frame: Vec<u8>) -> Result<(), Full> {
+        let unsent = self.unsent_bytes.load(Ordering::Relaxed);
+        if unsent > 0 && unsent + frame.len() > self.bytes_max {
+            return Err(Full);
+        }
+        self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
+        let _ = self.frames.send(frame);
+        Ok(())
+    }
+}
+
+impl Unsent {
+    /// Forgets what waits, and the frame whose writing was broken off.
+    pub(crate) fn clear(&mut self) {
+        while self.frames.try_recv().is_ok() {}
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Writes what comes through the outbox until its last sender is gone.
+///
+/// # Errors
+/// If the socket fails or does not take a frame in time.
+pub(crate) async fn write_frames(
+    writer: &mut OwnedWriteHalf,
+    unsent: &mut Unsent,
+) -> Result<(), ReadError> {
+    while let Some(frame) = unsent.frames.recv().await {
+        let written = timeout(WRITE_DEADLINE, writer.write_all(&frame)).await;
+        unsent.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+        written.map_err(|_| ReadError::TooSlow)??;
+    }
+    Ok(())
+}

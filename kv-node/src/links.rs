@@ -1,0 +1,185 @@
+//! Connections to the peers.
+//!
+//! Each peer has one outgoing link: a task that connects, shakes hands, writes what the executor
+//! gives it, and starts over when the connection ends. Frames between nodes may be lost: what does
+//! not fit, or comes while there is no connection, is dropped at once, because the core sends anew
+//! what still matters and an old heartbeat helps nobody.
+//!
+//! **What this leaves out:** noticing a peer that vanished without a word. The operating system
+//! does that, after it has failed to deliver for minutes; until then frames to that peer wait in
+//! its socket.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kv_core::id::{Address, NodeId};
+use kv_core::rng::Rng;
+use kv_core::wire::{
+    self, Frame, Hello, HelloRefusal, HelloReply, LocalIdentity, PROTOCOL_VERSION, PeerFrame,
+    PeerHello,
+};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::counters::Counters;
+use crate::frames::{FrameSource, Outbox, ReadError, Unsent, outbox, write_frames};
+
+/// Unsent bytes per link. A burst of entries fits; a peer that is slower for longer gets them again
+/// from the core.
+const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long connecting and shaking hands may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// First pause before connecting again.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// Longest pause: well below an election timeout, so that a restarted peer is back before anybody
+/// campaigns.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// The executor's end of a link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    outbox: Outbox,
+    is_connected: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+}
+
+/// What a link's task needs.
+pub(crate) struct LinkTask {
+    /// The peer.
+    pub(crate) peer: NodeId,
+    /// Where it listens.
+    pub(crate) address: Address,
+    /// Who this node is.
+    pub(crate) identity: watch::Receiver<LocalIdentity>,
+    /// What is counted.
+    pub(crate) counters: Arc<Counters>,
+    /// Draws the pauses, so that nodes do not connect in step.
+    pub(crate) rng: Rng,
+}
+
+/// Why a link has no connection.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no answer in time")]
+    Timeout,
+    #[error("it refuses the connection: {0}")]
+    Refused(HelloRefusal),
+    #[error("the node at that address is {0}; check --peers")]
+    OtherNode(NodeId),
+}
+
+impl Link {
+    /// Starts to connect.
+    pub(crate) fn open(task: LinkTask) -> Self {
+        let (outbox, unsent) = outbox(UNSENT_BYTES_MAX);
+        let is_connected = Arc::new(AtomicBool::new(false));
+        let counters = Arc::clone(&task.counters);
+        tokio::spawn(task.run(unsent, Arc::clone(&is_connected)));
+        Self { outbox, is_connected, counters }
+    }
+
+    /// Sends a frame, or drops it.
+    pub(crate) fn send(&self, frame: PeerFrame) {
+        let is_taken = self.is_connected.load(Ordering::Relaxed)
+            && self.outbox.push(wire::encode(&Frame::Peer(frame))).is_ok();
+        if !is_taken {
+            self.counters.dropped_frames.add();
+        }
+    }
+}
+
+impl LinkTask {
+    async fn run(mut self, mut unsent: Unsent, is_connected: Arc<AtomicBool>) {
+        let mut pause = BACKOFF_MIN;
+        let mut last_reason = String::new();
+        loop {
+            let error = match timeout(OPEN_TIMEOUT, self.open()).await {
+                Err(_) => LinkError::Timeout,
+                Ok(Err(error)) => error,
+                Ok(Ok((source, mut writer))) => {
+                    let me = self.identity.borrow().node;
+                    tracing::info!("{me} is connected to {} at {}", self.peer, self.address);
+                    last_reason.clear();
+                    pause = BACKOFF_MIN;
+                    is_connected.store(true, Ordering::Relaxed);
+                    let error = converse(source, &mut writer, &mut unsent).await;
+                    is_connected.store(false, Ordering::Relaxed);
+                    unsent.clear();
+                    error
+                }
+            };
+            // The same reason again and again is told once.
+            let reason = error.to_string();
+            if reason != last_reason {
+                let me = self.identity.borrow().node;
+                tracing::warn!(
+                    "{me} has no connection to {} at {}: {reason}",
+                    self.peer,
+                    self.address
+                );
+                last_reason = reason;
+            }
+            sleep(self.rng.duration(pause / 2, pause)).await;
+            pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn open(&self) -> Result<(FrameSource, OwnedWriteHalf), LinkError> {
+        let stream = TcpStream::connect(&self.address.0).await?;
+        stream.set_nodelay(true)?;
+        let (reader, mut writer) = stream.into_split();
+        let hello = hello(&self.identity.borrow());
+        writer.write_all(&wire::encode(&Frame::Hello(hello))).await?;
+        let mut source = FrameSource::new(reader);
+        let size = source.next_size().await?;
+        match source.next_frame(size).await? {
+            Frame::HelloReply(HelloReply::Welcome(welcome)) if welcome.node == self.peer => {
+                Ok((source, writer))
+            }
+            Frame::HelloReply(HelloReply::Welcome(welcome)) => {
+                Err(LinkError::OtherNode(welcome.node))
+            }
+            Frame::HelloReply(HelloReply::Refused(refusal)) => Err(LinkError::Refused(refusal)),
+            Frame::Hello(_) | Frame::Peer(_) | Frame::Request(_) | Frame::Reply(_) => {
+                Err(ReadError::Misplaced.into())
+            }
+        }
+    }
+}
+
+fn hello(identity: &LocalIdentity) -> Hello {
+    Hello {
+        version_min: PROTOCOL_VERSION,
+        version_max: PROTOCOL_VERSION,
+        features: 0,
+        cluster_name: Some(identity.cluster_name.clone()),
+        peer: Some(PeerHello {
+            node: identity.node,
+            incarnation: identity.incarnation,
+            cluster: identity.cluster,
+        }),
+    }
+}
+
+/// Writes until the connection ends. The peer sends nothing on it, so anything to be read is its
+/// end.
+async fn converse(
+    mut source: FrameSource,
+    writer: &mut OwnedWriteHalf,
+    unsent: &mut Unsent,
+) -> LinkError {
+    let error = tokio::select! {
+        result = write_frames(writer, unsent) => result.err().unwrap_or(ReadError::Closed),
+        result = source.wait() => result.err().unwrap_or(ReadError::Misplaced),
+    };
+    error.into()
+}

@@ -1,0 +1,186 @@
+//! The life of one node: from settings to the end of its executor.
+//!
+//! The order at the start matters: settings, then sockets, then the disk. A mistake or an address
+//! in use is noticed before anything is written, and a second process on the same data directory is
+//! stopped by the directory's lock.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use kv_core::id::{Address, NodeId};
+use kv_core::node::Node;
+use kv_core::rng::Rng;
+use kv_core::wire::LocalIdentity;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::counters::Counters;
+use crate::disk;
+use crate::error::NodeError;
+use crate::executor::{Clock, Executor, Inbox, Published};
+use crate::links::{Link, LinkTask};
+use crate::listener::{self, Listener, Slots};
+use crate::settings::{RawSettings, Settings};
+use crate::{admin, random};
+
+/// Frames of peers that wait for the executor. Few: each can be large, and waiting ones grow stale.
+const PEER_FRAME_COUNT_MAX: usize = 256;
+/// Requests of clients that wait for the executor.
+const CLIENT_EVENT_COUNT_MAX: usize = 256;
+/// Status requests that wait for the executor.
+const ADMIN_COUNT_MAX: usize = 16;
+
+/// A node that has its sockets, and nothing else yet.
+#[derive(Debug)]
+pub(crate) struct BoundNode {
+    settings: Settings,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+/// Runs one node in this process until a signal ends it.
+///
+/// # Errors
+/// [`NodeError`] if it cannot start. *No data was changed.*
+pub(crate) fn start(raw: RawSettings) -> Result<(), NodeError> {
+    let node = bind(raw.check()?)?;
+    let runtime = runtime()?;
+    let shutdown = {
+        let _guard = runtime.enter();
+        stop_signal()?
+    };
+    node.run(&runtime, shutdown)
+}
+
+/// Takes the addresses of a node.
+///
+/// # Errors
+/// [`NodeError::Listen`]. *Nothing was changed.*
+pub(crate) fn bind(settings: Settings) -> Result<BoundNode, NodeError> {
+    let listener = listen(&settings.listen)?;
+    let admin = if settings.admin.is_empty() { None } else { Some(listen(&settings.admin)?) };
+    Ok(BoundNode { settings, listener, admin })
+}
+
+fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(addresses).map_err(|source| {
+        let names: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        NodeError::Listen { address: names.join(", "), source }
+    })
+}
+
+/// A runtime on the calling thread.
+///
+/// # Errors
+/// [`NodeError::System`]. *Nothing was changed.*
+pub(crate) fn runtime() -> Result<Runtime, NodeError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| NodeError::System { what: "start a runtime", source })
+}
+
+/// Done when the process is asked to stop. Signals count from this call on, not only from the first
+/// poll.
+///
+/// # Errors
+/// [`NodeError::System`]. *Nothing was changed.*
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, NodeError> {
+    let catch =
+        |kind| signal(kind).map_err(|source| NodeError::System { what: "catch signals", source });
+    let (mut interrupt, mut terminate) =
+        (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
+            _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
+        }
+    })
+}
+
+impl BoundNode {
+    /// Opens the data directory and runs the node on `runtime` until `shutdown` is done.
+    ///
+    /// # Errors
+    /// [`NodeError`] if it cannot start. *No data was changed.*
+    pub(crate) fn run(
+        self,
+        runtime: &Runtime,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), NodeError> {
+        runtime.block_on(async {
+            let (executor, inbox) = self.assemble()?;
+            executor.run(inbox, shutdown).await;
+            Ok(())
+        })
+    }
+
+    /// Makes the core and everything around it.
+    fn assemble(self) -> Result<(Executor, Inbox), NodeError> {
+        let Self { settings, listener, admin } = self;
+        let (stored_sender, stored) = mpsc::unbounded_channel();
+        let seed = random::number()?;
+        let (recovered, disk) = disk::open(&settings, stored_sender)?;
+        let clock = Clock::start();
+        let node = Node::new(settings.config.clone(), recovered, seed, clock.now())
+            .map_err(NodeError::Mismatch)?;
+        let identity = node.identity();
+        let (identity_sender, identity) = watch::channel(LocalIdentity {
+            cluster_name: identity.cluster_name.clone(),
+            node: identity.node,
+            incarnation: identity.incarnation,
+            cluster: identity.cluster.as_ref().map(|record| record.id),
+        });
+        let counters = Arc::new(Counters::default());
+        let links = open_links(&settings, &identity, &counters, seed);
+        let (budget_sender, has_budget) = watch::channel(true);
+        let published = Published { identity: identity_sender, has_budget: budget_sender };
+        let (peers_sender, peers) = mpsc::channel(PEER_FRAME_COUNT_MAX);
+        let (clients_sender, clients) = mpsc::channel(CLIENT_EVENT_COUNT_MAX);
+        let (admin_sender, admin_receiver) = mpsc::channel(ADMIN_COUNT_MAX);
+        let acceptor = Listener {
+            identity,
+            has_budget,
+            peers: peers_sender,
+            clients: clients_sender,
+            counters: Arc::clone(&counters),
+            slots: Slots::default(),
+        };
+        tokio::spawn(acceptor.run(prepare(listener)?));
+        if let Some(admin) = admin {
+            tokio::spawn(admin::run(prepare(admin)?, admin_sender, counters));
+        }
+        let names: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+        tracing::info!("{} listens on {}", settings.config.id, names.join(", "));
+        let executor = Executor::new(node, clock, disk, links, published);
+        Ok((executor, Inbox { stored, peers, clients, admin: admin_receiver }))
+    }
+}
+
+fn prepare(listener: TcpListener) -> Result<tokio::net::TcpListener, NodeError> {
+    listener::prepare(listener)
+        .map_err(|source| NodeError::System { what: "use the listening socket", source })
+}
+
+fn open_links(
+    settings: &Settings,
+    identity: &watch::Receiver<LocalIdentity>,
+    counters: &Arc<Counters>,
+    seed: u64,
+) -> BTreeMap<NodeId, Link> {
+    let others = settings.config.peers.iter().filter(|(peer, _)| *peer != settings.config.id);
+    let open = |(peer, address): &(NodeId, Address)| {
+        let task = LinkTask {
+            peer: *peer,
+            address: address.clone(),
+            identity: identity.clone(),
+            counters: Arc::clone(counters),
+            rng: Rng::fork(seed, &format!("link to {peer}")),
+        };
+        (*peer, Link::open(task))
+    };
+    others.map(open).collect()
+}

@@ -1,0 +1,200 @@
+//! From what was typed to a configuration that was checked, with all mistakes at once.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+
+use kv_core::id::{Address, NodeId};
+use kv_core::node::NodeConfig;
+
+use crate::args::StartArgs;
+use crate::error::NodeError;
+
+/// Longest name of a cluster: it travels in every handshake, which is short.
+const CLUSTER_NAME_BYTES_MAX: usize = 255;
+
+/// What was typed, not checked yet.
+#[derive(Clone, Debug)]
+pub(crate) struct RawSettings {
+    /// Id of the node.
+    pub(crate) id: u64,
+    /// Its data directory.
+    pub(crate) data_dir: PathBuf,
+    /// Where it listens.
+    pub(crate) listen: String,
+    /// All nodes, as `1=HOST:PORT,...`.
+    pub(crate) peers: String,
+    /// Name of the cluster.
+    pub(crate) cluster_name: String,
+    /// Where it answers HTTP.
+    pub(crate) admin: Option<String>,
+    /// Whether addresses beyond this machine are allowed.
+    pub(crate) insecure: bool,
+    /// Count of user shards.
+    pub(crate) shard_count: u32,
+}
+
+impl From<StartArgs> for RawSettings {
+    fn from(args: StartArgs) -> Self {
+        Self {
+            id: args.id,
+            data_dir: args.data_dir,
+            listen: args.listen,
+            peers: args.peers,
+            cluster_name: args.cluster,
+            admin: args.admin,
+            insecure: args.insecure,
+            shard_count: args.shards,
+        }
+    }
+}
+
+/// What holds for one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// For the core. Valid.
+    pub(crate) config: NodeConfig,
+    /// Its data directory.
+    pub(crate) data_dir: PathBuf,
+    /// Where it listens: what the host's name resolves to.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where it answers HTTP; empty for nowhere.
+    pub(crate) admin: Vec<SocketAddr>,
+}
+
+impl RawSettings {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// [`NodeError::Config`] with all mistakes. *Nothing was changed.*
+    pub(crate) fn check(self) -> Result<Settings, NodeError> {
+        let mut mistakes = vec![];
+        let peers = parse_peers(&self.peers, &mut mistakes);
+        let mut config = NodeConfig::new(NodeId(self.id), &self.cluster_name, peers);
+        config.shard_count = self.shard_count;
+        // A list that does not parse would only repeat itself as missing peers.
+        if mistakes.is_empty()
+            && let Err(errors) = config.validate()
+        {
+            mistakes.extend(errors.0.iter().map(ToString::to_string));
+        }
+        if self.cluster_name.is_empty() || self.cluster_name.len() > CLUSTER_NAME_BYTES_MAX {
+            mistakes.push(format!("--cluster takes 1 to {CLUSTER_NAME_BYTES_MAX} bytes"));
+        }
+        let listen = resolve("--listen", &self.listen, self.insecure, &mut mistakes);
+        let admin = match &self.admin {
+            Some(admin) => resolve("--admin", admin, self.insecure, &mut mistakes),
+            None => vec![],
+        };
+        if !mistakes.is_empty() {
+            return Err(NodeError::Config { mistakes });
+        }
+        Ok(Settings { config, data_dir: self.data_dir, listen, admin })
+    }
+}
+
+fn parse_peers(text: &str, mistakes: &mut Vec<String>) -> Vec<(NodeId, Address)> {
+    let mut peers = vec![];
+    for item in text.split(',') {
+        match parse_peer(item) {
+            Some(peer) => peers.push(peer),
+            None => mistakes.push(format!("--peers: {item:?} is not ID=HOST:PORT")),
+        }
+    }
+    peers
+}
+
+fn parse_peer(item: &str) -> Option<(NodeId, Address)> {
+    let (id, address) = item.trim().split_once('=')?;
+    let (host, port) = address.rsplit_once(':')?;
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    if host.is_empty() || !is_port {
+        return None;
+    }
+    Some((NodeId(id.parse().ok()?), Address(address.to_owned())))
+}
+
+fn resolve(
+    option: &str,
+    text: &str,
+    insecure: bool,
+    mistakes: &mut Vec<String>,
+) -> Vec<SocketAddr> {
+    let addresses: Vec<_> = match text.to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => {
+            mistakes.push(format!("{option}: {text:?} is not HOST:PORT of this machine ({error})"));
+            return vec![];
+        }
+    };
+    if !insecure && addresses.iter().any(|address| !address.ip().is_loopback()) {
+        mistakes.push(format!(
+            "{option}: {text} can be reached from other machines, and connections are neither encrypted nor \
+             authenticated yet; listen on 127.0.0.1, or accept that with --insecure"
+        ));
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw() -> RawSettings {
+        RawSettings {
+            id: 1,
+            data_dir: "unused".into(),
+            listen: "127.0.0.1:7101".into(),
+            peers: "1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103".into(),
+            cluster_name: "kv".into(),
+            admin: None,
+            insecure: false,
+            shard_count: 16,
+        }
+    }
+
+    #[track_caller]
+    fn check(raw: RawSettings, expected: &[&str]) {
+        let mistakes = match raw.check() {
+            Ok(_) => vec![],
+            Err(NodeError::Config { mistakes }) => mistakes,
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:?}");
+        for (mistake, part) in mistakes.iter().zip(expected) {
+            assert!(mistake.contains(part), "{mistake:?} does not say {part:?}");
+        }
+    }
+
+    #[test]
+    fn good_settings_pass() {
+        check(raw(), &[]);
+        check(RawSettings { listen: "localhost:7101".into(), ..raw() }, &[]);
+        check(RawSettings { listen: "0.0.0.0:7101".into(), insecure: true, ..raw() }, &[]);
+    }
+
+    #[test]
+    fn addresses_beyond_this_machine_need_the_option() {
+        check(RawSettings { listen: "0.0.0.0:7101".into(), ..raw() }, &["--insecure"]);
+        check(RawSettings { listen: "[::]:7101".into(), ..raw() }, &["--insecure"]);
+        check(RawSettings { admin: Some("192.0.2.1:80".into()), ..raw() }, &["--admin"]);
+    }
+
+    #[test]
+    fn all_mistakes_are_listed_at_once() {
+        let peers = "1=127.0.0.1:7101,two=127.0.0.1:7102,3=127.0.0.1,4=:1,,5=a:0".to_owned();
+        let parts = ["\"two=", "\"3=", "\"4=", "\"\"", "\"5=", "--cluster", "--listen", "--admin"];
+        let raw = RawSettings {
+            peers,
+            cluster_name: String::new(),
+            listen: "127.0.0.1".into(),
+            admin: Some("0.0.0.0:1".into()),
+            ..raw()
+        };
+        check(raw, &parts);
+    }
+
+    #[test]
+    fn the_core_has_its_say() {
+        check(RawSettings { id: 9, shard_count: 3, ..raw() }, &["itself", "power of two"]);
+    }
+}

@@ -1,0 +1,144 @@
+//! A cluster of real `kv-node` processes on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use kv_client::blocking::Client;
+use kv_core::node::Status;
+use kv_core::raft::Role;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::{build, ports, wait};
+
+/// How long one call may take: an election on a busy machine, several times over.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a question may take whose failure is an answer, too.
+const SHORT_DEADLINE: Duration = Duration::from_millis(500);
+
+/// A cluster in a temporary directory. Its processes end with it.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: TempDir,
+    ports: Vec<u16>,
+    nodes: Vec<Option<Process>>,
+    client: Client,
+}
+
+impl Cluster {
+    /// Starts `count` nodes with ids from 1.
+    ///
+    /// # Panics
+    /// If anything goes wrong.
+    pub fn start(count: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ports = ports::free(count);
+        let endpoints = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let client = Client::connect(endpoints).expect("a client").with_deadline(DEADLINE);
+        let mut cluster = Self { dir, ports, nodes: vec![], client };
+        for at in 0..usize::from(count) {
+            cluster.nodes.push(None);
+            cluster.restart(at);
+        }
+        cluster
+    }
+
+    /// A client of the cluster, shared by all who ask.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Count of nodes.
+    pub fn size(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Address of the node at place `at`.
+    pub fn address(&self, at: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[at])
+    }
+
+    /// Addresses of all nodes, for `--endpoints`.
+    pub fn endpoints(&self) -> String {
+        (0..self.size()).map(|at| self.address(at)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Data directory of the node at place `at`.
+    pub fn data_dir(&self, at: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{}", at + 1))
+    }
+
+    /// The node at place `at`.
+    ///
+    /// # Panics
+    /// If it is not running.
+    pub fn node(&mut self, at: usize) -> &mut Process {
+        self.nodes[at].as_mut().expect("the node runs")
+    }
+
+    /// Starts the node at place `at`, which is not running.
+    ///
+    /// # Panics
+    /// If it is.
+    pub fn restart(&mut self, at: usize) {
+        assert!(self.nodes[at].is_none(), "a node runs once");
+        let log = self.dir.path().join(format!("node-{}.log", at + 1));
+        self.nodes[at] = Some(Process::start(self.command(at), &log));
+    }
+
+    /// Kills the node at place `at` with SIGKILL.
+    ///
+    /// # Panics
+    /// If it is not running.
+    pub fn kill(&mut self, at: usize) {
+        let mut node = self.nodes[at].take().expect("the node runs");
+        node.kill();
+    }
+
+    /// What starts the node at place `at`.
+    pub fn command(&self, at: usize) -> Command {
+        let id = at + 1;
+        let peers: Vec<_> =
+            (0..self.size()).map(|at| format!("{}={}", at + 1, self.address(at))).collect();
+        let mut command = build::kv_node();
+        command.args(["start", "--id", &id.to_string()]);
+        command.args(["--listen", &self.address(at), "--peers", &peers.join(",")]);
+        command.arg("--data-dir").arg(self.data_dir(at));
+        command
+    }
+
+    /// What the node at place `at` says of itself; none if it says nothing.
+    pub fn status(&self, at: usize) -> Option<Status> {
+        self.client.with_deadline(SHORT_DEADLINE).status(&self.address(at)).ok()
+    }
+
+    /// Waits until every node answers and every shard has a leader that all its replicas follow.
+    ///
+    /// # Panics
+    /// If that does not happen.
+    pub fn wait_until_ready(&self) {
+        wait::until("a leader of every shard that all follow", || {
+            let statuses: Option<Vec<_>> = (0..self.size()).map(|at| self.status(at)).collect();
+            statuses.filter(|statuses| is_ready(statuses))
+        });
+    }
+
+    /// A file in the cluster's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        Path::new(self.dir.path()).join(name)
+    }
+}
+
+fn is_ready(statuses: &[Status]) -> bool {
+    let shards = || statuses.iter().flat_map(|status| &status.shards);
+    statuses.iter().all(|status| status.cluster.is_some() && !status.shards.is_empty())
+        && shards().all(|replica| {
+            let leads = |shard: &kv_core::node::ShardStatus, node| {
+                shard.shard == replica.shard
+                    && shard.role == Role::Leader
+                    && Some(node) == replica.leader
+            };
+            statuses.iter().any(|other| other.shards.iter().any(|shard| leads(shard, other.node)))
+        })
+}
