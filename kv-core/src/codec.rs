@@ -1,14 +1,18 @@
 //! The one place that turns values into bytes and back.
 //!
-//! The format is bincode 2 (variable-length integers, little endian) over serde. What the rest of the project relies on:
+//! The format is bincode 2 (variable-length integers, little endian) over serde. What the rest of
+//! the project relies on:
 //!
-//! - **Bounded.** No value may claim more than [`DECODED_BYTES_MAX`] bytes, checked before anything is allocated.
-//! - **Exact.** Bytes left over after a value are an error, so a frame or record holds one value and nothing else.
-//! - **Total.** Any bytes decode to a value or an error; decoding never panics and never recurses (no type that is
-//!   decoded contains itself, and no container holds zero-sized elements).
+//! - **Bounded.** No value may claim more than [`DECODED_BYTES_MAX`] bytes, checked before anything
+//!   is allocated.
+//! - **Exact.** Bytes left over after a value are an error, so a frame or record holds one value
+//!   and nothing else.
+//! - **Total.** Any bytes decode to a value or an error; decoding never panics and never recurses
+//!   (no type that is decoded contains itself, and no container holds zero-sized elements).
 //!
-//! bincode is not self-describing and tolerates no added field, so every stored or sent type is an enum of versions or
-//! stands under a version byte. Byte strings are [`bytes::Bytes`]: a plain `Vec<u8>` is encoded one element at a time.
+//! bincode is not self-describing and tolerates no added field, so every stored or sent type is an
+//! enum of versions or stands under a version byte. Byte strings are [`bytes::Bytes`]: a plain
+//! `Vec<u8>` is encoded one element at a time.
 
 use alloc::vec::Vec;
 
@@ -39,7 +43,8 @@ fn config() -> impl bincode::config::Config {
 /// Encodes `value`.
 ///
 /// # Panics
-/// Never for the types of this crate: writing to memory cannot fail, and no type has a sequence of unknown length.
+/// Never for the types of this crate: writing to memory cannot fail, and no type has a sequence of
+/// unknown length.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(value, config()).expect("encoding into memory cannot fail")
 }

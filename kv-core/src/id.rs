@@ -1,7 +1,8 @@
 //! Identities and positions, one newtype each.
 //!
-//! A number that means something has a type of its own, so that a term is never passed where an index is expected.
-//! Display forms are the ones of traces and logs: `n2` for a node, `s3` for a shard, `7@3` for index 7 of term 3.
+//! A number that means something has a type of its own, so that a term is never passed where an
+//! index is expected. Display forms are the ones of traces and logs: `n2` for a node, `s3` for a
+//! shard, `7@3` for index 7 of term 3.
 
 use alloc::string::String;
 use core::fmt;
@@ -62,7 +63,8 @@ number!(
     RequestHandle, u64, "q"
 );
 number!(
-    /// A keyspace: a set of keys with one kind and one partition function. 0 is the default keyspace.
+    /// A keyspace: a set of keys with one kind and one partition function. 0 is the default
+    /// keyspace.
     KeyspaceId, u32, "k"
 );
 
@@ -98,7 +100,8 @@ impl Timestamp {
     pub const MAX: Self = Self(u64::MAX);
 }
 
-/// An entry's identity: Raft logs that hold the same `LogId` are equal up to it (Raft paper, section 5.3).
+/// An entry's identity: Raft logs that hold the same `LogId` are equal up to it (Raft paper,
+/// section 5.3).
 ///
 /// Ordered by term, then index: the order of "at least as up to date" (section 5.4.1).
 #[derive(
@@ -137,8 +140,8 @@ impl fmt::Display for ClusterId {
 
 /// One life of a node's data directory, drawn at random when the directory is first used.
 ///
-/// A node whose disk was wiped comes back under another incarnation and is kept out: it may have forgotten votes and
-/// entries that others count on.
+/// A node whose disk was wiped comes back under another incarnation and is kept out: it may have
+/// forgotten votes and entries that others count on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
@@ -165,8 +168,9 @@ impl fmt::Display for Address {
 /// A client's session, within which requests are numbered so that each runs exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId {
-    /// When the meta group opened the session. A shard that does not know the session runs its requests only if this
-    /// is above the shard's session floor: otherwise it may have known, and forgotten, it.
+    /// When the meta group opened the session. A shard that does not know the session runs its
+    /// requests only if this is above the shard's session floor: otherwise it may have known, and
+    /// forgotten, it.
     pub opened_ts: Timestamp,
     /// Drawn at random by the client, so that two sessions never share an id.
     pub nonce: u64,
@@ -178,15 +182,16 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// Identity of one write request over all its retries (linearizable RPCs: Raft thesis, section 6.3).
+/// Identity of one write request over all its retries (linearizable RPCs: Raft thesis, section
+/// 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId {
     /// The session that numbers the request.
     pub session: SessionId,
     /// Number of the request in its session, from 1.
     pub sequence: u64,
-    /// Every request with a smaller sequence has been answered or given up by the client: its result may be forgotten,
-    /// and a late copy of it must not run.
+    /// Every request with a smaller sequence has been answered or given up by the client: its
+    /// result may be forgotten, and a late copy of it must not run.
     pub acked_below: u64,
 }
 

@@ -1,17 +1,19 @@
 //! Known bugs, planted on purpose, that the simulator must find.
 //!
-//! A testbed that finds nothing proves nothing until it is shown that it *would* have found something. Each mutant is one
-//! classic mistake, compiled in only with feature `mutants` (which only kv-sim's own feature turns on) and even then off
-//! until one is chosen. Without the feature [`is_active`] is a constant `false` and costs nothing.
+//! A testbed that finds nothing proves nothing until it is shown that it *would* have found
+//! something. Each mutant is one classic mistake, compiled in only with feature `mutants` (which
+//! only kv-sim's own feature turns on) and even then off until one is chosen. Without the feature
+//! [`is_active`] is a constant `false` and costs nothing.
 
 /// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mutant {
-    /// A vote is answered before it is durable: after a crash the voter may vote again in the same term
-    /// (Raft paper, figure 2).
+    /// A vote is answered before it is durable: after a crash the voter may vote again in the same
+    /// term (Raft paper, figure 2).
     VoteNotPersisted = 1,
-    /// An entry of an older term is committed by counting replicas (Raft paper, section 5.4.2 and figure 8).
+    /// An entry of an older term is committed by counting replicas (Raft paper, section 5.4.2 and
+    /// figure 8).
     OldTermCommitted,
     /// A linearizable read is served without confirming leadership (Raft thesis, section 6.4).
     UnconfirmedRead,

@@ -1,8 +1,9 @@
 //! What clients ask for, and what they are told.
 //!
-//! Operations are values: the same types travel from the client, sit in the Raft log, and are applied by every replica.
-//! A *version* is the commit timestamp of the write that made a value. Every write takes a larger one than any before
-//! it on the same key, so a version never comes back (no ABA), not even after a delete.
+//! Operations are values: the same types travel from the client, sit in the Raft log, and are
+//! applied by every replica. A *version* is the commit timestamp of the write that made a value.
+//! Every write takes a larger one than any before it on the same key, so a version never comes back
+//! (no ABA), not even after a delete.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,11 @@
 //! The consistent-hash ring: which shard a key belongs to, and which nodes hold a shard.
 //!
-//! Keys are hashed to a fixed number of equal shards; the *ring* places the shards. Every node owns [`VNODES_PER_NODE`]
-//! virtual nodes on a circle of 64-bit tokens. A shard has a point on the circle; walking clockwise from there, the first
-//! nodes met hold its replicas, skipping a node that already has its fair share: consistent hashing (Karger et al. 1997)
-//! with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018). So load is even within 25 %, and adding a node moves about
-//! one share.
+//! Keys are hashed to a fixed number of equal shards; the *ring* places the shards. Every node owns
+//! [`VNODES_PER_NODE`] virtual nodes on a circle of 64-bit tokens. A shard has a point on the
+//! circle; walking clockwise from there, the first nodes met hold its replicas, skipping a node
+//! that already has its fair share: consistent hashing (Karger et al. 1997) with bounded loads
+//! (Mirrokni, Thorup, Zadimoghaddam 2018). So load is even within 25 %, and adding a node moves
+//! about one share.
 //!
 //! Everything here is a pure function of its arguments: all nodes compute the same placement.
 
@@ -17,15 +18,16 @@ use crate::cluster::{ClusterMap, ClusterRecord, ShardEntry};
 use crate::id::{Epoch, NodeId, ShardId};
 use crate::op::Key;
 
-/// Virtual nodes of each node: enough that the walk from a point meets the nodes in well-mixed order.
+/// Virtual nodes of each node: enough that the walk from a point meets the nodes in well-mixed
+/// order.
 pub const VNODES_PER_NODE: u64 = 64;
 
 const KEY_SEED: u64 = 1;
 const VNODE_SEED: u64 = 2;
 const SHARD_SEED: u64 = 3;
 
-/// The user shard of `key`: its hash, or that of the part between the first `{` and the next `}` if there is one and it
-/// is not empty, so that related keys can be kept together.
+/// The user shard of `key`: its hash, or that of the part between the first `{` and the next `}` if
+/// there is one and it is not empty, so that related keys can be kept together.
 pub fn shard_of(key: &Key, shard_count: u32) -> ShardId {
     let hash =
         xxh3_64_with_seed(hashed_part(&key.bytes), KEY_SEED ^ u64::from(key.keyspace.0) << 8);

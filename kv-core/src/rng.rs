@@ -1,7 +1,8 @@
 //! Seeded randomness, forked by label.
 //!
-//! A node has one seed. Each component draws from a generator of its own, forked by a label, so that one more draw in
-//! one component does not move the draws of another. ChaCha is stable over releases and platforms.
+//! A node has one seed. Each component draws from a generator of its own, forked by a label, so
+//! that one more draw in one component does not move the draws of another. ChaCha is stable over
+//! releases and platforms.
 
 use core::time::Duration;
 

@@ -1,15 +1,17 @@
 //! The boundary to a store: what a node asks of its disk, and what it is told.
 //!
-//! Storage is an effect with an id. The node hands out [`StorageRequest`]s, a driver executes them and feeds the
-//! [`StorageReply`] back through `Node::handle`. The contract of a driver:
+//! Storage is an effect with an id. The node hands out [`StorageRequest`]s, a driver executes them
+//! and feeds the [`StorageReply`] back through `Node::handle`. The contract of a driver:
 //!
-//! - [`StorageRequest::Append`]s are executed in the order in which they came and answered in that order, each only after
-//!   its bytes are durable. Several may share one sync.
-//! - [`StorageRequest::Apply`] and [`StorageRequest::Read`] of one shard are executed in order. They touch memory and may be
-//!   answered at once, before the next input.
-//! - A write or sync that fails has no reply: the process must stop. What reached the disk is unknown.
+//! - [`StorageRequest::Append`]s are executed in the order in which they came and answered in that
+//!   order, each only after its bytes are durable. Several may share one sync.
+//! - [`StorageRequest::Apply`] and [`StorageRequest::Read`] of one shard are executed in order.
+//!   They touch memory and may be answered at once, before the next input.
+//! - A write or sync that fails has no reply: the process must stop. What reached the disk is
+//!   unknown.
 //!
-//! A driver cannot send a message too early: the node itself holds back what depends on a write until it is durable.
+//! A driver cannot send a message too early: the node itself holds back what depends on a write
+//! until it is durable.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -51,12 +53,13 @@ pub struct GroupWrite {
     pub shard: ShardId,
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
-    /// Entries with consecutive indexes. They replace every stored entry from the first one's index on, in one step:
-    /// there is no separate truncation that a crash could tear off.
+    /// Entries with consecutive indexes. They replace every stored entry from the first one's index
+    /// on, in one step: there is no separate truncation that a crash could tear off.
     pub entries: Vec<Entry>,
 }
 
-/// Writes of all groups that one step of the node produced. Durable as a whole before it is answered.
+/// Writes of all groups that one step of the node produced. Durable as a whole before it is
+/// answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     /// Echoed in the reply.
@@ -90,7 +93,8 @@ pub struct Read {
     pub handle: RequestHandle,
     /// The shard that holds the key.
     pub shard: ShardId,
-    /// The store must have applied at least this, or refuse: no driver can reorder a read before a write it must see.
+    /// The store must have applied at least this, or refuse: no driver can reorder a read before a
+    /// write it must see.
     pub at_least: LogIndex,
     /// The newest version at or below this is read.
     pub timestamp: Timestamp,
@@ -105,8 +109,9 @@ pub enum StorageReply {
     Appended {
         /// Which append.
         id: AppendId,
-        /// For each group with entries in the append: the last entry written. An append that was since overwritten is
-        /// recognised by its term (a late acknowledgement must not count for other entries at the same index).
+        /// For each group with entries in the append: the last entry written. An append that was
+        /// since overwritten is recognised by its term (a late acknowledgement must not count for
+        /// other entries at the same index).
         written: Vec<(ShardId, LogId)>,
         /// The log's counters after the append.
         counters: LogCounters,
@@ -159,8 +164,8 @@ pub enum Outcome {
     None,
     /// A write ran, now or when an earlier copy of the same request was applied.
     Written(WriteResult),
-    /// The request's session is unknown here and may have been forgotten: it did not run now, and nobody can tell
-    /// whether an earlier copy did.
+    /// The request's session is unknown here and may have been forgotten: it did not run now, and
+    /// nobody can tell whether an earlier copy did.
     SessionExpired,
     /// A late copy of a request that its client had already given up: it did not run.
     Superseded,

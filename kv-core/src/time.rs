@@ -1,8 +1,9 @@
 //! The core's own clock reading.
 //!
-//! The core never asks for the time: every entry point is told it. A driver maps its monotonic clock onto [`Instant`],
-//! the simulator maps virtual time (with skew and drift per node) onto it. An `Instant` is only ever compared with
-//! other instants of the same node and the same process life.
+//! The core never asks for the time: every entry point is told it. A driver maps its monotonic
+//! clock onto [`Instant`], the simulator maps virtual time (with skew and drift per node) onto it.
+//! An `Instant` is only ever compared with other instants of the same node and the same process
+//! life.
 
 use core::fmt;
 use core::ops::{Add, Sub};

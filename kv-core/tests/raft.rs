@@ -1,18 +1,24 @@
 //! Golden scripts: whole Raft groups, step by step.
 //!
-//! Each file in `scripts/raft` is a list of commands; its snapshot shows every command and, below it, one line per effect.
-//! A script reads alone: its first lines say what would go wrong without the rule that it shows.
+//! Each file in `scripts/raft` is a list of commands; its snapshot shows every command and, below
+//! it, one line per effect. A script reads alone: its first lines say what would go wrong without
+//! the rule that it shows.
 //!
 //! Commands (`n` stands for a node number):
 //! - `group N` starts a group of voters 1 to N. Writes wait for `persist`, messages for `deliver`.
-//! - `timeout n` lets so much time pass that `n` campaigns, or as leader checks its quorum. `tick MS` lets time pass for all.
+//! - `timeout n` lets so much time pass that `n` campaigns, or as leader checks its quorum. `tick
+//!   MS` lets time pass for all.
 //! - `propose n TEXT` appends an entry at leader `n`.
 //! - `persist n...` makes all writes of the nodes durable; `persist-one n` only the oldest.
-//! - `deliver [from n] [to n] [last]` delivers what is on its way now, in order; `last` only the newest message.
-//! - `drop [from n] [to n]` loses what is on its way. `hold [from n] [to n]` sets it aside, `release` brings it back.
+//! - `deliver [from n] [to n] [last]` delivers what is on its way now, in order; `last` only the
+//!   newest message.
+//! - `drop [from n] [to n]` loses what is on its way. `hold [from n] [to n]` sets it aside,
+//!   `release` brings it back.
 //! - `duplicate` delivers a copy of everything on its way, and leaves it there.
-//! - `settle` persists and delivers until nothing is left; `cut n...` and `heal` isolate nodes from the others.
-//! - `alive n` lets the others hear that `n` leads, and `n` hear them. `heartbeat n` lets leader `n` repair what was lost.
+//! - `settle` persists and delivers until nothing is left; `cut n...` and `heal` isolate nodes from
+//!   the others.
+//! - `alive n` lets the others hear that `n` leads, and `n` hear them. `heartbeat n` lets leader
+//!   `n` repair what was lost.
 //! - `crash n` loses what is not durable, `restart n` comes back with what is.
 //! - `status` prints every node.
 

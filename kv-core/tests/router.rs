@@ -228,3 +228,21 @@ fn lost_connection_is_retried_elsewhere_after_a_pause() {
     assert_eq!(request_of(&harness.sent()), request_of(&sent));
     assert!(harness.now < Instant::ZERO + Duration::from_secs(1));
 }
+
+#[test]
+fn call_that_waits_for_a_session_says_what_the_session_waits_for() {
+    let config = RouterConfig::new(vec![Address("n1".into())]);
+    let mut harness = Harness { router: Router::new(config, 1), now: Instant::ZERO };
+    harness.call(put());
+    let result = loop {
+        match harness.router.poll_output() {
+            Some(RouterOutput::Done { result, .. }) => break result,
+            Some(RouterOutput::Send { to, request }) => {
+                let sent = Sent { to, correlation: request.correlation, body: request.body };
+                harness.reply(&sent, ClientReply::Refused(Refusal::NotReady));
+            }
+            None => harness.wait(),
+        }
+    };
+    assert_eq!(result, Err(CallError::Unavailable { last: Some(Refusal::NotReady) }));
+}

@@ -11,9 +11,9 @@ use kv_core::machine::{Command, MetaCommand};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use kv_core::ring;
 use kv_core::wire::{
-    self, ClientReply, ClientRequest, FormationMessage, Frame, FrameError, FrameReader, Hello,
-    HelloReply, Lead, LocalIdentity, MapView, PeerFrame, PeerHello, PeerMessage, RaftMessage,
-    Refusal, ReplyFrame, RequestFrame,
+    self, ClientReply, ClientRequest, Confirmation, FormationMessage, Frame, FrameError,
+    FrameReader, Hello, HelloReply, Lead, LocalIdentity, MapView, PeerFrame, PeerHello,
+    PeerMessage, RaftMessage, Refusal, ReplyFrame, RequestFrame,
 };
 use proptest::prelude::*;
 
@@ -101,13 +101,13 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("confirm with list", peer(vec![confirm(Some(vec![lead]))])),
         (
             "confirmed",
-            peer(vec![PeerMessage::Confirmed {
+            peer(vec![PeerMessage::Confirmed(Confirmation {
                 boot,
                 round,
                 version,
                 except: vec![ShardId(1)],
                 unheard: vec![ShardId(2)],
-            }]),
+            })]),
         ),
         ("vote", raft(RaftMessage::Vote { term: Term(4), last: LogId::new(3, 9), pre: true })),
         ("vote reply", raft(RaftMessage::VoteReply { term: Term(4), pre: false, granted: true })),

@@ -169,6 +169,11 @@ impl Outbox {
 }
 
 impl Unsent {
+    /// Whether all that was queued is written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
+    }
+
     /// Forgets what waits, and the frame whose writing was broken off.
     pub(crate) fn clear(&mut self) {
         while self.frames.try_recv().is_ok() {}

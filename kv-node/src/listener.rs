@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::wire::{
-    self, Frame, FrameError, Hello, HelloRefusal, HelloReply, LocalIdentity, PROTOCOL_VERSION,
-    PeerFrame, RequestFrame,
+    self, ClientReply, Frame, FrameError, Hello, HelloRefusal, HelloReply, LocalIdentity,
+    PROTOCOL_VERSION, PeerFrame, Refusal, ReplyFrame, RequestFrame,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -162,18 +162,27 @@ impl Listener {
         let mut source = FrameSource::new(reader);
         let verdict = match read_hello(&mut source).await {
             Ok(hello) => self.admit(&hello),
-            Err(error) => Err(refusal_of(&error).ok_or(error)?),
+            Err(error) => match refusal_of(&error) {
+                Some(refusal) => Err(refusal),
+                None => return Err(error),
+            },
         };
-        let (reply, admitted) = match verdict {
-            Ok((reply, admitted)) => (reply, Some(admitted)),
-            Err(refusal) => (HelloReply::Refused(refusal), None),
-        };
-        writer.write_all(&wire::encode(&Frame::HelloReply(reply))).await?;
-        if admitted.is_none() {
-            self.counters.refused.add();
-            linger(&mut source, &mut writer).await;
+        match verdict {
+            Ok((reply, admitted)) => {
+                writer.write_all(&wire::encode(&Frame::HelloReply(reply))).await?;
+                Ok(Some(Open { source, writer, admitted }))
+            }
+            Err(refusal) => {
+                match refusal {
+                    HelloRefusal::Malformed { .. } => self.counters.malformed.add(),
+                    _ => self.counters.refused.add(),
+                }
+                let reply = Frame::HelloReply(HelloReply::Refused(refusal));
+                writer.write_all(&wire::encode(&reply)).await?;
+                linger(&mut source, &mut writer).await;
+                Ok(None)
+            }
         }
-        Ok(admitted.map(|admitted| Open { source, writer, admitted }))
     }
 
     fn admit(&self, hello: &Hello) -> Result<(HelloReply, Admitted), HelloRefusal> {
@@ -238,7 +247,7 @@ impl Listener {
         mut unsent: Unsent,
         overflowed: oneshot::Receiver<()>,
     ) -> Result<(), ReadError> {
-        tokio::select! {
+        let result = tokio::select! {
             result = self.read_requests(connection, &mut source) => result,
             result = write_frames(&mut writer, &mut unsent) => result,
             // The executor has dropped its end.
@@ -246,7 +255,17 @@ impl Listener {
                 self.counters.overflowed.add();
                 Ok(())
             }
+        };
+        // Only between two frames: in the middle of one it could not be told from that frame.
+        if let Some(reason) = result.as_ref().err().and_then(malformed)
+            && unsent.is_idle()
+        {
+            let body = ClientReply::Refused(Refusal::Malformed { reason });
+            let reply = Frame::Reply(ReplyFrame { correlation: 0, body });
+            writer.write_all(&wire::encode(&reply)).await?;
+            linger(&mut source, &mut writer).await;
         }
+        result
     }
 
     async fn read_requests(
@@ -320,7 +339,17 @@ fn refusal_of(error: &ReadError) -> Option<HelloRefusal> {
         ReadError::Frame(FrameError::Version(_)) => {
             Some(HelloRefusal::Version { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION })
         }
-        _ => None,
+        error => malformed(error).map(|reason| HelloRefusal::Malformed { reason }),
+    }
+}
+
+/// What is wrong with a frame, for a sender that seems to speak this protocol.
+fn malformed(error: &ReadError) -> Option<String> {
+    match error {
+        ReadError::Frame(FrameError::Magic(_) | FrameError::Version(_)) => None,
+        ReadError::Frame(error) => Some(error.to_string()),
+        ReadError::Misplaced => Some(error.to_string()),
+        ReadError::Io(_) | ReadError::Truncated | ReadError::Closed | ReadError::TooSlow => None,
     }
 }
 

@@ -184,7 +184,8 @@ fn run_one<P: Protocol>(
         Some(seed) => seed,
         None => {
             let seed = RandomState::new().hash_one(std::process::id()) % SEED_LIMIT;
-            // The seed must be known even if the run never ends; with --json it must not mix with the object.
+            // The seed must be known even if the run never ends; with --json it must not mix with
+            // the object.
             let stream: &mut dyn Write = if arguments.json { err } else { out };
             writeln!(stream, "seed        {seed}")?;
             stream.flush()?;
@@ -255,7 +256,8 @@ fn run_zoo<P: Protocol>(
     Ok(zoo::run(protocol, &mutants, seeds, processors(), out)??)
 }
 
-/// The path itself from the top of the repository, else the path below the repository that this was built from.
+/// The path itself from the top of the repository, else the path below the repository that this was
+/// built from.
 fn in_repository(path: &str) -> PathBuf {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path);
     if Path::new(path).exists() { path.into() } else { built_from }

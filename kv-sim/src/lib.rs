@@ -1,10 +1,11 @@
 //! The simulator: runs distributed systems in simulated time, with faults, and checks what they do.
 //!
-//! [`engine`] is generic: it steps any [`engine::Machine`] and knows nothing of keys and values. [`scenario`] reads what
-//! to run. [`cli`] does it, for one seed or for many, and reports.
+//! [`engine`] is generic: it steps any [`engine::Machine`] and knows nothing of keys and values.
+//! [`scenario`] reads what to run. [`cli`] does it, for one seed or for many, and reports.
 //!
-//! Simulation needs the switch `--cfg madsim`, which the repository's `.cargo/config.toml` sets. Without it (`RUSTFLAGS` in
-//! the environment overrides that file) nothing but this crate's exit codes is built, and the program says what to type.
+//! Simulation needs the switch `--cfg madsim`, which the repository's `.cargo/config.toml` sets.
+//! Without it (`RUSTFLAGS` in the environment overrides that file) nothing but this crate's exit
+//! codes is built, and the program says what to type.
 
 #[cfg(madsim)]
 pub mod cli;

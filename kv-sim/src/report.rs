@@ -16,7 +16,8 @@ pub enum Verdict {
     Pass,
     /// Something is violated.
     Fail,
-    /// Nothing is violated, but the run was too short, did too little, or a declared fault did not strike.
+    /// Nothing is violated, but the run was too short, did too little, or a declared fault did not
+    /// strike.
     Invalid,
 }
 

@@ -1,8 +1,9 @@
 //! Running seeds: each on a fresh thread, several at a time, watched.
 //!
-//! A thread that has run one simulation never runs another: what a thread did before can show in the order of a library's
-//! hash maps. The thread that starts a run waits for it and watches its sign of life. A run that stands still has met a
-//! defect that simulated time cannot see (a deadlock, an endless loop): the process says which run it was, and ends.
+//! A thread that has run one simulation never runs another: what a thread did before can show in
+//! the order of a library's hash maps. The thread that starts a run waits for it and watches its
+//! sign of life. A run that stands still has met a defect that simulated time cannot see (a
+//! deadlock, an endless loop): the process says which run it was, and ends.
 //!
 //! This is the only place where the real clock is read.
 
@@ -189,14 +190,15 @@ fn wall_now() -> Instant {
     Instant::now()
 }
 
-/// Processor time of this thread, asked from the kernel: the C library's function is madsim's inside a simulation.
+/// Processor time of this thread, asked from the kernel: the C library's function is madsim's
+/// inside a simulation.
 fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Does many runs, `slots` at a time, and hands over the results in the order of the runs. `each` may break off: runs that
-/// have begun are finished, and nothing further is handed over.
+/// Does many runs, `slots` at a time, and hands over the results in the order of the runs. `each`
+/// may break off: runs that have begun are finished, and nothing further is handed over.
 pub(crate) fn run_all<P: Protocol>(
     protocol: &P,
     jobs: &[Job<'_>],

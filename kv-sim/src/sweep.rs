@@ -1,7 +1,8 @@
 //! Many seeds over several scenarios.
 //!
-//! A count of seeds is for the whole list: seed `s` runs scenario number `s mod count` of the command line. So the seeds
-//! are spread evenly, and a range that is split over several machines runs the same pairs.
+//! A count of seeds is for the whole list: seed `s` runs scenario number `s mod count` of the
+//! command line. So the seeds are spread evenly, and a range that is split over several machines
+//! runs the same pairs.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

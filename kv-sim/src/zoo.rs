@@ -1,5 +1,5 @@
-//! The zoo: every mutant must be found by the check that is meant to find it, and the seed that finds it must be clean
-//! without the mutant.
+//! The zoo: every mutant must be found by the check that is meant to find it, and the seed that
+//! finds it must be clean without the mutant.
 
 use std::io::{self, Write};
 use std::ops::{ControlFlow, Range};

@@ -113,7 +113,8 @@ fn a_killed_server_loses_its_memory_and_is_rebuilt_from_its_disk() {
     let losses = ran.outcome.faults[&FaultKind::PowerLoss];
     assert!(losses > 0);
     let witness = Arc::clone(&ran.toy.witness);
-    // Each server was made once at first and once after each loss; each of them was dropped with what it had in memory.
+    // Each server was made once at first and once after each loss; each of them was dropped with
+    // what it had in memory.
     let made = witness.made.load(Ordering::Relaxed);
     assert_eq!(made, 3 * (losses + 1));
     assert_eq!(witness.dropped.load(Ordering::Relaxed), made);

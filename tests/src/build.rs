@@ -27,6 +27,21 @@ pub fn cargo() -> Command {
     command
 }
 
+/// The simulator, built as by somebody whose environment sets `RUSTFLAGS`, which overrides the
+/// repository's switch. In a target directory of its own: other flags make another build of
+/// everything.
+///
+/// # Panics
+/// If it does not build.
+pub fn simulator_without_switch() -> Command {
+    let target = workspace_root().join("target").join("no-switch");
+    let mut command = cargo();
+    command.args(["build", "-p", "kv-sim", "--message-format=json"]);
+    command.env("RUSTFLAGS", "--cfg something_else").env("CARGO_TARGET_DIR", target);
+    let programs = executables(command);
+    Command::new(&programs["kv-sim"])
+}
+
 fn program(name: &str) -> Command {
     static PROGRAMS: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
     let programs = PROGRAMS.get_or_init(build);
@@ -40,6 +55,10 @@ fn build() -> BTreeMap<String, PathBuf> {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    executables(command)
+}
+
+fn executables(mut command: Command) -> BTreeMap<String, PathBuf> {
     let output = command.stderr(Stdio::inherit()).output().expect("cargo runs");
     assert!(output.status.success(), "cargo builds the programs under test");
     String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect()

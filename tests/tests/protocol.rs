@@ -13,8 +13,8 @@ use kv_core::id::{ClusterId, Incarnation, NodeId};
 use kv_core::op::{Key, Value};
 use kv_core::ring::shard_of;
 use kv_core::wire::{
-    self, ClientRequest, FRAME_BODY_BYTES_MAX, Frame, Hello, HelloRefusal, HelloReply, PeerFrame,
-    PeerHello, RequestFrame,
+    self, ClientReply, ClientRequest, FRAME_BODY_BYTES_MAX, Frame, Hello, HelloRefusal, HelloReply,
+    PeerFrame, PeerHello, Refusal, ReplyFrame, RequestFrame,
 };
 use kv_tests::cluster::Cluster;
 use kv_tests::process::Process;
@@ -83,6 +83,24 @@ impl Fixture {
         self.check_counted("malformed_count", before, case);
     }
 
+    /// The node says that the bytes are no valid frame, and closes.
+    #[track_caller]
+    fn check_told(&self, case: &str, mut raw: Raw, bytes: &[u8]) {
+        let before = self.counted("malformed_count");
+        raw.send(bytes);
+        let heard = raw.hear();
+        let is_told = matches!(
+            heard[..],
+            [Frame::HelloReply(HelloReply::Refused(HelloRefusal::Malformed { .. }))]
+                | [Frame::Reply(ReplyFrame {
+                    correlation: 0,
+                    body: ClientReply::Refused(Refusal::Malformed { .. }),
+                })]
+        );
+        assert!(is_told, "{case}: {heard:?}");
+        self.check_counted("malformed_count", before, case);
+    }
+
     /// The other side closes in the middle of a frame.
     #[track_caller]
     fn check_cut_off(&self, case: &str, mut raw: Raw, bytes: &[u8]) {
@@ -131,7 +149,7 @@ fn peer_hello(cluster: Option<ClusterId>) -> Hello {
 }
 
 #[test]
-fn what_is_no_handshake_is_closed_and_counted() {
+fn what_is_no_handshake_is_told_so_closed_and_counted() {
     let fixture = Fixture::start();
     let too_long = u32::try_from(FRAME_BODY_BYTES_MAX).unwrap() + 1;
     let last = hello().len() - 1;
@@ -140,13 +158,14 @@ fn what_is_no_handshake_is_closed_and_counted() {
     closed("another protocol", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     closed("zeros", &[0; 4096]);
     closed("wrong magic", &changed(hello(), 0, b'X'));
-    closed("unknown kind", &changed(hello(), 5, 77));
-    closed("unknown flags", &changed(hello(), 6, 1));
-    closed("damaged", &changed(hello(), last, flipped));
-    closed("a body beyond the limit", &announcing(too_long));
-    closed("the longest length", &announcing(u32::MAX));
-    closed("a long first frame", &announcing(1_000_000));
-    closed("a request without handshake", &request());
+    let told = |case, bytes: &[u8]| fixture.check_told(case, fixture.connect(), bytes);
+    told("unknown kind", &changed(hello(), 5, 77));
+    told("unknown flags", &changed(hello(), 6, 1));
+    told("damaged", &changed(hello(), last, flipped));
+    told("a body beyond the limit", &announcing(too_long));
+    told("the longest length", &announcing(u32::MAX));
+    told("a long first frame", &announcing(1_000_000));
+    told("a request without handshake", &request());
     fixture.check_cut_off("half a header", fixture.connect(), &hello()[..7]);
     fixture.check_cut_off("half a body", fixture.connect(), &hello()[..last]);
 }
@@ -177,8 +196,8 @@ fn what_does_not_belong_on_an_open_connection_ends_it() {
     let peer = || fixture.welcomed(peer_hello(None));
     let last = request().len() - 1;
     fixture.check_closed("garbage", client(), b"some bytes that are no frame");
-    fixture.check_closed("a long frame", client(), &announcing(longest + 1));
-    fixture.check_closed("another hello", client(), &hello());
+    fixture.check_told("a long frame", client(), &announcing(longest + 1));
+    fixture.check_told("another hello", client(), &hello());
     fixture.check_closed("garbage of a peer", peer(), &[255; 64]);
     fixture.check_closed("a request of a peer", peer(), &request());
     fixture.check_cut_off("half a header", client(), &request()[..3]);

@@ -17,7 +17,7 @@ pub struct RouterConfig {
     pub attempt_timeout: Duration,
     /// Shortest pause before a retry; doubled with each further one and jittered. Default 20 ms.
     pub backoff_min: Duration,
-    /// Longest pause before a retry. Default 1 s.
+    /// Longest pause before a retry. Default 250 ms, about a quarter of an election.
     pub backoff_max: Duration,
 }
 
@@ -28,7 +28,7 @@ impl RouterConfig {
             endpoints,
             attempt_timeout: Duration::from_secs(1),
             backoff_min: Duration::from_millis(20),
-            backoff_max: Duration::from_secs(1),
+            backoff_max: Duration::from_millis(250),
         }
     }
 }
@@ -72,7 +72,8 @@ pub enum Answer {
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The deadline passed after the write had been sent. *Whether it took effect, now or later, is unknown.*
+    /// The deadline passed after the write had been sent. *Whether it took effect, now or later, is
+    /// unknown.*
     #[error(
         "outcome unknown: request {request} was sent but not answered in time; it may or may not take effect"
     )]
@@ -103,14 +104,16 @@ pub enum RouterInput {
         /// The reply.
         reply: ReplyFrame,
     },
-    /// The driver could not send to `to`, or lost the connection: attempts waiting for it are retried at once.
+    /// The driver could not send to `to`, or lost the connection: attempts waiting for it are
+    /// retried at once.
     Unreachable {
         /// Who cannot be reached.
         to: Address,
     },
 }
 
-/// What a router wants done. To be drained with [`Router::poll_output`](super::Router::poll_output) after each call and input.
+/// What a router wants done. To be drained with [`Router::poll_output`](super::Router::poll_output)
+/// after each call and input.
 #[derive(Clone, Debug)]
 pub enum RouterOutput {
     /// Send the request. May be lost.

@@ -30,7 +30,8 @@ pub(super) enum Stage {
 
 /// One thing that a router is working on.
 ///
-/// - `request` is set before the first attempt of a write and then stays, until the session is replaced.
+/// - `request` is set before the first attempt of a write and then stays, until the session is
+///   replaced.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) goal: Goal,

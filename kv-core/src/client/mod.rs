@@ -1,26 +1,28 @@
 //! The client's routing core.
 //!
-//! A [`Router`] turns calls of the user into requests to nodes, and keeps at it until there is an answer or the deadline
-//! passes. It is as pure as the node: a driver feeds it replies and the time and carries out what it puts out, so retries
-//! are simulated together with the servers.
+//! A [`Router`] turns calls of the user into requests to nodes, and keeps at it until there is an
+//! answer or the deadline passes. It is as pure as the node: a driver feeds it replies and the time
+//! and carries out what it puts out, so retries are simulated together with the servers.
 //!
 //! # Life of a call
 //!
-//! The first call fetches the cluster *map* from any endpoint; keys are hashed to shards with it. The first write opens a
-//! *session* at the leader of the meta group. A request goes to the shard's leader if it is known, else to any replica; who
-//! is not the leader names it. Every retry of a write carries the same request id, so it runs once. Retries pause for a
-//! time that doubles and is jittered, unless the refusal itself named a better place.
+//! The first call fetches the cluster *map* from any endpoint; keys are hashed to shards with it.
+//! The first write opens a *session* at the leader of the meta group. A request goes to the shard's
+//! leader if it is known, else to any replica; who is not the leader names it. Every retry of a
+//! write carries the same request id, so it runs once. Retries pause for a time that doubles and is
+//! jittered, unless the refusal itself named a better place.
 //!
 //! # How a call ends
 //!
-//! With an answer, with a refusal that no retry mends, or at its deadline: then a write that was sent at least once has an
-//! *unknown outcome*, and everything else certainly changed nothing.
+//! With an answer, with a refusal that no retry mends, or at its deadline: then a write that was
+//! sent at least once has an *unknown outcome*, and everything else certainly changed nothing.
 //!
-//! A session that a shard has forgotten is replaced by a new one. That is safe only for a request that was sent once, whose
-//! refusal is then the fate of its only copy (a connection delivers no copy of a request on its own); any other gets the
-//! unknown outcome.
+//! A session that a shard has forgotten is replaced by a new one. That is safe only for a request
+//! that was sent once, whose refusal is then the fate of its only copy (a connection delivers no
+//! copy of a request on its own); any other gets the unknown outcome.
 //!
-//! **What this leaves out:** batching, a circuit breaker, a retry budget, and asking for an outcome later.
+//! **What this leaves out:** batching, a circuit breaker, a retry budget, and asking for an outcome
+//! later.
 
 mod api;
 mod job;

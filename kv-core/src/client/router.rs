@@ -39,7 +39,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router that knows nothing but its endpoints. `seed` makes its session nonces and its jitter.
+    /// A router that knows nothing but its endpoints. `seed` makes its session nonces and its
+    /// jitter.
     ///
     /// # Panics
     /// If there is no endpoint.
@@ -63,7 +64,8 @@ impl Router {
         }
     }
 
-    /// Starts a call. It ends at the latest at `deadline`. Drain [`Router::poll_output`] afterwards.
+    /// Starts a call. It ends at the latest at `deadline`. Drain [`Router::poll_output`]
+    /// afterwards.
     pub fn call(&mut self, now: Instant, call: Call, deadline: Instant) -> CallId {
         self.now = self.now.max(now);
         let id = self.add_job(Goal::User(call), deadline);
@@ -138,14 +140,28 @@ impl Router {
                 return;
             };
             if job.deadline <= self.now {
-                let error = job.give_up();
-                self.finish(id, Err(error));
+                self.give_up(id);
             } else if matches!(job.stage, Stage::Sent { .. }) {
                 self.on_attempt_failed(id);
             } else {
                 self.advance(id);
             }
         }
+    }
+
+    /// Ends the job without an answer. One that waited for the router's own map or session says what
+    /// those were told.
+    fn give_up(&mut self, id: CallId) {
+        let own = self.jobs.values().filter(|job| !matches!(job.goal, Goal::User(_)));
+        let own_refusal = own.filter_map(|job| job.last_refusal.clone()).next();
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if job.stage == Stage::Parked {
+            job.last_refusal = job.last_refusal.take().or(own_refusal);
+        }
+        let error = job.give_up();
+        self.finish(id, Err(error));
     }
 
     /// No answer came, or none can come: whoever was asked is no longer taken for the leader.
@@ -247,7 +263,8 @@ impl Router {
             .push_back(RouterOutput::Send { to, request: RequestFrame { correlation, body } });
     }
 
-    /// Whom to ask: the node that the call names, the shard's leader, any of its replicas, or any endpoint.
+    /// Whom to ask: the node that the call names, the shard's leader, any of its replicas, or any
+    /// endpoint.
     fn target(&mut self, id: CallId) -> Address {
         let job = self.jobs.get(&id);
         if let Some(Job { goal: Goal::User(Call::Status { address }), .. }) = job {
@@ -327,14 +344,9 @@ impl Router {
         match refusal {
             Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
             Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, entry),
-            Refusal::NotReady | Refusal::Overloaded => self.pause(id),
+            Refusal::NotReady | Refusal::Overloaded | Refusal::Malformed { .. } => self.pause(id),
             Refusal::SessionExpired => self.on_session_expired(id),
-            Refusal::Superseded => {
-                if let Some(job) = self.jobs.get(&id) {
-                    let error = job.give_up();
-                    self.finish(id, Err(error));
-                }
-            }
+            Refusal::Superseded => self.give_up(id),
             refusal @ (Refusal::TooLarge { .. } | Refusal::WrongShard { .. }) => {
                 self.finish(id, Err(CallError::Refused(refusal)));
             }

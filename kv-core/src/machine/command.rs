@@ -12,7 +12,8 @@ use crate::op::WriteOp;
 /// What an entry asks the state machine to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// Nothing: a new leader's first entry, which lets it commit what came before (Raft paper, section 8).
+    /// Nothing: a new leader's first entry, which lets it commit what came before (Raft paper,
+    /// section 8).
     Noop,
     /// A client's write.
     Write {

@@ -1,20 +1,23 @@
 //! The replicated state machine of a shard: what an entry of the log means.
 //!
-//! [`Machine::apply`] turns one committed [`Command`] into a [`WriteBatch`] and an [`Outcome`]. It is a function of the log
-//! alone: it reads no clock and no configuration, draws no randomness, and never fails (Raft keeps replicas equal only if
-//! equal logs make equal states). The driver supplies a [`ReadView`] of what was applied before, and stores the batch.
+//! [`Machine::apply`] turns one committed [`Command`] into a [`WriteBatch`] and an [`Outcome`]. It
+//! is a function of the log alone: it reads no clock and no configuration, draws no randomness, and
+//! never fails (Raft keeps replicas equal only if equal logs make equal states). The driver
+//! supplies a [`ReadView`] of what was applied before, and stores the batch.
 //!
-//! A write's commit timestamp, and so the version of what it writes, is the index of its entry. Per key it grows with
-//! every write, which [`Machine::apply`] asserts.
+//! A write's commit timestamp, and so the version of what it writes, is the index of its entry. Per
+//! key it grows with every write, which [`Machine::apply`] asserts.
 //!
 //! # Exactly once
 //!
-//! A client retries a write until it hears the result, so the same request may be in the log more than once. Each shard
-//! keeps the results of the requests of each session ([`sessions`]) and answers a copy from there.
+//! A client retries a write until it hears the result, so the same request may be in the log more
+//! than once. Each shard keeps the results of the requests of each session ([`sessions`]) and
+//! answers a copy from there.
 //!
 //! # The meta group
 //!
-//! Group 0 runs the same machine over other commands: it holds the cluster's map and opens sessions.
+//! Group 0 runs the same machine over other commands: it holds the cluster's map and opens
+//! sessions.
 //!
 //! **What this leaves out:** transactions, lists, sets and hashes.
 
@@ -89,7 +92,8 @@ impl Machine {
         self.applied
     }
 
-    /// Rolling hash over everything that was applied. Replicas that applied the same entry agree on it.
+    /// Rolling hash over everything that was applied. Replicas that applied the same entry agree on
+    /// it.
     pub fn state_hash(&self) -> u64 {
         self.state_hash
     }
@@ -97,8 +101,8 @@ impl Machine {
     /// Applies the next entry.
     ///
     /// # Panics
-    /// If the entry does not follow the last applied one, or its payload is not a command: both mean that the log is not
-    /// the one that was committed, and the node must stop.
+    /// If the entry does not follow the last applied one, or its payload is not a command: both
+    /// mean that the log is not the one that was committed, and the node must stop.
     pub fn apply(&mut self, view: &impl ReadView, entry: &Entry) -> (WriteBatch, Outcome) {
         assert_eq!(entry.id.index, self.applied.index.next(), "entries are applied without a gap");
         assert!(entry.id.term >= self.applied.term, "terms never shrink along the log");

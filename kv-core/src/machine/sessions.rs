@@ -1,9 +1,9 @@
 //! The session table: results of requests that ran, so that a retry is answered and not run again
 //! (Raft thesis, section 6.3).
 //!
-//! The table is part of the replicated state and bounded. What it forgets, it forgets by the log alone, and it remembers
-//! *that* it forgot: a session at or below the `floor` that is not in the table may have been here, so its requests are
-//! refused instead of run a second time.
+//! The table is part of the replicated state and bounded. What it forgets, it forgets by the log
+//! alone, and it remembers *that* it forgot: a session at or below the `floor` that is not in the
+//! table may have been here, so its requests are refused instead of run a second time.
 
 use alloc::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use crate::op::WriteResult;
 
 /// Sessions that one shard remembers. Beyond it the session that was opened first is forgotten.
 pub const SESSIONS_PER_SHARD_MAX: usize = 4_096;
-/// Results that one session may leave unacknowledged on one shard. Beyond it the oldest is forgotten, and its request
-/// counts as given up.
+/// Results that one session may leave unacknowledged on one shard. Beyond it the oldest is
+/// forgotten, and its request counts as given up.
 pub const RESULTS_PER_SESSION_MAX: usize = 1_024;
 
 /// What the table knows of a request.
@@ -40,7 +40,8 @@ struct Session {
 /// Results of the sessions that a shard remembers.
 ///
 /// - Every session with `opened_ts > floor` that ever ran a request here is in the table.
-/// - At most [`SESSIONS_PER_SHARD_MAX`] sessions, each with at most [`RESULTS_PER_SESSION_MAX`] results.
+/// - At most [`SESSIONS_PER_SHARD_MAX`] sessions, each with at most [`RESULTS_PER_SESSION_MAX`]
+///   results.
 #[derive(Clone, Debug, Default)]
 pub struct SessionTable {
     sessions: BTreeMap<SessionId, Session>,

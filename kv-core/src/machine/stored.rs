@@ -1,7 +1,8 @@
 //! The stored form of keys and values.
 //!
-//! A stored key is `(local shard id, keyspace, key, !version)`, encoded so that bytes sort like the tuple: all of a shard
-//! lies together, then all of a keyspace, then a key's versions, newest first.
+//! A stored key is `(local shard id, keyspace, key, !version)`, encoded so that bytes sort like the
+//! tuple: all of a shard lies together, then all of a keyspace, then a key's versions, newest
+//! first.
 //!
 //! ```text
 //! size  field

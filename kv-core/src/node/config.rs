@@ -6,8 +6,8 @@ use core::time::Duration;
 
 use crate::id::{Address, NodeId};
 
-/// A node's configuration. `cluster_name`, `peers`, `shard_count` and `replica_count` must be equal on all nodes when
-/// the cluster is formed; afterwards what was formed holds.
+/// A node's configuration. `cluster_name`, `peers`, `shard_count` and `replica_count` must be equal
+/// on all nodes when the cluster is formed; afterwards what was formed holds.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// This node; one of `peers`.
@@ -18,8 +18,8 @@ pub struct NodeConfig {
     pub peers: Vec<(NodeId, Address)>,
     /// Count of user shards: a power of two, 1 to 1,024. Default 16.
     pub shard_count: u32,
-    /// Replicas of each shard: odd, at most the number of peers. None: the largest odd number that is at most the
-    /// number of peers and at most 7.
+    /// Replicas of each shard: odd, at most the number of peers. None: the largest odd number that
+    /// is at most the number of peers and at most 7.
     pub replica_count: Option<u32>,
     /// Timers.
     pub timings: Timings,
@@ -30,7 +30,8 @@ pub struct NodeConfig {
 pub struct Timings {
     /// Between two signs of life of a leader. Default 100 ms.
     pub heartbeat: Duration,
-    /// Shortest time without a leader after which a replica campaigns; at least three heartbeats. Default 1 s.
+    /// Shortest time without a leader after which a replica campaigns; at least three heartbeats.
+    /// Default 1 s.
     pub election_min: Duration,
     /// Longest such time; at least `election_min` and one heartbeat more. Default 2 s.
     pub election_max: Duration,
@@ -59,7 +60,8 @@ impl NodeConfig {
         }
     }
 
-    /// The count of replicas that holds: the configured one, or the default for the number of peers.
+    /// The count of replicas that holds: the configured one, or the default for the number of
+    /// peers.
     pub fn effective_replica_count(&self) -> u32 {
         let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
         let most = peers.min(7);

@@ -1,8 +1,9 @@
 //! Confirming liveness and leadership, once per pair of nodes.
 //!
-//! A node that leads something asks every peer to confirm it in numbered *rounds*: one at each heartbeat, and one whenever
-//! reads wait. A read is good once a majority of its shard's voters confirmed a round that began after the read arrived
-//! (ReadIndex, Raft thesis 6.4). Reads that arrive while a round is out share the next one.
+//! A node that leads something asks every peer to confirm it in numbered *rounds*: one at each
+//! heartbeat, and one whenever reads wait. A read is good once a majority of its shard's voters
+//! confirmed a round that began after the read arrived (ReadIndex, Raft thesis 6.4). Reads that
+//! arrive while a round is out share the next one.
 
 use alloc::vec::Vec;
 
@@ -11,10 +12,10 @@ use crate::id::{NodeId, Round, ShardId};
 use crate::mutants::{self, Mutant};
 use crate::raft::quorum::reached_by_majority;
 use crate::time::Instant;
-use crate::wire::{Lead, PeerMessage};
+use crate::wire::{Confirmation, Lead, PeerMessage};
 
-/// A round that reads wait for is given up after this part of a heartbeat, so that one dead peer or lost message delays
-/// the reads of no other shard for long.
+/// A round that reads wait for is given up after this part of a heartbeat, so that one dead peer or
+/// lost message delays the reads of no other shard for long.
 const ROUNDS_PER_HEARTBEAT_MAX: u32 = 8;
 
 /// The rounds of this process.
@@ -41,7 +42,8 @@ impl Node {
         Round(self.rounds.begun.0 + 1)
     }
 
-    /// The highest round in which a majority of the shard's voters confirmed this node's leadership.
+    /// The highest round in which a majority of the shard's voters confirmed this node's
+    /// leadership.
     pub(super) fn confirmed_round(&self, shard: ShardId) -> Round {
         let always = Round(u64::MAX);
         if mutants::is_active(Mutant::UnconfirmedRead) {
@@ -115,9 +117,7 @@ impl Node {
             link.on_leads(boot, version, leads);
         }
         let Some(leads) = link.their_leads(boot, version) else {
-            let (except, unheard) = (Vec::new(), Vec::new());
-            let unknown = PeerMessage::Confirmed { boot, round, version: 0, except, unheard };
-            return self.outbox.send(from, unknown);
+            return self.send_confirmation(from, Confirmation::unknown_list(boot, round));
         };
         let (mut except, mut unheard) = (Vec::new(), Vec::new());
         for lead in leads {
@@ -132,19 +132,17 @@ impl Node {
                 Some(_) | None => except.push(lead.shard),
             }
         }
-        self.outbox.send(from, PeerMessage::Confirmed { boot, round, version, except, unheard });
+        let confirmation = Confirmation { boot, round, version, except, unheard };
+        self.send_confirmation(from, confirmation);
+    }
+
+    fn send_confirmation(&mut self, to: NodeId, confirmation: Confirmation) {
+        self.outbox.send(to, PeerMessage::Confirmed(confirmation));
     }
 
     /// A peer answers whether it takes this node for the leader of what it leads.
-    pub(super) fn on_confirmed(
-        &mut self,
-        from: NodeId,
-        boot: u64,
-        round: Round,
-        version: u64,
-        except: Vec<ShardId>,
-        unheard: Vec<ShardId>,
-    ) {
+    pub(super) fn on_confirmed(&mut self, from: NodeId, confirmation: Confirmation) {
+        let Confirmation { boot, round, version, except, unheard } = confirmation;
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };

@@ -1,9 +1,10 @@
 //! From a set of empty nodes to a cluster.
 //!
-//! A cluster is formed once, by the node with the lowest id, when *all* listed nodes report that they belong to none. It
-//! draws the cluster's id and records everybody's incarnation, and makes that durable before it tells anybody. The others
-//! ask until they are told; a node that finds its own incarnation in the record makes it durable and starts. So a majority
-//! of wiped nodes can never form a second cluster beside the first, and a node whose disk was wiped finds another
+//! A cluster is formed once, by the node with the lowest id, when *all* listed nodes report that
+//! they belong to none. It draws the cluster's id and records everybody's incarnation, and makes
+//! that durable before it tells anybody. The others ask until they are told; a node that finds its
+//! own incarnation in the record makes it durable and starts. So a majority of wiped nodes can
+//! never form a second cluster beside the first, and a node whose disk was wiped finds another
 //! incarnation in the record, and stays out.
 
 use alloc::collections::BTreeMap;
@@ -134,7 +135,8 @@ impl Node {
         self.outbox.push(Output::Store(StorageRequest::StoreIdentity(identity)));
     }
 
-    /// The record is durable: the node is a member, and the one that formed the cluster tells the others.
+    /// The record is durable: the node is a member, and the one that formed the cluster tells the
+    /// others.
     pub(super) fn on_identity_stored(&mut self, now: Instant) {
         let Phase::Forming(Formation { storing: Some(cluster), .. }) = &mut self.phase else {
             return;

@@ -8,13 +8,15 @@ use crate::wire::{ClientReply, ClientRequest, PeerFrame};
 /// What happens to a node.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The time of [`Node::poll_timeout`](super::Node::poll_timeout) has come. Early or superfluous ones do no harm.
+    /// The time of [`Node::poll_timeout`](super::Node::poll_timeout) has come. Early or superfluous
+    /// ones do no harm.
     Timeout,
     /// A frame from a peer.
     Receive(PeerFrame),
     /// A request from a client.
     Request {
-        /// Chosen by the driver, unique in the life of this node; echoed in [`Output::Reply`], which comes exactly once.
+        /// Chosen by the driver, unique in the life of this node; echoed in [`Output::Reply`],
+        /// which comes exactly once.
         handle: RequestHandle,
         /// The request.
         body: ClientRequest,
@@ -23,7 +25,8 @@ pub enum Input {
     Stored(StorageReply),
 }
 
-/// What a node wants done. To be drained with [`Node::poll_output`](super::Node::poll_output) after each input.
+/// What a node wants done. To be drained with [`Node::poll_output`](super::Node::poll_output) after
+/// each input.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Send to the peer `frame.to`. May be lost.
@@ -104,6 +107,7 @@ pub enum TimerReason {
 /// How much a driver may still feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Bytes of client requests that are welcome. At zero a driver stops reading client connections.
+    /// Bytes of client requests that are welcome. At zero a driver stops reading client
+    /// connections.
     pub request_bytes: usize,
 }

@@ -1,8 +1,9 @@
 //! What one node knows of another.
 //!
-//! Liveness and leadership are confirmed per pair of nodes. The sender of a [`PeerMessage::Confirm`] leads the shards of a
-//! list that it has sent before; the answer names the list's version and the shards on it that are *not* confirmed. So one
-//! small message confirms any number of shards.
+//! Liveness and leadership are confirmed per pair of nodes. The sender of a
+//! [`PeerMessage::Confirm`] leads the shards of a list that it has sent before; the answer names
+//! the list's version and the shards on it that are *not* confirmed. So one small message confirms
+//! any number of shards.
 //!
 //! An answer counts for a shard only if
 //! - it answers this process (`boot`): after a restart rounds and versions begin anew;
@@ -53,7 +54,8 @@ impl Link {
         }
     }
 
-    /// Takes the list of what this node leads. A changed list has a new version, which nobody has confirmed.
+    /// Takes the list of what this node leads. A changed list has a new version, which nobody has
+    /// confirmed.
     pub(super) fn set_leads(&mut self, leads: Vec<Lead>) {
         if leads != self.leads {
             self.leads = leads;

@@ -1,29 +1,33 @@
 //! A node: all its shards, its links to the other nodes, and the clients that wait.
 //!
-//! [`Node`] is a pure state machine. A driver calls [`Node::handle`] with whatever happened and the time, then drains
-//! [`Node::poll_output`], then arms one timer for [`Node::poll_timeout`]. `handle` is the only way to change a node; it never
-//! fails and never blocks. Peers and clients cannot make it panic: what is foreign or stale is ignored and counted first,
-//! and only then the node's own invariants are asserted.
+//! [`Node`] is a pure state machine. A driver calls [`Node::handle`] with whatever happened and the
+//! time, then drains [`Node::poll_output`], then arms one timer for [`Node::poll_timeout`].
+//! `handle` is the only way to change a node; it never fails and never blocks. Peers and clients
+//! cannot make it panic: what is foreign or stale is ignored and counted first, and only then the
+//! node's own invariants are asserted.
 //!
 //! # Two machines
 //!
-//! A [`Group`] is one shard's Raft: it knows no links, no other shards and no files. The node owns the groups
-//! and everything that is per node: one frame per peer and step ([`outbox`]), one append to the store per step for all
-//! groups, liveness and leadership once per pair of nodes ([`link`], [`confirm`]), and one set of deadlines. An input touches
-//! only the shards that it names; a step ends with [`Node::settle`], which looks at the touched ones.
+//! A [`Group`] is one shard's Raft: it knows no links, no other shards and no files. The node owns
+//! the groups and everything that is per node: one frame per peer and step ([`outbox`]), one append
+//! to the store per step for all groups, liveness and leadership once per pair of nodes ([`link`],
+//! [`confirm`]), and one set of deadlines. An input touches only the shards that it names; a step
+//! ends with [`Node::settle`], which looks at the touched ones.
 //!
 //! # Life of a write
 //!
-//! `Request(Write)` → propose → `Store(Append)` and appends to the followers, at the same time → a majority has it durably →
-//! committed → `Store(Apply)` → the outcome answers the client. If leadership is lost on the way the client is told
-//! `NotLeader` and asks again with the same request id: the session table sees to it that the write runs once.
+//! `Request(Write)` → propose → `Store(Append)` and appends to the followers, at the same time → a
+//! majority has it durably → committed → `Store(Apply)` → the outcome answers the client. If
+//! leadership is lost on the way the client is told `NotLeader` and asks again with the same
+//! request id: the session table sees to it that the write runs once.
 //!
 //! # Life of a read
 //!
-//! `Request(Read)` → it notes the commit index and the next confirmation round → a majority confirms that round, and the
-//! index is applied → `Store(Read)` → the value answers the client.
+//! `Request(Read)` → it notes the commit index and the next confirmation round → a majority
+//! confirms that round, and the index is applied → `Store(Read)` → the value answers the client.
 //!
-//! **What this leaves out:** moving shards, joining nodes, gossip, quiescence, timestamps and transactions.
+//! **What this leaves out:** moving shards, joining nodes, gossip, quiescence, timestamps and
+//! transactions.
 
 mod config;
 mod confirm;
@@ -78,7 +82,8 @@ enum Phase {
 /// One node.
 ///
 /// - `replicas` and `links` are empty unless the node runs.
-/// - After each step every replica's deadline is filed, and everything that must be durable is on its way to the store.
+/// - After each step every replica's deadline is filed, and everything that must be durable is on
+///   its way to the store.
 #[derive(Debug)]
 pub struct Node {
     config: NodeConfig,
@@ -110,11 +115,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node with what its store recovered. `seed` makes its random draws: production takes it from the operating
-    /// system, the simulator from the run's seed. Also to be drained after.
+    /// A node with what its store recovered. `seed` makes its random draws: production takes it
+    /// from the operating system, the simulator from the run's seed. Also to be drained after.
     ///
     /// # Errors
-    /// If the configuration cannot work, or is not that of the data directory. *Nothing was changed.*
+    /// If the configuration cannot work, or is not that of the data directory. *Nothing was
+    /// changed.*
     pub fn new(
         config: NodeConfig,
         recovered: Recovered,
@@ -330,9 +336,7 @@ impl Node {
             PeerMessage::Confirm { boot, round, version, leads } => {
                 self.on_confirm(from, boot, round, version, leads);
             }
-            PeerMessage::Confirmed { boot, round, version, except, unheard } => {
-                self.on_confirmed(from, boot, round, version, except, unheard);
-            }
+            PeerMessage::Confirmed(confirmation) => self.on_confirmed(from, confirmation),
             PeerMessage::Raft { shard, message } => {
                 if let Some(replica) = self.replicas.get_mut(&shard) {
                     replica.group.on_message(self.now, from, message);

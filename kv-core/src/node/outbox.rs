@@ -8,7 +8,8 @@ use super::Output;
 use crate::id::{AppendId, ClusterId, Incarnation, NodeId};
 use crate::wire::{PeerFrame, PeerMessage, RaftMessage};
 
-/// Bytes of entries in one frame, unless a single message is larger. Small enough that a heartbeat behind it is not late.
+/// Bytes of entries in one frame, unless a single message is larger. Small enough that a heartbeat
+/// behind it is not late.
 const BULK_FRAME_BYTES_MAX: usize = 256 * 1024;
 
 /// Outputs in order, messages by peer, and messages held back until a write is durable.
@@ -67,7 +68,8 @@ impl Outbox {
         }
     }
 
-    /// Makes frames of all messages: per peer one with control messages and what bulk still fits, then more bulk.
+    /// Makes frames of all messages: per peer one with control messages and what bulk still fits,
+    /// then more bulk.
     pub(super) fn pack(&mut self, sender: Sender) {
         let mut control = mem::take(&mut self.control);
         let mut bulk = mem::take(&mut self.bulk);
@@ -108,6 +110,6 @@ fn size(message: &PeerMessage) -> usize {
         PeerMessage::Raft { .. }
         | PeerMessage::Formation(_)
         | PeerMessage::Confirm { .. }
-        | PeerMessage::Confirmed { .. } => 64,
+        | PeerMessage::Confirmed(_) => 64,
     }
 }

@@ -12,8 +12,8 @@ use crate::ring;
 use crate::storage::{Outcome, Read, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, MapView, Refusal};
 
-/// Bytes of writes that may be proposed and not yet applied, over all shards: what a node holds in memory for clients
-/// while a majority cannot be reached.
+/// Bytes of writes that may be proposed and not yet applied, over all shards: what a node holds in
+/// memory for clients while a majority cannot be reached.
 pub(super) const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Reads that may wait on one shard.

@@ -20,7 +20,8 @@ impl Group {
         match self.state {
             State::Leader(_) => self.check_quorum(now),
             State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => {
-                // Contact does not move the deadline, which would cost a timer operation for every message.
+                // Contact does not move the deadline, which would cost a timer operation for every
+                // message.
                 let deadline = self.leader_contact + self.election_timeout;
                 if self.leader.is_some() && deadline > now {
                     self.deadline = deadline;
@@ -48,7 +49,8 @@ impl Group {
         }
     }
 
-    /// As leader: the follower `from` has forgotten what it was told of the commit index, by a restart.
+    /// As leader: the follower `from` has forgotten what it was told of the commit index, by a
+    /// restart.
     pub fn on_follower_forgot(&mut self, from: NodeId) {
         if let State::Leader(leadership) = &mut self.state
             && let Some(progress) = leadership.followers.get_mut(&from)
@@ -74,7 +76,8 @@ impl Group {
         self.leader_contact = now;
     }
 
-    /// Becomes a follower in `term` if that is newer, or if it ran for or held an office in this one.
+    /// Becomes a follower in `term` if that is newer, or if it ran for or held an office in this
+    /// one.
     pub(super) fn step_down(&mut self, now: Instant, term: Term) {
         assert!(term >= self.hard_state.term, "terms never shrink");
         if term > self.hard_state.term {

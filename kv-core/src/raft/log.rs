@@ -1,11 +1,13 @@
 //! A replica's log in memory, and how much of it is durable.
 //!
-//! Writes to the store are asynchronous and acknowledged late, so the log keeps track of what it may call durable:
+//! Writes to the store are asynchronous and acknowledged late, so the log keeps track of what it
+//! may call durable:
 //!
-//! - `persisted` never exceeds `last`, and never counts an entry that some write on its way to the disk will replace.
-//! - An acknowledgement counts only for the entry that it names, term included, and only below every later write that is
-//!   still on its way: an entry may be overwritten and then written again with the same id, and the acknowledgement of its
-//!   first copy must not stand for the second.
+//! - `persisted` never exceeds `last`, and never counts an entry that some write on its way to the
+//!   disk will replace.
+//! - An acknowledgement counts only for the entry that it names, term included, and only below
+//!   every later write that is still on its way: an entry may be overwritten and then written again
+//!   with the same id, and the acknowledgement of its first copy must not stand for the second.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

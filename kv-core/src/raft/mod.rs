@@ -1,40 +1,48 @@
-//! Raft: one replica of one group (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", 2014;
-//! Ongaro's thesis, "Consensus: Bridging Theory and Practice", 2014).
+//! Raft: one replica of one group (Ongaro and Ousterhout, "In Search of an Understandable Consensus
+//! Algorithm", 2014; Ongaro's thesis, "Consensus: Bridging Theory and Practice", 2014).
 //!
-//! A group of replicas keeps equal logs. At most one of them leads in a term; it alone appends, and an entry is committed
-//! once a majority holds it durably. A [`Group`] is a pure state machine: it is told of messages, time and durable writes,
-//! and collects what it wants sent and written. It knows no links, no other groups and no files; that is the business of
+//! A group of replicas keeps equal logs. At most one of them leads in a term; it alone appends, and
+//! an entry is committed once a majority holds it durably. A [`Group`] is a pure state machine: it
+//! is told of messages, time and durable writes, and collects what it wants sent and written. It
+//! knows no links, no other groups and no files; that is the business of
 //! [`Node`](crate::node::Node).
 //!
 //! # Elections
 //!
-//! A replica that hears of no leader for a random time within `election_min..=election_max`, drawn anew each time, first asks
-//! for *pre-votes* (thesis 9.6): would you vote for me? That changes nobody's term, so a replica that was cut off cannot
-//! disturb the others when it comes back. Only with a majority of pre-votes it starts a term and asks for votes. A replica
-//! refuses both while it has a leader that it heard of within `election_min` (thesis 4.2.3). Votes go to candidates whose
-//! log is at least as up to date (paper 5.4.1), one per term, and the vote is durable before it is told.
+//! A replica that hears of no leader for a random time within `election_min..=election_max`, drawn
+//! anew each time, first asks for *pre-votes* (thesis 9.6): would you vote for me? That changes
+//! nobody's term, so a replica that was cut off cannot disturb the others when it comes back. Only
+//! with a majority of pre-votes it starts a term and asks for votes. A replica refuses both while
+//! it has a leader that it heard of within `election_min` (thesis 4.2.3). Votes go to candidates
+//! whose log is at least as up to date (paper 5.4.1), one per term, and the vote is durable before
+//! it is told.
 //!
-//! A leader that has not heard from a majority for `election_max` steps down (thesis 6.2), so its clients learn it.
+//! A leader that has not heard from a majority for `election_max` steps down (thesis 6.2), so its
+//! clients learn it.
 //!
 //! # Replication
 //!
-//! Each follower has a [`Progress`]. Appends are streamed ahead of acknowledgements and of the leader's own sync. A follower
-//! acknowledges when the entries are durable. The leader commits the highest entry *of its own term* that a majority has,
-//! itself counted by what is durable (paper 5.4.2, figure 8); the first entry of its term is a no-op, so earlier entries get
-//! committed without waiting for a client. Lost messages are noticed at heartbeats ([`Group::on_heartbeat`]).
+//! Each follower has a [`Progress`]. Appends are streamed ahead of acknowledgements and of the
+//! leader's own sync. A follower acknowledges when the entries are durable. The leader commits the
+//! highest entry *of its own term* that a majority has, itself counted by what is durable (paper
+//! 5.4.2, figure 8); the first entry of its term is a no-op, so earlier entries get committed
+//! without waiting for a client. Lost messages are noticed at heartbeats ([`Group::on_heartbeat`]).
 //!
 //! # What must wait for the disk
 //!
-//! A message that tells of a term, a vote or an entry is marked ([`Envelope::after_persist`]) and must not leave before the
-//! writes that the group handed out until then are durable. Only a leader's own appends are not marked.
+//! A message that tells of a term, a vote or an entry is marked ([`Envelope::after_persist`]) and
+//! must not leave before the writes that the group handed out until then are durable. Only a
+//! leader's own appends are not marked.
 //!
 //! # Reads
 //!
-//! A linearizable read (thesis 6.4) is good at [`Group::read_index`] once leadership was confirmed by a majority in a round
-//! that began after the read arrived. The confirmation is between nodes, for all their groups at once, so it lives in the
-//! node; the group contributes its term and its voters.
+//! A linearizable read (thesis 6.4) is good at [`Group::read_index`] once leadership was confirmed
+//! by a majority in a round that began after the read arrived. The confirmation is between nodes,
+//! for all their groups at once, so it lives in the node; the group contributes its term and its
+//! voters.
 //!
-//! **What this leaves out:** snapshots and log compaction, membership changes, learners, leadership transfer and leases.
+//! **What this leaves out:** snapshots and log compaction, membership changes, learners, leadership
+//! transfer and leases.
 
 mod election;
 mod log;
@@ -60,7 +68,8 @@ use crate::wire::RaftMessage;
 use log::Log;
 use progress::Progress;
 
-/// What a replica is doing in its term (Raft paper, section 5.1; PreVote: Raft thesis, section 9.6).
+/// What a replica is doing in its term (Raft paper, section 5.1; PreVote: Raft thesis, section
+/// 9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Follows a leader, or waits for one.
@@ -104,7 +113,8 @@ pub struct Envelope {
     pub to: NodeId,
     /// What.
     pub message: RaftMessage,
-    /// Whether it must wait until all writes that the group handed out, the one of this step included, are durable.
+    /// Whether it must wait until all writes that the group handed out, the one of this step
+    /// included, are durable.
     pub after_persist: bool,
 }
 
@@ -211,8 +221,8 @@ impl Group {
         &self.config.voters
     }
 
-    /// Whether an append of this term has arrived since the process started. Without one a follower does not know what
-    /// is committed.
+    /// Whether an append of this term has arrived since the process started. Without one a follower
+    /// does not know what is committed.
     pub fn has_heard_append(&self) -> bool {
         self.heard_append
     }
@@ -248,9 +258,9 @@ impl Group {
         self.deadline
     }
 
-    /// As leader: the index at which a read that arrives now is linearizable, once it is applied and leadership is
-    /// confirmed. It is at least the no-op's, because what came before is known to be committed only with it
-    /// (thesis 6.4, step 1).
+    /// As leader: the index at which a read that arrives now is linearizable, once it is applied
+    /// and leadership is confirmed. It is at least the no-op's, because what came before is known
+    /// to be committed only with it (thesis 6.4, step 1).
     pub fn read_index(&self) -> Option<LogIndex> {
         match &self.state {
             State::Leader(leadership) => Some(self.hard_state.commit.max(leadership.term_start)),
@@ -307,7 +317,8 @@ impl Group {
             return None;
         }
         self.log.mark_in_flight(append);
-        // Entries carry the hard state along: it is small, and spares re-confirming the commit index after a restart.
+        // Entries carry the hard state along: it is small, and spares re-confirming the commit
+        // index after a restart.
         self.hard_state_unsaved = false;
         let shard = self.config.shard;
         Some(GroupWrite { shard, hard_state: Some(self.hard_state), entries })
@@ -318,8 +329,9 @@ impl Group {
         mem::take(&mut self.outbox)
     }
 
-    /// Committed entries that were not handed out yet, at most about `bytes_max`, and notes that they are. Only what is
-    /// durable here is handed out, so that the applied state never runs ahead of the log after a crash.
+    /// Committed entries that were not handed out yet, at most about `bytes_max`, and notes that
+    /// they are. Only what is durable here is handed out, so that the applied state never runs
+    /// ahead of the log after a crash.
     pub fn take_committed(&mut self, bytes_max: usize) -> Vec<Entry> {
         let to = self.hard_state.commit.min(self.own_acknowledged());
         if to <= self.applied {

@@ -1,15 +1,16 @@
 //! What a leader knows of one follower.
 //!
-//! In *replicate* mode entries are streamed ahead of their acknowledgements, within a window. After a rejection, or when an
-//! acknowledgement stays out, the follower is *probed* with empty appends until one matches.
+//! In *replicate* mode entries are streamed ahead of their acknowledgements, within a window. After
+//! a rejection, or when an acknowledgement stays out, the follower is *probed* with empty appends
+//! until one matches.
 
 use alloc::collections::VecDeque;
 
 use crate::id::LogIndex;
 use crate::time::Instant;
 
-/// Appends on their way to one follower: enough to hide a round trip; when the window is full, entries gather into
-/// larger appends.
+/// Appends on their way to one follower: enough to hide a round trip; when the window is full,
+/// entries gather into larger appends.
 pub(super) const IN_FLIGHT_MAX: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,8 @@ use crate::wire::RaftMessage;
 pub(super) const APPEND_BYTES_MAX: usize = 256 * 1024;
 
 impl Group {
-    /// As leader, once per heartbeat while [`Group::needs_heartbeat`]: sends again what may have been lost.
+    /// As leader, once per heartbeat while [`Group::needs_heartbeat`]: sends again what may have
+    /// been lost.
     pub fn on_heartbeat(&mut self, now: Instant) {
         let heartbeat = self.config.timings.heartbeat;
         let commit = self.hard_state.commit;
@@ -86,7 +87,8 @@ impl Group {
         }
     }
 
-    /// Sends one append with entries up to `to`, none for 0; returns the index of the last entry in it.
+    /// Sends one append with entries up to `to`, none for 0; returns the index of the last entry in
+    /// it.
     fn send_append(&mut self, peer: NodeId, to: LogIndex) -> LogIndex {
         let commit = self.hard_state.commit;
         let term = self.hard_state.term;
@@ -106,7 +108,8 @@ impl Group {
         };
         let last = LogIndex(prev.index.0 + entries.len() as u64);
         let message = RaftMessage::Append { term, prev, commit, entries };
-        // The term of a leader is durable since before it asked for votes, and what it sends need not be.
+        // The term of a leader is durable since before it asked for votes, and what it sends need
+        // not be.
         self.outbox.push(Envelope { to: peer, message, after_persist: false });
         last
     }
@@ -142,8 +145,8 @@ impl Group {
         self.send(from, RaftMessage::AppendRejected { term, prev: prev.index, hint });
     }
 
-    /// Takes over the leader's entries behind `prev`. Entries that are already here stay, and so does everything behind
-    /// them: the message may be an old, short one.
+    /// Takes over the leader's entries behind `prev`. Entries that are already here stay, and so
+    /// does everything behind them: the message may be an old, short one.
     fn append_after(&mut self, prev: LogId, entries: Vec<(Term, Bytes)>) {
         let mut index = prev.index;
         for (term, payload) in entries {

@@ -34,7 +34,8 @@ pub enum ClientRequest {
     Map,
     /// Open a session, at the leader of the meta group.
     OpenSession {
-        /// Drawn at random by the client. A retry with the same nonce may open a second session, which is harmless.
+        /// Drawn at random by the client. A retry with the same nonce may open a second session,
+        /// which is harmless.
         nonce: u64,
     },
     /// A linearizable read of one key, at the leader of its shard.
@@ -87,12 +88,12 @@ pub struct MapView {
     pub leaders: Vec<(ShardId, NodeId)>,
 }
 
-/// Why a node did not carry out a request. Unless a variant says otherwise, *this attempt changed nothing*; an earlier
-/// attempt with the same request id may have.
+/// Why a node did not carry out a request. Unless a variant says otherwise, *this attempt changed
+/// nothing*; an earlier attempt with the same request id may have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// The node is not the shard's leader, or ceased to be it while the request waited. *A write may still take effect;
-    /// retry with the same request id.*
+    /// The node is not the shard's leader, or ceased to be it while the request waited. *A write
+    /// may still take effect; retry with the same request id.*
     #[error("not the leader of {shard}{}", hint.map(|node| alloc::format!("; ask {node}")).unwrap_or_default())]
     NotLeader {
         /// The shard.
@@ -109,7 +110,8 @@ pub enum Refusal {
     /// The node's map is older than the client's, or it has none yet.
     #[error("the node belongs to no formed cluster yet")]
     NotReady,
-    /// The session is unknown and may have been forgotten. *Whether an earlier attempt took effect is unknown.*
+    /// The session is unknown and may have been forgotten. *Whether an earlier attempt took effect
+    /// is unknown.*
     #[error("the session has expired")]
     SessionExpired,
     /// A late copy of a request that the client had already given up.
@@ -127,6 +129,13 @@ pub enum Refusal {
         bytes: u64,
         /// The limit.
         bytes_max: u64,
+    },
+    /// The bytes on the connection are no valid frame. It is closed: where the next frame would
+    /// start is unknown. *Requests on it that were not answered may have taken effect.*
+    #[error("malformed frame: {reason}; the connection is closed")]
+    Malformed {
+        /// What is wrong with it.
+        reason: alloc::string::String,
     },
     /// The key does not belong to the shard that the request names. A retry cannot succeed.
     #[error("the key belongs to {expected}, not to {named}")]

@@ -11,7 +11,8 @@
 //!     16        body
 //! ```
 //!
-//! The length is checked before anything is allocated for the body, and the checksum before the body is decoded.
+//! The length is checked before anything is allocated for the body, and the checksum before the
+//! body is decoded.
 
 use alloc::vec::Vec;
 
@@ -22,7 +23,8 @@ use crate::codec::{self, CodecError};
 pub const PROTOCOL_VERSION: u8 = 1;
 /// Size of the header.
 pub const FRAME_HEADER_BYTES: usize = 16;
-/// The largest body: a request with the largest key and value, with room for what stands around them.
+/// The largest body: a request with the largest key and value, with room for what stands around
+/// them.
 pub const FRAME_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 const MAGIC: [u8; 4] = *b"KVDB";
@@ -42,7 +44,8 @@ pub enum Frame {
     Reply(ReplyFrame),
 }
 
-/// Bytes that are not a frame. The connection cannot be used further: where the next frame starts is unknown.
+/// Bytes that are not a frame. The connection cannot be used further: where the next frame starts
+/// is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The first bytes are not ours.
@@ -175,8 +178,9 @@ impl FrameReader {
         Self::default()
     }
 
-    /// Takes bytes as they come from the stream. The caller bounds how much it pushes before it drains
-    /// [`FrameReader::next_frame`]; a frame that is too long is refused from its header alone.
+    /// Takes bytes as they come from the stream. The caller bounds how much it pushes before it
+    /// drains [`FrameReader::next_frame`]; a frame that is too long is refused from its header
+    /// alone.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
             self.buffer.drain(..self.start);

@@ -1,7 +1,8 @@
 //! The first exchange on a connection.
 //!
-//! The side that connects says what it is and which versions it speaks; the side that accepts answers with the version
-//! chosen and its limits, or with the reason for refusing, and then closes. Who is refused changed nothing.
+//! The side that connects says what it is and which versions it speaks; the side that accepts
+//! answers with the version chosen and its limits, or with the reason for refusing, and then
+//! closes. Who is refused changed nothing.
 
 use alloc::string::String;
 
@@ -98,6 +99,12 @@ pub enum HelloRefusal {
         /// Its incarnation.
         incarnation: Incarnation,
     },
+    /// The first frame was damaged, too long, or no hello.
+    #[error("the first frame is not a valid hello: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Too many connections.
     #[error("this node has as many connections as it accepts; retry later")]
     TooManyConnections,
@@ -117,7 +124,8 @@ pub struct LocalIdentity {
 }
 
 impl LocalIdentity {
-    /// Decides about a connection. Membership of a peer's incarnation is checked on each of its frames, by the node.
+    /// Decides about a connection. Membership of a peer's incarnation is checked on each of its
+    /// frames, by the node.
     pub fn accept(&self, hello: &Hello) -> HelloReply {
         if hello.version_min > PROTOCOL_VERSION || hello.version_max < PROTOCOL_VERSION {
             let refusal = HelloRefusal::Version { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION };

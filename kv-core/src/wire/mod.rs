@@ -1,10 +1,12 @@
 //! What travels between processes.
 //!
-//! Everything is sent in *frames*: a fixed header, then one encoded body ([`frame`]). A connection starts with a handshake
-//! ([`handshake`]) that says whether the other side is a peer or a client; then peers exchange [`PeerFrame`]s and clients
-//! [`RequestFrame`]s and [`ReplyFrame`]s. The simulator sends the same bytes.
+//! Everything is sent in *frames*: a fixed header, then one encoded body ([`frame`]). A connection
+//! starts with a handshake ([`handshake`]) that says whether the other side is a peer or a client;
+//! then peers exchange [`PeerFrame`]s and clients [`RequestFrame`]s and [`ReplyFrame`]s. The
+//! simulator sends the same bytes.
 //!
-//! There is one way in: [`decode`] checks length and checksum before it allocates, and refuses bytes that are left over.
+//! There is one way in: [`decode`] checks length and checksum before it allocates, and refuses
+//! bytes that are left over.
 //!
 //! **What this leaves out:** compression, and splitting one value over several frames.
 
@@ -20,7 +22,7 @@ pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameReader, PROTOCOL_VERSION,
 };
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
-pub use peer::{FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage};
+pub use peer::{Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage};
 
 /// Encodes a frame: header, checksum and body.
 pub fn encode(frame: &Frame) -> Vec<u8> {

@@ -1,7 +1,8 @@
 //! Messages between nodes.
 //!
-//! The link between two nodes is the unit: all that one step of a node has for one peer leaves in one frame, whatever
-//! shards it concerns. Liveness and leadership are confirmed per pair of nodes, not per shard ([`PeerMessage::Confirm`]).
+//! The link between two nodes is the unit: all that one step of a node has for one peer leaves in
+//! one frame, whatever shards it concerns. Liveness and leadership are confirmed per pair of nodes,
+//! not per shard ([`PeerMessage::Confirm`]).
 
 use alloc::vec::Vec;
 
@@ -14,7 +15,8 @@ use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId,
 /// All that one step of a node has for one peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerFrame {
-    /// The sender's cluster; none before it is formed. A frame of another cluster is dropped before it touches a term.
+    /// The sender's cluster; none before it is formed. A frame of another cluster is dropped before
+    /// it touches a term.
     pub cluster: Option<ClusterId>,
     /// The sender.
     pub from: NodeId,
@@ -31,10 +33,11 @@ pub struct PeerFrame {
 pub enum PeerMessage {
     /// Forming the cluster.
     Formation(FormationMessage),
-    /// "I am alive, and lead what my list of that version says." Sent every heartbeat and when reads wait.
+    /// "I am alive, and lead what my list of that version says." Sent every heartbeat and when
+    /// reads wait.
     Confirm {
-        /// Drawn by the sender's process when it started, echoed in the answer: an answer to an earlier process of the
-        /// same node must not count.
+        /// Drawn by the sender's process when it started, echoed in the answer: an answer to an
+        /// earlier process of the same node must not count.
         boot: u64,
         /// Echoed in the answer.
         round: Round,
@@ -44,19 +47,7 @@ pub enum PeerMessage {
         leads: Option<Vec<Lead>>,
     },
     /// Answer to [`PeerMessage::Confirm`].
-    Confirmed {
-        /// Of the process that asked.
-        boot: u64,
-        /// The round that is answered.
-        round: Round,
-        /// The list that the answer is about; 0 if the answerer does not have the one that was asked about.
-        version: u64,
-        /// Shards of the list that are *not* confirmed: the answerer knows a newer term, or has no replica.
-        except: Vec<ShardId>,
-        /// Confirmed shards in which the answerer has got no append of this leadership since its process started: it
-        /// does not know what is committed, even if an earlier process of it did.
-        unheard: Vec<ShardId>,
-    },
+    Confirmed(Confirmation),
     /// A message of one Raft group.
     Raft {
         /// The group.
@@ -64,6 +55,31 @@ pub enum PeerMessage {
         /// The message.
         message: RaftMessage,
     },
+}
+
+/// Whether the answerer takes the asker for the leader of what is on the asker's list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// Of the process that asked.
+    pub boot: u64,
+    /// The round that is answered.
+    pub round: Round,
+    /// The list that the answer is about; 0 if the answerer does not have the one that was asked
+    /// about.
+    pub version: u64,
+    /// Shards of the list that are *not* confirmed: the answerer knows a newer term, or has no
+    /// replica.
+    pub except: Vec<ShardId>,
+    /// Confirmed shards in which the answerer has got no append of this leadership since its
+    /// process started: it does not know what is committed, even if an earlier process of it did.
+    pub unheard: Vec<ShardId>,
+}
+
+impl Confirmation {
+    /// The answer of who does not have the list that was asked about.
+    pub(crate) fn unknown_list(boot: u64, round: Round) -> Self {
+        Self { boot, round, version: 0, except: Vec::new(), unheard: Vec::new() }
+    }
 }
 
 /// One leadership: the sender leads this shard in this term.
@@ -139,7 +155,8 @@ pub enum RaftMessage {
         term: Term,
         /// The `prev.index` that was refused.
         prev: LogIndex,
-        /// The follower's last entry that may match: at most `prev.index`, of a term at most `prev.term`.
+        /// The follower's last entry that may match: at most `prev.index`, of a term at most
+        /// `prev.term`.
         hint: LogId,
     },
 }

@@ -1,7 +1,8 @@
 //! What time a process believes it is.
 //!
-//! The engine's time is true time. A process only ever sees its own clock: true time, shifted by an offset and running
-//! a little fast or slow. Its deadlines are stated on its own clock and are turned back into true time here.
+//! The engine's time is true time. A process only ever sees its own clock: true time, shifted by an
+//! offset and running a little fast or slow. Its deadlines are stated on its own clock and are
+//! turned back into true time here.
 
 use super::rng::{Draw as _, Rng};
 

@@ -1,8 +1,9 @@
 //! How long a server's disk takes.
 //!
-//! A server has one disk, and a disk does one thing at a time: an operation starts when the one before it has ended. What
-//! is written lies elsewhere (with the [`System`](super::System)); here is only the time it takes. An operation is
-//! *executed when it ends*: until then a crash finds it in flight, and nothing of it has been promised to anybody.
+//! A server has one disk, and a disk does one thing at a time: an operation starts when the one
+//! before it has ended. What is written lies elsewhere (with the [`System`](super::System)); here
+//! is only the time it takes. An operation is *executed when it ends*: until then a crash finds it
+//! in flight, and nothing of it has been promised to anybody.
 
 use std::collections::VecDeque;
 

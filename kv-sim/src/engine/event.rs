@@ -1,8 +1,8 @@
 //! The event queue: what happens next.
 //!
-//! A binary heap of small keys `(time, sequence)`; the events themselves lie in a slab and do not move while the heap is
-//! sorted. Two events at one time happen in the order in which they were scheduled, so the order is total and the same in
-//! every run.
+//! A binary heap of small keys `(time, sequence)`; the events themselves lie in a slab and do not
+//! move while the heap is sorted. Two events at one time happen in the order in which they were
+//! scheduled, so the order is total and the same in every run.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -72,7 +72,8 @@ mod tests {
             seen.push(format!("{time}{name}"));
         }
         assert_eq!(seen, ["3a", "3b", "5c", "5d"]);
-        // The slots are reused in another order than they were filled in at first; the order of the events is not theirs.
+        // The slots are reused in another order than they were filled in at first; the order of the
+        // events is not theirs.
         for name in ["e", "f", "g", "h"] {
             queue.push(6, name);
         }

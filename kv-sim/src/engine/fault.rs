@@ -1,12 +1,13 @@
 //! Faults that strike processes and links: which, when and where.
 //!
-//! A scenario declares kinds of faults with their parameters. For each kind there is one [`Nemesis`] with a random stream
-//! of its own, so that declaring one more kind does not move the others. It wakes at intervals, picks its victims and says
-//! what begins now and what ends later; the engine does it. The intervals and rates of a run are drawn from its seed
-//! around what the scenario states, and every declared kind strikes in every run.
+//! A scenario declares kinds of faults with their parameters. For each kind there is one
+//! [`Nemesis`] with a random stream of its own, so that declaring one more kind does not move the
+//! others. It wakes at intervals, picks its victims and says what begins now and what ends later;
+//! the engine does it. The intervals and rates of a run are drawn from its seed around what the
+//! scenario states, and every declared kind strikes in every run.
 //!
-//! Crashes and pauses leave a majority of the servers running, so that a run does useful work; a power loss takes all of
-//! them down at once. The first crash is one of a leader.
+//! Crashes and pauses leave a majority of the servers running, so that a run does useful work; a
+//! power loss takes all of them down at once. The first crash is one of a leader.
 
 use std::fmt;
 
@@ -97,7 +98,8 @@ pub enum Shape {
     Random,
 }
 
-/// A declared fault. Times are nanoseconds, rates are in a million; both are what a seed draws around.
+/// A declared fault. Times are nanoseconds, rates are in a million; both are what a seed draws
+/// around.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FaultSpec {
     /// See [`FaultKind::Crash`].

@@ -1,10 +1,11 @@
 //! The lives of the servers, as nodes of madsim.
 //!
-//! Each server is a madsim node. The node's first task boots the machine from what its disk holds, puts it into the
-//! server's slot and then waits for ever, with a guard that empties the slot when the task is dropped. Killing the node
-//! drops the task, and with it the machine: nothing of it survives but the disk. Restarting the node runs the first task
-//! again. The driver, which steps the machines in their slots, waits for a slot to be filled or emptied, never for a
-//! number of turns: madsim picks the next task at random.
+//! Each server is a madsim node. The node's first task boots the machine from what its disk holds,
+//! puts it into the server's slot and then waits for ever, with a guard that empties the slot when
+//! the task is dropped. Killing the node drops the task, and with it the machine: nothing of it
+//! survives but the disk. Restarting the node runs the first task again. The driver, which steps
+//! the machines in their slots, waits for a slot to be filled or emptied, never for a number of
+//! turns: madsim picks the next task at random.
 //!
 //! The system itself is lent to the task that boots a machine, and given back with the outcome.
 

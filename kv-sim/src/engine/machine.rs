@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::trace::{Kind, Tracer};
 
-/// One process, counted from 0 within its kind and printed from 1: `n1` is the first server, `c1` the first client.
+/// One process, counted from 0 within its kind and printed from 1: `n1` is the first server, `c1`
+/// the first client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProcessId {
     /// A server: it has a disk, and it can crash, restart and pause.
@@ -74,7 +75,8 @@ pub enum Input {
     },
     /// The time of [`Machine::deadline`] has come.
     Timer,
-    /// The simulated time of a storage operation is over: the machine carries it out, for real, in this very step.
+    /// The simulated time of a storage operation is over: the machine carries it out, for real, in
+    /// this very step.
     IoDone(IoToken),
 }
 
@@ -118,7 +120,8 @@ impl<N> Outbox<N> {
         self.sends.push((to, bytes));
     }
 
-    /// Starts a storage operation: [`Input::IoDone`] follows when its time is over. Only servers have a disk.
+    /// Starts a storage operation: [`Input::IoDone`] follows when its time is over. Only servers
+    /// have a disk.
     pub fn start_io(&mut self, io: Io) {
         self.ios.push(io);
     }

@@ -1,34 +1,40 @@
-//! The generic engine: deterministic simulation of servers with disks and of clients, on a network with faults.
+//! The generic engine: deterministic simulation of servers with disks and of clients, on a network
+//! with faults.
 //!
-//! A run is a function of the code, the configuration and the seed. Everything that could differ from one execution to
-//! the next is decided here, from streams of random numbers that all come from the seed: which message arrives when, how
-//! long a disk takes, what a clock shows, what breaks.
+//! A run is a function of the code, the configuration and the seed. Everything that could differ
+//! from one execution to the next is decided here, from streams of random numbers that all come
+//! from the seed: which message arrives when, how long a disk takes, what a clock shows, what
+//! breaks.
 //!
 //! # How to simulate a protocol
 //!
-//! Write each process as a [`Machine`]: it takes one input at a time, says what it wants done, and names its next deadline.
-//! It never waits, never asks for the time and never draws randomness from anywhere but the seed that it is given. Then
-//! write a [`System`]: it makes the machines, keeps the disks, and checks.
+//! Write each process as a [`Machine`]: it takes one input at a time, says what it wants done, and
+//! names its next deadline. It never waits, never asks for the time and never draws randomness from
+//! anywhere but the seed that it is given. Then write a [`System`]: it makes the machines, keeps
+//! the disks, and checks.
 //!
 //! # What happens when
 //!
-//! There is one queue of events. A message that is sent becomes an event at the time of its arrival; a storage operation
-//! becomes an event at the time of its end, and is carried out only then; a deadline becomes an event at its time. Between
-//! two events nothing happens, so a minute of simulated time costs what its events cost.
+//! There is one queue of events. A message that is sent becomes an event at the time of its
+//! arrival; a storage operation becomes an event at the time of its end, and is carried out only
+//! then; a deadline becomes an event at its time. Between two events nothing happens, so a minute
+//! of simulated time costs what its events cost.
 //!
-//! madsim supplies the life cycle of the servers (each is one of its nodes), virtual time to any library that asks for it,
-//! and a guard against ambient randomness. The network, the disks' timing and the clocks are the engine's own.
+//! madsim supplies the life cycle of the servers (each is one of its nodes), virtual time to any
+//! library that asks for it, and a guard against ambient randomness. The network, the disks' timing
+//! and the clocks are the engine's own.
 //!
 //! # The two phases
 //!
-//! In the *safety* phase the declared faults strike, and nothing may be wrong at any time. Then all faults are healed and
-//! the *liveness* phase begins: the system must converge within a budget of simulated time. A run that is too short, does
-//! too little, or in which a declared fault did not strike is invalid: it proves nothing.
+//! In the *safety* phase the declared faults strike, and nothing may be wrong at any time. Then all
+//! faults are healed and the *liveness* phase begins: the system must converge within a budget of
+//! simulated time. A run that is too short, does too little, or in which a declared fault did not
+//! strike is invalid: it proves nothing.
 //!
 //! # What this leaves out
 //!
-//! The contents of disks (the system's), bandwidth and bounded queues of links, corrupted bytes, clocks that jump, clients
-//! that die.
+//! The contents of disks (the system's), bandwidth and bounded queues of links, corrupted bytes,
+//! clocks that jump, clients that die.
 
 mod clock;
 mod disk_timing;

@@ -1,15 +1,17 @@
 //! The network: when a message arrives, if at all.
 //!
-//! Each ordered pair of processes is a link with a random stream of its own. A link delivers in order, like a TCP
-//! connection: a message never arrives before one that was sent earlier on the same link. Faults break that:
+//! Each ordered pair of processes is a link with a random stream of its own. A link delivers in
+//! order, like a TCP connection: a message never arrives before one that was sent earlier on the
+//! same link. Faults break that:
 //!
-//! - *loss* drops a message, *duplication* delivers a copy a little later, *reordering* lets a message arrive late without
-//!   holding back those behind it;
-//! - a *cut* link drops what is sent into it and what is on its way when the cut begins. Cuts are counted, so partitions
-//!   may overlap, and each direction has its own;
+//! - *loss* drops a message, *duplication* delivers a copy a little later, *reordering* lets a
+//!   message arrive late without holding back those behind it;
+//! - a *cut* link drops what is sent into it and what is on its way when the cut begins. Cuts are
+//!   counted, so partitions may overlap, and each direction has its own;
 //! - a *delay* adds to the latency of a link, and order is kept.
 //!
-//! Messages to a process that is down are lost; those that arrive at its next life are delivered, however old they are.
+//! Messages to a process that is down are lost; those that arrive at its next life are delivered,
+//! however old they are.
 //!
 //! **What this leaves out**: bandwidth, queues of bounded length, corrupted bytes.
 
@@ -108,7 +110,8 @@ impl Network {
         network
     }
 
-    /// Every link, in the order of their indexes: from each server to every process, then from each client to each server.
+    /// Every link, in the order of their indexes: from each server to every process, then from each
+    /// client to each server.
     fn pairs(&self) -> Vec<(ProcessId, ProcessId)> {
         let servers = || (0..self.servers).map(|index| ProcessId::Server(index as u16));
         let clients = || (0..self.clients).map(|index| ProcessId::Client(index as u16));

@@ -1,12 +1,13 @@
 //! Seeded randomness, forked by label.
 //!
-//! A run has one seed. Each component draws from a stream of its own, named by a label and a number (a node, a client),
-//! so that one more draw in one of them does not move the draws of another: a scenario with one more client keeps the
-//! network latencies between the servers. ChaCha is stable over releases and platforms, and the derived draws below use
-//! integers only, so that every build computes the same.
+//! A run has one seed. Each component draws from a stream of its own, named by a label and a number
+//! (a node, a client), so that one more draw in one of them does not move the draws of another: a
+//! scenario with one more client keeps the network latencies between the servers. ChaCha is stable
+//! over releases and platforms, and the derived draws below use integers only, so that every build
+//! computes the same.
 //!
-//! A link of the network has a stream, too. There are thousands of links, so they use [`LinkRng`], which is eight bytes
-//! of state and good enough for latencies and losses.
+//! A link of the network has a stream, too. There are thousands of links, so they use [`LinkRng`],
+//! which is eight bytes of state and good enough for latencies and losses.
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -46,8 +47,8 @@ pub trait Draw {
         self.between(middle / 2, middle.saturating_add(middle / 2))
     }
 
-    /// A number with this mean and roughly an exponential distribution, in integers: the leading zeros of a random number
-    /// are geometric, the bits that follow interpolate.
+    /// A number with this mean and roughly an exponential distribution, in integers: the leading
+    /// zeros of a random number are geometric, the bits that follow interpolate.
     fn exponential(&mut self, mean: u64) -> u64 {
         let bits = self.next_u64() | 1;
         let zeros = bits.leading_zeros();

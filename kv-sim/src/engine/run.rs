@@ -45,7 +45,8 @@ pub struct RunConfig {
     pub probes: Probes,
 }
 
-/// Changes to a run that are too small to matter to anything but the trace hash, which must notice them.
+/// Changes to a run that are too small to matter to anything but the trace hash, which must notice
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probes {
     /// Flips a bit of the first byte of this message, counted from 1.
@@ -84,8 +85,9 @@ pub struct Finished<S> {
     pub trace_written: io::Result<()>,
 }
 
-/// Runs a simulation from beginning to end. At most one on a thread, ever: what a thread has done before can show in
-/// the order of a hash map of a library. `progress` grows as long as the run gets on.
+/// Runs a simulation from beginning to end. At most one on a thread, ever: what a thread has done
+/// before can show in the order of a hash map of a library. `progress` grows as long as the run
+/// gets on.
 pub fn run<S: System>(
     config: &RunConfig,
     system: S,

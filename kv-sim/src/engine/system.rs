@@ -1,8 +1,9 @@
 //! What a protocol supplies to be simulated.
 //!
-//! The engine steps processes, moves messages and injects faults; it knows nothing of what the processes are for. A
-//! [`System`] makes the processes, keeps what survives a crash of theirs (the disks), and judges what they do: after each
-//! step, at the end of the run, and on whether they have converged once all faults are healed.
+//! The engine steps processes, moves messages and injects faults; it knows nothing of what the
+//! processes are for. A [`System`] makes the processes, keeps what survives a crash of theirs (the
+//! disks), and judges what they do: after each step, at the end of the run, and on whether they
+//! have converged once all faults are healed.
 
 use std::fmt;
 use std::io;
@@ -21,14 +22,16 @@ pub trait System: Send + Sized + 'static {
     /// A client.
     type Client: Machine<Note = Self::Note>;
 
-    /// Starts a life of a server, from whatever its disk holds. An error is a failed check named `recovery`.
+    /// Starts a life of a server, from whatever its disk holds. An error is a failed check named
+    /// `recovery`.
     fn boot(&mut self, boot: Boot) -> Result<Self::Server, String>;
 
     /// Makes a client.
     fn client(&mut self, boot: Boot) -> Self::Client;
 
-    /// A server crashes. Its machine is dropped right after this call. `in_flight` names the storage operations whose
-    /// time was not over, in order: each may have been carried out in part. Here unsynced data is lost.
+    /// A server crashes. Its machine is dropped right after this call. `in_flight` names the
+    /// storage operations whose time was not over, in order: each may have been carried out in
+    /// part. Here unsynced data is lost.
     fn crash(
         &mut self,
         server: ProcessId,
@@ -59,8 +62,8 @@ pub trait System: Send + Sized + 'static {
     /// The servers that lead something at the moment: some faults aim at them.
     fn leaders(&self) -> Vec<ProcessId>;
 
-    /// In the liveness phase: whether everything is as it should be when nothing is broken any more. The error says what
-    /// is missing.
+    /// In the liveness phase: whether everything is as it should be when nothing is broken any
+    /// more. The error says what is missing.
     fn converged(&self, world: &World<'_, Self>) -> Result<(), String>;
 
     /// Judges the whole run. Called once, after the last step, outside of simulated time.

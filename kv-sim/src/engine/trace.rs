@@ -1,9 +1,9 @@
 //! What happened: a rolling hash over all of it, and on request a line of text for each event.
 //!
-//! The hash covers the time of each event, the process, the kind, and the full bytes of each message delivered, storage
-//! request and result, client call and reply, and fault. It is equal for equal runs, in every build and on every machine,
-//! and it differs as soon as one byte differs. The seed itself is not hashed: that two seeds differ must come from what
-//! they did.
+//! The hash covers the time of each event, the process, the kind, and the full bytes of each
+//! message delivered, storage request and result, client call and reply, and fault. It is equal for
+//! equal runs, in every build and on every machine, and it differs as soon as one byte differs. The
+//! seed itself is not hashed: that two seeds differ must come from what they did.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! A client: the routing core, working off a workload.
 //!
-//! One operation is out at a time. In the liveness phase a client finishes what is out, then reads the keys that fall to
-//! it, so that the history ends with what is there.
+//! One operation is out at a time. In the liveness phase a client finishes what is out, then reads
+//! the keys that fall to it, so that the history ends with what is there.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,7 +21,8 @@ use super::workload::{self, Operations};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
 use crate::scenario::Scenario;
 
-/// Keys that all clients together read at the end, at most: every one of a small workload, a sample of a large one.
+/// Keys that all clients together read at the end, at most: every one of a small workload, a sample
+/// of a large one.
 const FINAL_READS_MAX: u64 = 1_000;
 
 /// One client.
@@ -200,7 +201,8 @@ impl Machine for Client {
             Input::Deliver { from, bytes } => self.deliver(now, from, &bytes),
             Input::Timer => self.router.handle(now, RouterInput::Timeout),
         }
-        // An operation may end within the step that starts it; then the next one may be due at once.
+        // An operation may end within the step that starts it; then the next one may be due at
+        // once.
         loop {
             self.drain(now, out);
             let before = self.current.is_some();

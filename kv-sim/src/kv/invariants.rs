@@ -1,6 +1,7 @@
 //! What must hold after every step, over all servers.
 //!
-//! Everything is checked at the moment at which it could first be wrong, and only for the shard that moved.
+//! Everything is checked at the moment at which it could first be wrong, and only for the shard
+//! that moved.
 
 use std::collections::BTreeMap;
 

@@ -20,8 +20,8 @@ struct Promise {
     may_be_absent: bool,
 }
 
-/// Every acknowledged write is there: each replica's newest version of a key is at least the highest that was acknowledged,
-/// unless a delete may have followed.
+/// Every acknowledged write is there: each replica's newest version of a key is at least the
+/// highest that was acknowledged, unless a delete may have followed.
 pub(super) fn durability(
     history: &History,
     world: &World<'_, KvSystem>,
@@ -118,7 +118,8 @@ pub(super) fn linearizability(history: &History) -> Check {
     }
 }
 
-/// Whether all is well once nothing is broken: one leader per shard, all replicas equal, all clients served.
+/// Whether all is well once nothing is broken: one leader per shard, all replicas equal, all
+/// clients served.
 pub(super) fn convergence(world: &World<'_, KvSystem>) -> Result<(), String> {
     let waiting = world.clients().find(|(_, client): &(ProcessId, &Client)| !client.is_done());
     if let Some((client, _)) = waiting {

@@ -1,7 +1,8 @@
 //! A server: a node, its log and its applied state, driven by the engine.
 //!
-//! The same small functions as in the production driver: take an input, drain the outputs, start one write at a time for
-//! all appends that wait. An append is carried out only when its simulated time is over, so a crash before that loses it.
+//! The same small functions as in the production driver: take an input, drain the outputs, start
+//! one write at a time for all appends that wait. An append is carried out only when its simulated
+//! time is over, so a crash before that loses it.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -123,7 +124,8 @@ impl Replica {
         &self.engine
     }
 
-    /// Carries out what the disk was doing, as far as the disk lets it: the process is about to die.
+    /// Carries out what the disk was doing, as far as the disk lets it: the process is about to
+    /// die.
     pub(super) fn crash_during_io(&mut self) {
         if let Some((_, work)) = self.in_flight.take() {
             // What fails here fails because the power is gone; nobody is told.

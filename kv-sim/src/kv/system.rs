@@ -25,7 +25,8 @@ use crate::scenario::Scenario;
 
 const CLUSTER_NAME: &str = "sim";
 
-/// Calls of a Vfs that one write of the log makes at most: a new segment with its directory entry, the batch, the sync.
+/// Calls of a Vfs that one write of the log makes at most: a new segment with its directory entry,
+/// the batch, the sync.
 const CALLS_PER_WRITE_MAX: u64 = 8;
 
 /// The store: its disks, what the checks remember, and the clients' history.

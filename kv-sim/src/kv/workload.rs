@@ -1,7 +1,7 @@
 //! What a client asks for.
 //!
-//! Values are unique over a run, so a read tells which write it saw. A compare-and-set expects what the client last saw of
-//! the key, by value or by version, so that some succeed and some do not.
+//! Values are unique over a run, so a read tells which write it saw. A compare-and-set expects what
+//! the client last saw of the key, by value or by version, so that some succeed and some do not.
 
 use std::collections::BTreeMap;
 

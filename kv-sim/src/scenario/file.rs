@@ -66,7 +66,8 @@ pub fn load(path: &Path) -> Result<Scenario, LoadError> {
         .map_err(|problems| LoadError::Wrong { path: path.into(), problems })
 }
 
-/// Scenarios with similar names, in the same directory and in those below the nearest directory that exists.
+/// Scenarios with similar names, in the same directory and in those below the nearest directory
+/// that exists.
 fn similar(path: &Path) -> Vec<PathBuf> {
     let Some(wanted) = path.file_name().and_then(OsStr::to_str) else { return Vec::new() };
     let parents = path

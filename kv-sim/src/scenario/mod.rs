@@ -1,7 +1,8 @@
 //! Scenarios: TOML files that say what runs, on what, and what breaks.
 //!
-//! Every key has a default, so an empty file is a scenario. Nothing else is taken: an unknown key, a value of the wrong
-//! type or an impossible one is an error, and all errors of a file are reported together, with line and column.
+//! Every key has a default, so an empty file is a scenario. Nothing else is taken: an unknown key,
+//! a value of the wrong type or an impossible one is an error, and all errors of a file are
+//! reported together, with line and column.
 //!
 //! ```toml
 //! name = "crash"                 # default: the name of the file
@@ -159,7 +160,8 @@ pub struct Mix {
 }
 
 impl Scenario {
-    /// Reads a scenario, or lists everything that is wrong with it. `name` is used if the text does not give one.
+    /// Reads a scenario, or lists everything that is wrong with it. `name` is used if the text does
+    /// not give one.
     pub fn parse(text: &str, name: &str) -> Result<Self, Vec<Problem>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let problems = Problems::default();
@@ -290,7 +292,8 @@ fn read_mix(reader: &mut Reader<'_>, default: Mix) -> Mix {
 const LATENCY_KEYS: [&str; 3] = ["latency_min_us", "latency_mean_us", "latency_max_us"];
 const SYNC_KEYS: [&str; 3] = ["sync_min_us", "sync_mean_us", "sync_max_us"];
 
-/// Shortest, mean and longest. Without a mean the default's holds only if nothing else is given either.
+/// Shortest, mean and longest. Without a mean the default's holds only if nothing else is given
+/// either.
 fn latency(
     reader: &mut Reader<'_>,
     [min, mean, max]: [&'static str; 3],

@@ -1,8 +1,8 @@
 //! Reading a table key by key, and collecting everything that is wrong.
 //!
-//! A [`Reader`] walks one table of the file. Each key is asked for once, with its default and the values that make sense;
-//! a wrong one is noted, with its place, and the default is used to go on. What was never asked for is unknown. So one
-//! look at a file finds all its errors.
+//! A [`Reader`] walks one table of the file. Each key is asked for once, with its default and the
+//! values that make sense; a wrong one is noted, with its place, and the default is used to go on.
+//! What was never asked for is unknown. So one look at a file finds all its errors.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -1,10 +1,12 @@
-//! A toy protocol: a primary that counts, and backups that copy the count. It shows that the engine can simulate
-//! something else than the store, and it is small enough to know what the engine should do with it.
+//! A toy protocol: a primary that counts, and backups that copy the count. It shows that the engine
+//! can simulate something else than the store, and it is small enough to know what the engine
+//! should do with it.
 //!
-//! `n1` is the primary. A client sends it an addition; the primary writes the new count to its disk, then sends it to the
-//! backups and answers. A backup writes what it is sent. Nothing is retried on the network except by clients, which ask
-//! again after a timeout, so a client's operation may count twice: the toy promises only that an acknowledged count is
-//! never lost by the primary, whatever crashes.
+//! `n1` is the primary. A client sends it an addition; the primary writes the new count to its
+//! disk, then sends it to the backups and answers. A backup writes what it is sent. Nothing is
+//! retried on the network except by clients, which ask again after a timeout, so a client's
+//! operation may count twice: the toy promises only that an acknowledged count is never lost by the
+//! primary, whatever crashes.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,7 +43,8 @@ pub struct Witness {
     /// Machines made and machines dropped.
     pub made: AtomicU64,
     pub dropped: AtomicU64,
-    /// The largest number of steps that a machine remembered when it was dropped, and at its own first step.
+    /// The largest number of steps that a machine remembered when it was dropped, and at its own
+    /// first step.
     pub steps_at_drop: AtomicU64,
     pub steps_at_start: AtomicU64,
 }

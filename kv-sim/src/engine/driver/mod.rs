@@ -1,12 +1,13 @@
 //! The driver: one task that steps all processes.
 //!
-//! It takes the next event from the queue, moves madsim's clock to its time, lets the process that it concerns take one
-//! step, turns what the step asks for into further events, and shows the step to the system's checks. Nothing is awaited
-//! except where a node of madsim starts or dies: that is what makes it fast.
+//! It takes the next event from the queue, moves madsim's clock to its time, lets the process that
+//! it concerns take one step, turns what the step asks for into further events, and shows the step
+//! to the system's checks. Nothing is awaited except where a node of madsim starts or dies: that is
+//! what makes it fast.
 //!
-//! A paused server's inputs are kept and come, in order, when it goes on, as a stopped process finds its sockets filled. A
-//! crashed server's are lost. What a crash finds in flight on the disk is handed to the system, and the operation's end
-//! never comes.
+//! A paused server's inputs are kept and come, in order, when it goes on, as a stopped process
+//! finds its sockets filled. A crashed server's are lost. What a crash finds in flight on the disk
+//! is handed to the system, and the operation's end never comes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +29,8 @@ use super::run::RunConfig;
 use super::system::{Boot, Check, Step, System, Violation, World};
 use super::trace::{Kind, Tracer, Who};
 
-/// Timers in a row after which a machine's deadline still does not lie ahead: time would stand still.
+/// Timers in a row after which a machine's deadline still does not lie ahead: time would stand
+/// still.
 const STUCK_MAX: u32 = 1_000;
 /// How often the liveness phase asks whether the system has converged.
 const PROBE_INTERVAL: u64 = 100_000_000;
@@ -186,8 +188,8 @@ impl<'a, S: System> Driver<'a, S> {
         }
     }
 
-    /// Moves madsim's clock along. madsim itself moves it by some nanoseconds for each task that it runs, so it may be
-    /// slightly ahead; the time of an event is the engine's own.
+    /// Moves madsim's clock along. madsim itself moves it by some nanoseconds for each task that it
+    /// runs, so it may be slightly ahead; the time of an event is the engine's own.
     #[inline]
     fn advance_to(&mut self, time: u64) {
         self.now = time;
