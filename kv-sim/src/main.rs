@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     eprintln!("       the repository's .cargo/config.toml. Type");
     eprintln!("    env -u RUSTFLAGS cargo run -p kv-sim -- --help");
     eprintln!("       or add `--cfg madsim` to RUSTFLAGS.");
-    ExitCode::from(kv_sim::report::Exit::Usage as u8)
+    ExitCode::from(kv_sim::Exit::Usage as u8)
 }
 
 #[cfg(madsim)]
