@@ -19,6 +19,7 @@
 //!   the others.
 //! - `alive n` lets the others hear that `n` leads, and `n` hear them. `heartbeat n` lets leader
 //!   `n` repair what was lost.
+//! - `read-index n` prints from which index on `n` may serve a read that arrives now.
 //! - `crash n` loses what is not durable, `restart n` comes back with what is.
 //! - `status` prints every node.
 

@@ -97,6 +97,7 @@ impl Script {
             "heal" => self.cut.clear(),
             "alive" => self.alive(node(rest[0])),
             "heartbeat" => self.with(node(rest[0]), |group, now| group.on_heartbeat(now)),
+            "read-index" => self.read_index(node(rest[0])),
             "crash" => self.crash(node(rest[0])),
             "restart" => self.restart(node(rest[0])),
             "status" => self.status(),
@@ -167,6 +168,12 @@ impl Script {
             writeln!(self.out, "    n{} refuses: not the leader, hint {:?}", id.0, error.hint)
                 .unwrap();
         }
+    }
+
+    fn read_index(&mut self, id: NodeId) {
+        let index = self.replicas[&id].group.as_ref().unwrap().read_index();
+        let index = index.map_or_else(|| "none".into(), |index| index.to_string());
+        writeln!(self.out, "    n{} may serve a read at {index}", id.0).unwrap();
     }
 
     fn alive(&mut self, leader: NodeId) {

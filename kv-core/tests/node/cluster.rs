@@ -1,14 +1,12 @@
 //! Whole nodes and a client, in memory: what a user of the core relies on.
 
-mod support;
-
 use std::time::Duration;
 
+use super::support::Cluster;
 use kv_core::client::{Answer, Call, CallError};
 use kv_core::id::{NodeId, ShardId, Timestamp};
 use kv_core::node::Event;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
-use support::Cluster;
 
 fn key(name: &str) -> Key {
     Key::new(name.as_bytes().to_vec())
@@ -145,6 +143,22 @@ fn rule_a7_leader_without_quorum_steps_down_and_its_clients_hear_it() {
     for shard in (0..=4).map(ShardId) {
         assert_eq!(cluster.leader(shard), None);
     }
+}
+
+#[test]
+fn deposed_leader_lets_go_of_all_that_waits() {
+    let mut cluster = Cluster::new(3);
+    write(&mut cluster, put("a", "1"));
+    let leader = cluster.leader(kv_core::ring::shard_of(&key("a"), 4)).unwrap();
+    for other in (1..=3).map(NodeId) {
+        cluster.cut.extend([(leader, other), (other, leader)]);
+    }
+    let deadline = cluster.now + Duration::from_secs(30);
+    cluster.router.call(cluster.now, put("a", "2"), deadline);
+    cluster.run(Duration::from_millis(5));
+    assert!(cluster.node(leader).status().pending_bytes > 0, "the write waits for a majority");
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.node(leader).status().pending_bytes, 0);
 }
 
 #[test]

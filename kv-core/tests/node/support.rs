@@ -101,6 +101,8 @@ pub(crate) struct Cluster {
     requests: BTreeMap<RequestHandle, (NodeId, u64)>,
     last_handle: u64,
     boot_count: u64,
+    /// Every frame that was ever sent.
+    pub(crate) sent: Vec<PeerFrame>,
     /// Links that carry nothing, by sender and receiver.
     pub(crate) cut: Vec<(NodeId, NodeId)>,
 }
@@ -121,6 +123,7 @@ impl Cluster {
             requests: BTreeMap::new(),
             last_handle: 0,
             boot_count: 0,
+            sent: Vec::new(),
             cut: Vec::new(),
         };
         for id in (1..=count).map(NodeId) {
@@ -209,6 +212,7 @@ impl Cluster {
                     let Ok(Frame::Peer(frame)) = wire::decode(&bytes) else {
                         panic!("a frame survives encoding");
                     };
+                    self.sent.push(frame.clone());
                     self.network.push_back(frame);
                 }
                 Output::Store(request) => {
