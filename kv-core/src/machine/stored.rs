@@ -57,6 +57,15 @@ impl StoredKey {
         out
     }
 
+    /// The version that the key is of.
+    ///
+    /// # Errors
+    /// [`StoredKeyError`] if the bytes are too short for a stored key.
+    pub fn version(&self) -> Result<Timestamp, StoredKeyError> {
+        let (_, version) = self.0.split_last_chunk::<8>().ok_or(StoredKeyError("key"))?;
+        Ok(Timestamp(!u64::from_be_bytes(*version)))
+    }
+
     /// Takes the stored form apart.
     ///
     /// # Errors
@@ -141,6 +150,7 @@ mod tests {
         assert!(encoded.is_sorted());
         let decoded: Vec<_> = encoded.iter().map(|key| key.decode().unwrap()).collect();
         assert_eq!(decoded, expected);
+        assert_eq!(encoded[0].version(), Ok(Timestamp(7)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use kv_core::client::{
     Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
 };
+use kv_core::codec;
 use kv_core::id::{Address, NodeId};
 use kv_core::op::{Found, Key, WriteOp, WriteResult};
 use kv_core::time::Instant;
@@ -43,8 +44,7 @@ pub struct Client {
     phase: Phase,
     /// What is left to be read in the liveness phase.
     final_reads: VecDeque<Key>,
-    /// Times that a final read failed.
-    pub(super) final_read_failures: u64,
+    scratch: Vec<u8>,
 }
 
 fn address(node: NodeId) -> Address {
@@ -80,7 +80,7 @@ impl Client {
             current: None,
             phase: Phase::Safety,
             final_reads: reads.map(workload::key).collect(),
-            final_read_failures: 0,
+            scratch: Vec::new(),
         }
     }
 
@@ -101,7 +101,7 @@ impl Client {
             },
         };
         self.next_at = None;
-        out.record(Kind::Call, format!("{call:?}").as_bytes(), || format!("{call:?}"));
+        self.record(Kind::Call, out, |scratch| encode_call(&call, scratch), || format!("{call:?}"));
         out.note(Note::Client(Box::new(ClientEvent {
             process: self.process,
             call: call.clone(),
@@ -109,6 +109,18 @@ impl Client {
         })));
         let id = self.router.call(now, call.clone(), now + self.timeout);
         self.current = Some((id, call));
+    }
+
+    fn record(
+        &mut self,
+        kind: Kind,
+        out: &mut Outbox<Note>,
+        encode: impl FnOnce(&mut Vec<u8>),
+        words: impl FnOnce() -> String,
+    ) {
+        self.scratch.clear();
+        encode(&mut self.scratch);
+        out.record(kind, &self.scratch, words);
     }
 
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
@@ -136,7 +148,8 @@ impl Client {
             panic!("{id:?} was not called");
         };
         assert_eq!(id, expected, "one call is out at a time");
-        out.record(Kind::Reply, format!("{result:?}").as_bytes(), || format!("{result:?}"));
+        let words = || format!("{result:?}");
+        self.record(Kind::Reply, out, |scratch| encode_result(&result, scratch), words);
         self.learn(&call, &result);
         let is_unknown = matches!(result, Err(CallError::UnknownOutcome { .. }));
         let process = self.process;
@@ -170,9 +183,6 @@ impl Client {
                 let found = Found { version: *version, value: value.clone() };
                 self.operations.see(key, Some(found));
             }
-            (Call::Get { .. }, Err(_)) if self.phase == Phase::Liveness => {
-                self.final_read_failures += 1
-            }
             _ => {}
         }
     }
@@ -182,6 +192,25 @@ impl Client {
             let from = address(node_id(from));
             self.router.handle(now, RouterInput::Receive { from, reply });
         }
+    }
+}
+
+/// All of a call, for the trace hash.
+fn encode_call(call: &Call, out: &mut Vec<u8>) {
+    match call {
+        Call::Get { key } => codec::encode_into(key, out),
+        Call::Write(op) => codec::encode_into(op, out),
+        Call::Status { .. } | Call::Map => unreachable!("workloads hold no such calls"),
+    }
+}
+
+/// All of what a call came to, for the trace hash.
+fn encode_result(result: &Result<Answer, CallError>, out: &mut Vec<u8>) {
+    match result {
+        Ok(Answer::Got(found)) => codec::encode_into(found, out),
+        Ok(Answer::Written(result)) => codec::encode_into(result, out),
+        Ok(Answer::Status(_) | Answer::Map(_)) => unreachable!("workloads ask for neither"),
+        Err(error) => out.extend_from_slice(error.to_string().as_bytes()),
     }
 }
 

@@ -44,7 +44,7 @@ impl Memtable {
         at: Timestamp,
     ) -> Option<(Timestamp, Option<Value>)> {
         let (stored, value) = self.first_at(shard, key, at)?;
-        let (_, _, version) = stored.decode().expect("the memtable holds stored keys");
+        let version = stored.version().expect("the memtable holds stored keys");
         Some((version, decode_value(value).expect("the memtable holds stored values")))
     }
 
