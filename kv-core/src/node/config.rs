@@ -2,9 +2,9 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use crate::id::{Address, NodeId};
+use crate::raft::Timings;
 
 /// A node's configuration. `cluster_name`, `peers`, `shard_count` and `replica_count` must be equal
 /// on all nodes when the cluster is formed; afterwards what was formed holds.
@@ -23,28 +23,6 @@ pub struct NodeConfig {
     pub replica_count: Option<u32>,
     /// Timers.
     pub timings: Timings,
-}
-
-/// Timers of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timings {
-    /// Between two signs of life of a leader. Default 100 ms.
-    pub heartbeat: Duration,
-    /// Shortest time without a leader after which a replica campaigns; at least three heartbeats.
-    /// Default 1 s.
-    pub election_min: Duration,
-    /// Longest such time; at least `election_min` and one heartbeat more. Default 2 s.
-    pub election_max: Duration,
-}
-
-impl Default for Timings {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(1_000),
-            election_max: Duration::from_millis(2_000),
-        }
-    }
 }
 
 impl NodeConfig {

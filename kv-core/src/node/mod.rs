@@ -44,7 +44,8 @@ use alloc::string::ToString as _;
 use alloc::vec::Vec;
 use core::mem;
 
-pub use config::{ConfigError, ConfigErrors, NodeConfig, Timings};
+pub use crate::raft::Timings;
+pub use config::{ConfigError, ConfigErrors, NodeConfig};
 pub use io::{Budget, Event, IgnoreReason, Input, Output, TimerReason};
 pub use status::{ShardStatus, Status};
 

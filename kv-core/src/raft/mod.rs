@@ -49,6 +49,7 @@ mod log;
 mod progress;
 pub(crate) mod quorum;
 mod replication;
+mod timings;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -60,13 +61,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AppendId, LogId, LogIndex, NodeId, ShardId, Term};
 use crate::mutants::{self, Mutant};
-use crate::node::Timings;
 use crate::rng::Rng;
 use crate::storage::{Entry, GroupWrite, HardState, RecoveredGroup};
 use crate::time::Instant;
 use crate::wire::RaftMessage;
 use log::Log;
 use progress::Progress;
+
+pub use timings::Timings;
 
 /// What a replica is doing in its term (Raft paper, section 5.1; PreVote: Raft thesis, section
 /// 9.6).
