@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kv_check::{EventKind, History, MicroOp, Verdict};
 use kv_core::id::{NodeId, ShardId};
+use kv_core::op::Key;
 use kv_core::ring;
 
 use super::client::Client;
@@ -20,60 +21,52 @@ struct Promise {
     may_be_absent: bool,
 }
 
-/// Every acknowledged write is there: each replica's newest version of a key is at least the
-/// highest that was acknowledged, unless a delete may have followed.
+/// Every acknowledged write is there: each replica's newest version of a key is at least the highest
+/// that was acknowledged, unless a delete may have followed.
 pub(super) fn durability(
     history: &History,
     world: &World<'_, KvSystem>,
     shard_count: u32,
 ) -> Check {
     let name = "durability";
-    let promises = promises(history);
-    let mut seen = 0_u64;
+    let mut by_shard: BTreeMap<ShardId, Vec<(Key, Promise)>> = BTreeMap::new();
+    for (key, promise) in promises(history) {
+        let key = Key::new(key.into_bytes());
+        by_shard.entry(ring::shard_of(&key, shard_count)).or_default().push((key, promise));
+    }
+    let mut copies = 0;
     for (server, replica) in world.servers() {
         let Some(replica) = replica else {
             return Check::skipped(name, format!("{server} is down"));
         };
-        for shard in (1..=shard_count).map(ShardId) {
-            let held: BTreeMap<String, u64> = replica
-                .engine()
-                .scan(shard)
-                .map(|(key, found)| {
-                    (String::from_utf8_lossy(&key.bytes).into_owned(), found.version.0)
-                })
-                .collect();
-            let is_replica = replica
-                .node()
-                .map()
-                .and_then(|map| map.entry(shard))
-                .is_some_and(|entry| entry.voters.contains(&super::replica::node_id(server)));
-            if !is_replica {
-                continue;
-            }
-            for (key, promise) in &promises {
-                let id = kv_core::op::Key::new(key.clone().into_bytes());
-                if ring::shard_of(&id, shard_count) != shard {
-                    continue;
-                }
-                seen += 1;
-                let is_kept = match held.get(key) {
-                    Some(version) => *version >= promise.version,
-                    None => promise.may_be_absent,
-                };
-                if !is_kept {
-                    let found = held.get(key);
-                    return Check::fail(
-                        name,
-                        format!(
-                            "{key} was acknowledged at version {}; {server} has {found:?}",
-                            promise.version
-                        ),
-                    );
-                }
+        for shard in replica.node().status().shards.iter().map(|status| status.shard) {
+            let promises = by_shard.get(&shard).map_or(&[][..], Vec::as_slice);
+            copies += promises.len();
+            if let Some(broken) = broken_promise(replica, shard, promises) {
+                return Check::fail(name, format!("{server}: {broken}"));
             }
         }
     }
-    Check::pass(name, format!("{} acknowledged keys, {seen} copies", promises.len()))
+    let keys: usize = by_shard.values().map(Vec::len).sum();
+    Check::pass(name, format!("{keys} acknowledged keys, {copies} copies"))
+}
+
+/// The first promise about `shard` that the replica does not keep.
+fn broken_promise(
+    replica: &Replica,
+    shard: ShardId,
+    promises: &[(Key, Promise)],
+) -> Option<String> {
+    let held: BTreeMap<Key, u64> =
+        replica.engine().scan(shard).map(|(key, found)| (key, found.version.0)).collect();
+    promises.iter().find_map(|(key, promise)| {
+        let found = held.get(key);
+        let is_kept = found.map_or(promise.may_be_absent, |found| *found >= promise.version);
+        let key = String::from_utf8_lossy(&key.bytes);
+        let acknowledged = promise.version;
+        (!is_kept)
+            .then(|| format!("{key} was acknowledged at version {acknowledged}, is at {found:?}"))
+    })
 }
 
 fn promises(history: &History) -> BTreeMap<String, Promise> {
