@@ -31,6 +31,25 @@ pub struct ClusterRecord {
     pub replica_count: u32,
 }
 
+/// Most user shards of a cluster.
+pub const SHARD_COUNT_MAX: u32 = 1_024;
+
+impl ClusterRecord {
+    /// Whether a cluster can be like this: members by id without repetition, a power of two of
+    /// shards, an odd number of replicas that the members can hold.
+    pub fn is_valid(&self) -> bool {
+        let is_ordered = self.members.windows(2).all(|pair| pair[0].id < pair[1].id);
+        let is_numbered = self.members.first().is_some_and(|member| member.id > NodeId(0));
+        let member_count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        is_ordered
+            && is_numbered
+            && self.shard_count.is_power_of_two()
+            && self.shard_count <= SHARD_COUNT_MAX
+            && !self.replica_count.is_multiple_of(2)
+            && self.replica_count <= member_count
+    }
+}
+
 /// A node's durable identity: what its data directory says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {

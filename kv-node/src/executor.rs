@@ -275,6 +275,14 @@ impl Executor {
                 "{me}: the cluster knows another data directory of this node, so its disk was wiped or exchanged; \
                  it stays out, because it may have forgotten what others count on"
             ),
+            Event::Contradicted { shard, from, what } => {
+                tracing::error!(
+                    "{me}: {from} said of {shard} what cannot be true: {what}; ignored"
+                );
+            }
+            Event::InvalidCluster { from } => {
+                tracing::error!("{me}: {from} told of a cluster that cannot be; ignored");
+            }
             Event::FrameIgnored { from, reason } => {
                 tracing::debug!("{me}: a frame of {from} was dropped: {reason:?}");
             }

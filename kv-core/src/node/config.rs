@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::cluster::SHARD_COUNT_MAX;
 use crate::id::{Address, NodeId};
 use crate::raft::Timings;
 
@@ -66,7 +67,7 @@ impl NodeConfig {
         if ids.contains(&NodeId(0)) {
             errors.push(ConfigError::ZeroId);
         }
-        if !self.shard_count.is_power_of_two() || self.shard_count > 1_024 {
+        if !self.shard_count.is_power_of_two() || self.shard_count > SHARD_COUNT_MAX {
             errors.push(ConfigError::ShardCount { shard_count: self.shard_count });
         }
         let replica_count = self.effective_replica_count();

@@ -70,7 +70,7 @@ impl Node {
                 }
                 FormationMessage::Status { cluster: None } => self.on_empty(from, incarnation),
                 FormationMessage::Status { cluster: Some(cluster) }
-                | FormationMessage::Formed { cluster } => self.on_formed(cluster),
+                | FormationMessage::Formed { cluster } => self.on_formed(from, cluster),
             }
         }
     }
@@ -113,7 +113,10 @@ impl Node {
         });
     }
 
-    fn on_formed(&mut self, cluster: ClusterRecord) {
+    fn on_formed(&mut self, from: NodeId, cluster: ClusterRecord) {
+        if !cluster.is_valid() {
+            return self.outbox.push(Output::Event(Event::InvalidCluster { from }));
+        }
         let me = cluster.members.iter().find(|member| member.id == self.config.id);
         let is_me = me.is_some_and(|member| member.incarnation == self.identity.incarnation);
         let Phase::Forming(formation) = &self.phase else {

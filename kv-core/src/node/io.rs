@@ -1,7 +1,7 @@
 //! Inputs and outputs of a node.
 
 use crate::id::{LogId, NodeId, RequestHandle, ShardId, Term};
-use crate::raft::Role;
+use crate::raft::{Contradiction, Role};
 use crate::storage::{StorageReply, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, PeerFrame};
 
@@ -66,6 +66,20 @@ pub enum Event {
         term: Term,
         /// The replica's role: as leader it counted itself, else it was told.
         role: Role,
+    },
+    /// A peer said something that cannot be true; it was ignored.
+    Contradicted {
+        /// The shard.
+        shard: ShardId,
+        /// The peer.
+        from: NodeId,
+        /// What it said.
+        what: Contradiction,
+    },
+    /// A peer told of a cluster that cannot be; it was ignored.
+    InvalidCluster {
+        /// The peer.
+        from: NodeId,
     },
     /// The node now belongs to a cluster.
     Joined,

@@ -444,6 +444,9 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
+        for (from, what) in replica.group.take_contradictions() {
+            self.outbox.push(Output::Event(Event::Contradicted { shard, from, what }));
+        }
         let group = &replica.group;
         let (role, term) = (group.role(), group.term());
         let commit_index = group.commit_index();

@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 
 use super::progress::Progress;
 use super::quorum::majority;
-use super::{Group, Leadership, State};
+use super::{Contradiction, Group, Leadership, State, TERM_MAX};
 use crate::id::{LogId, LogIndex, NodeId, Term};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
@@ -37,6 +37,9 @@ impl Group {
         if term < self.hard_state.term || !self.config.voters.contains(&from) {
             return;
         }
+        if term >= TERM_MAX {
+            return self.contradict(from, Contradiction::TermOutOfRange);
+        }
         self.follow(now, from, term);
     }
 
@@ -66,14 +69,18 @@ impl Group {
         self.deadline = now + self.election_timeout;
     }
 
-    /// Becomes, or stays, a follower of `leader` in `term`, which is at least the current one.
-    pub(super) fn follow(&mut self, now: Instant, leader: NodeId, term: Term) {
-        let is_leader = matches!(self.state, State::Leader(_));
-        assert!(!is_leader || term > self.hard_state.term, "a term has one leader");
+    /// Becomes, or stays, a follower of `leader` in `term`, which is at least the current one; not
+    /// if another leader of that term is known.
+    pub(super) fn follow(&mut self, now: Instant, leader: NodeId, term: Term) -> bool {
+        let is_other = self.leader.is_some_and(|known| known != leader);
+        if term == self.hard_state.term && is_other {
+            self.contradict(leader, Contradiction::TwoLeaders);
+            return false;
+        }
         self.step_down(now, term);
-        assert!(self.leader.is_none_or(|known| known == leader), "a term has one leader");
         self.leader = Some(leader);
         self.leader_contact = now;
+        true
     }
 
     /// Becomes a follower in `term` if that is newer, or if it ran for or held an office in this

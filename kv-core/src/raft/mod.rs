@@ -128,6 +128,28 @@ pub struct NotLeader {
     pub hint: Option<NodeId>,
 }
 
+/// What a peer said that cannot be true if it is what it claims to be. The message was ignored.
+///
+/// Replicas that follow the protocol never say such a thing, so it means a defect, a forged frame,
+/// or two clusters that were mixed up. It is reported, not a reason to stop: the state of this
+/// replica is sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// It claims to lead a term of which another leader is known.
+    #[error("two leaders in one term")]
+    TwoLeaders,
+    /// It wants to replace an entry that is committed here.
+    #[error("a committed entry would be replaced")]
+    CommittedReplaced,
+    /// Its term is beyond all that elections can reach.
+    #[error("a term out of range")]
+    TermOutOfRange,
+}
+
+/// Terms from here on are refused: one election every microsecond would take 36,000 years to get
+/// there, and the arithmetic on what lies below cannot overflow.
+const TERM_MAX: Term = Term(1 << 60);
+
 #[derive(Debug)]
 enum State {
     Follower,
@@ -168,6 +190,7 @@ pub struct Group {
     /// Entries up to here were handed out to be applied.
     applied: LogIndex,
     outbox: Vec<Envelope>,
+    contradictions: Vec<(NodeId, Contradiction)>,
 }
 
 impl Group {
@@ -193,6 +216,7 @@ impl Group {
             hard_state_unsaved: false,
             applied: LogIndex(0),
             outbox: Vec::new(),
+            contradictions: Vec::new(),
         };
         group.reset_election_timeout(now);
         group
@@ -288,6 +312,9 @@ impl Group {
         if from == self.config.me || !self.config.voters.contains(&from) {
             return;
         }
+        if message.term() >= TERM_MAX {
+            return self.contradict(from, Contradiction::TermOutOfRange);
+        }
         match message {
             RaftMessage::Vote { term, last, pre: true } => self.on_pre_vote(now, from, term, last),
             RaftMessage::Vote { term, last, pre: false } => self.on_vote(now, from, term, last),
@@ -331,6 +358,11 @@ impl Group {
         mem::take(&mut self.outbox)
     }
 
+    /// What peers contradicted since the last call.
+    pub fn take_contradictions(&mut self) -> Vec<(NodeId, Contradiction)> {
+        mem::take(&mut self.contradictions)
+    }
+
     /// Committed entries that were not handed out yet, at most about `bytes_max`, and notes that
     /// they are. Only what is durable here is handed out, so that the applied state never runs
     /// ahead of the log after a crash.
@@ -352,6 +384,10 @@ impl Group {
             return self.log.last().index;
         }
         self.log.persisted()
+    }
+
+    fn contradict(&mut self, from: NodeId, what: Contradiction) {
+        self.contradictions.push((from, what));
     }
 
     fn send(&mut self, to: NodeId, message: RaftMessage) {

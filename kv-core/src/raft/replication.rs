@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::progress::{Mode, Progress};
 use super::quorum::reached_by_majority;
-use super::{Envelope, Group, State};
+use super::{Contradiction, Envelope, Group, State};
 use crate::id::{LogId, LogIndex, NodeId, Term};
 use crate::mutants::{self, Mutant};
 use crate::time::Instant;
@@ -126,10 +126,15 @@ impl Group {
         if term < self.hard_state.term {
             return self.reject_append(from, prev);
         }
-        self.follow(now, from, term);
+        if !self.follow(now, from, term) {
+            return;
+        }
         self.heard_append = true;
         if self.log.term_at(prev.index) != Some(prev.term) {
             return self.reject_append(from, prev);
+        }
+        if !self.may_append(prev, &entries) {
+            return self.contradict(from, Contradiction::CommittedReplaced);
         }
         let matched = LogIndex(prev.index.0 + entries.len() as u64);
         self.append_after(prev, entries);
@@ -137,6 +142,17 @@ impl Group {
         let commit = self.hard_state.commit;
         let term = self.hard_state.term;
         self.send(from, RaftMessage::AppendAccepted { term, matched, commit });
+    }
+
+    /// Whether nothing committed would be replaced, and terms do not shrink.
+    fn may_append(&self, prev: LogId, entries: &[(Term, Bytes)]) -> bool {
+        let mut before = prev.term;
+        (prev.index.0 + 1..).map(LogIndex).zip(entries).all(|(index, (term, _))| {
+            let is_ordered = *term >= before && *term <= self.hard_state.term;
+            before = *term;
+            let is_kept = self.log.term_at(index).is_none_or(|present| present == *term);
+            is_ordered && (is_kept || index > self.hard_state.commit)
+        })
     }
 
     fn reject_append(&mut self, from: NodeId, prev: LogId) {

@@ -108,6 +108,19 @@ pub enum FormationMessage {
     },
 }
 
+impl RaftMessage {
+    /// The term that the message names.
+    pub fn term(&self) -> Term {
+        match self {
+            Self::Vote { term, .. }
+            | Self::VoteReply { term, .. }
+            | Self::Append { term, .. }
+            | Self::AppendAccepted { term, .. }
+            | Self::AppendRejected { term, .. } => *term,
+        }
+    }
+}
+
 /// A message of one Raft group (Raft paper, figure 2; PreVote: Raft thesis, section 9.6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RaftMessage {

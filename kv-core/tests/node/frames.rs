@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use super::support::Cluster;
+use bytes::Bytes;
 use kv_core::client::{Call, CallId};
-use kv_core::id::{ClusterId, Incarnation, LogId, NodeId, ShardId, Term};
-use kv_core::node::{Input, Status};
+use kv_core::cluster::ClusterRecord;
+use kv_core::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
+use kv_core::node::{Event, Input, Status};
 use kv_core::op::Key;
-use kv_core::wire::{Confirmation, Lead, PeerFrame, PeerMessage, RaftMessage};
+use kv_core::raft::Contradiction;
+use kv_core::wire::{Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -137,4 +140,69 @@ fn is_served(
     cluster.input(leader, Input::Receive(answer));
     cluster.run(Duration::from_millis(1));
     cluster.done.contains_key(&call)
+}
+
+#[test]
+fn what_contradicts_raft_is_reported_and_changes_nothing() {
+    let mut cluster = formed();
+    let leader = cluster.leader(SHARD).unwrap();
+    let others: Vec<_> = (1..=3).map(NodeId).filter(|id| *id != leader).collect();
+    let (to, liar) = (others[0], others[1]);
+    let shard = |cluster: &Cluster| {
+        let shards = cluster.node(to).status().shards;
+        shards.into_iter().find(|status| status.shard == SHARD).unwrap()
+    };
+    let before = shard(&cluster);
+    assert!(before.commit_index >= LogIndex(1), "the no-op is committed");
+    let append = |term, from| {
+        let entries = vec![(term, Bytes::from_static(b"other"))];
+        let prev = LogId::new(0, 0);
+        let message = RaftMessage::Append { term, prev, commit: LogIndex(0), entries };
+        (from, PeerMessage::Raft { shard: SHARD, message })
+    };
+    let beyond = Term(u64::MAX);
+    let leads = Some(vec![Lead { shard: SHARD, term: beyond }]);
+    let round = kv_core::id::Round(1);
+    let cases = [
+        (append(before.term, liar), Contradiction::TwoLeaders),
+        (append(Term(before.term.0 + 1), leader), Contradiction::CommittedReplaced),
+        (append(beyond, liar), Contradiction::TermOutOfRange),
+        ((liar, vote(u64::MAX)), Contradiction::TermOutOfRange),
+        (
+            (liar, PeerMessage::Confirm { boot: 1, round, version: 1, leads }),
+            Contradiction::TermOutOfRange,
+        ),
+    ];
+    for ((from, message), what) in cases {
+        let lie = frame(&cluster, from, to, message);
+        let told = cluster.events(to).len();
+        cluster.input(to, Input::Receive(lie));
+        let event = Event::Contradicted { shard: SHARD, from, what };
+        assert!(cluster.events(to)[told..].contains(&event), "{event:?}");
+    }
+    let after = shard(&cluster);
+    assert_eq!((after.last, after.commit_index), (before.last, before.commit_index));
+}
+
+#[test]
+fn cluster_that_cannot_be_is_not_adopted() {
+    let formed = formed();
+    let record = formed.node(NodeId(1)).identity().cluster.clone().unwrap();
+    let invalid = [
+        ClusterRecord { shard_count: u32::MAX, ..record.clone() },
+        ClusterRecord { shard_count: 0, ..record.clone() },
+        ClusterRecord { replica_count: 0, ..record.clone() },
+        ClusterRecord { replica_count: 5, ..record.clone() },
+        ClusterRecord { members: vec![], ..record },
+    ];
+    let mut cluster = Cluster::new(3);
+    let to = NodeId(3);
+    for cluster_record in invalid {
+        let message = FormationMessage::Formed { cluster: cluster_record };
+        let lie = frame(&cluster, NodeId(2), to, PeerMessage::Formation(message));
+        cluster.input(to, Input::Receive(lie));
+        assert_eq!(cluster.events(to).last(), Some(&Event::InvalidCluster { from: NodeId(2) }));
+    }
+    cluster.run(Duration::from_secs(1));
+    assert!(cluster.node(to).map().is_some(), "the real cluster is formed all the same");
 }

@@ -59,6 +59,13 @@ impl Invariants {
                     ),
                 )
             }
+            Event::Contradicted { shard, from, what } => {
+                violation("contradiction", format!("{server} of {shard} heard from {from}: {what}"))
+            }
+            Event::InvalidCluster { from } => violation(
+                "contradiction",
+                format!("{server} heard of an invalid cluster from {from}"),
+            ),
             Event::Committed { .. }
             | Event::Joined
             | Event::WipedNode

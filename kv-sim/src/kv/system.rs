@@ -158,6 +158,7 @@ impl System for KvSystem {
         vec![
             Check::pass("one-leader-per-term", "no term of a shard had two"),
             Check::pass("commit-rule", "every leader committed by an entry of its own term"),
+            Check::pass("contradiction", "nobody said what cannot be true"),
             Check::pass("same-entries", "all replicas applied the same"),
             Check::pass("same-states", "and came to the same states"),
             judge::durability(history, world, self.scenario.cluster.shards),
