@@ -106,10 +106,14 @@ impl WriteOp {
         }
     }
 
-    /// Size of the value to be written, 0 for a delete.
+    /// Size of the largest value in it, be it written or expected; 0 for a delete.
     pub fn value_size(&self) -> usize {
         match self {
-            Self::Put { value, .. } | Self::Cas { value, .. } => value.size(),
+            Self::Put { value, .. } => value.size(),
+            Self::Cas { value, expect: Expect::Value(expected), .. } => {
+                value.size().max(expected.size())
+            }
+            Self::Cas { value, expect: Expect::Version(_) | Expect::Absent, .. } => value.size(),
             Self::Delete { .. } => 0,
         }
     }

@@ -68,6 +68,18 @@ pub struct Append {
     pub writes: Vec<GroupWrite>,
 }
 
+/// Bytes of entries that a driver should put into one write at most: beyond it a sync takes longer
+/// than an election.
+pub const WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+impl Append {
+    /// Bytes of the entries, with an allowance for what stands around each.
+    pub fn size(&self) -> usize {
+        let entries = self.writes.iter().flat_map(|write| &write.entries);
+        entries.map(|entry| entry.payload.len() + 64).sum()
+    }
+}
+
 /// What a node asks of its store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageRequest {

@@ -204,6 +204,7 @@ fn rule_d92_expired_session_is_replaced_only_if_the_write_cannot_have_run() {
     harness.call(put());
     let sent = harness.sent();
     harness.reply(&sent, ClientReply::Refused(Refusal::SessionExpired));
+    harness.wait();
     let open = harness.sent();
     assert!(matches!(open.body, ClientRequest::OpenSession { .. }));
     harness.reply(&open, ClientReply::SessionOpened(session(2)));
@@ -211,6 +212,7 @@ fn rule_d92_expired_session_is_replaced_only_if_the_write_cannot_have_run() {
     assert_eq!(request_of(&again).session, session(2));
 
     harness.reply(&again, not_leader(Some(2)));
+    harness.wait();
     let retry = harness.sent();
     harness.reply(&retry, ClientReply::Refused(Refusal::SessionExpired));
     let result = harness.done();

@@ -92,10 +92,13 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("hello of a peer", Frame::Hello(hello(Some(identity)))),
         ("hello of a client", Frame::Hello(hello(None))),
         ("welcome", Frame::HelloReply(local().accept(&hello(None)))),
-        ("query", peer(vec![PeerMessage::Formation(FormationMessage::Query)])),
+        ("query", peer(vec![PeerMessage::Formation(FormationMessage::Query { nonce: 6 })])),
         (
-            "formed",
-            peer(vec![PeerMessage::Formation(FormationMessage::Formed { cluster: record() })]),
+            "status",
+            peer(vec![PeerMessage::Formation(FormationMessage::Status {
+                nonce: 6,
+                cluster: Some(record()),
+            })]),
         ),
         ("confirm", peer(vec![confirm(None)])),
         ("confirm with list", peer(vec![confirm(Some(vec![lead]))])),

@@ -14,13 +14,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use kv_core::id::Incarnation;
-use kv_core::storage::{Append, Recovered, StorageReply, StorageRequest};
+use kv_core::storage::{Append, Recovered, StorageReply, StorageRequest, WRITE_BYTES_MAX};
 use kv_storage::engine::Engine;
 use kv_storage::identity::IdentityFile;
-use kv_storage::log::Log;
+use kv_storage::log::{IDLE_BATCH_AFTER, Log};
 use kv_storage::vfs::OsVfs;
 use kv_storage::{OpenOptions, Opened};
 use tokio::sync::mpsc::UnboundedSender;
@@ -28,10 +27,6 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::error::{ExitCode, NodeError, chain};
 use crate::random;
 use crate::settings::Settings;
-
-/// A log that was written to and then idle for so long writes an empty batch, which states how far
-/// it is durable.
-const IDLE_AFTER: Duration = Duration::from_millis(100);
 
 /// The executor's end of the disk.
 #[derive(Debug)]
@@ -97,14 +92,20 @@ impl Disk {
 fn write_log(mut log: Log, waiting: &Receiver<Append>, replies: &UnboundedSender<StorageReply>) {
     loop {
         let next = if log.owes_idle_batch() {
-            waiting.recv_timeout(IDLE_AFTER)
+            waiting.recv_timeout(IDLE_BATCH_AFTER)
         } else {
             waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
         match next {
             Ok(first) => {
+                let mut bytes = first.size();
                 let mut batch = vec![first];
-                batch.extend(waiting.try_iter());
+                while bytes < WRITE_BYTES_MAX
+                    && let Ok(append) = waiting.try_recv()
+                {
+                    bytes += append.size();
+                    batch.push(append);
+                }
                 for reply in log.append(&batch).unwrap_or_else(|error| stop(&error)) {
                     // An executor that has gone needs no answer.
                     let _ = replies.send(reply);

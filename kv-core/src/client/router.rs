@@ -312,6 +312,11 @@ impl Router {
     }
 
     fn on_map(&mut self, id: CallId, view: MapView) {
+        if self.map.as_ref().is_some_and(|map| map.cluster != view.map.cluster) {
+            // Another cluster answers at the old addresses; it knows none of the old sessions.
+            self.session = None;
+            self.leaders.clear();
+        }
         self.map = Some(view.map.clone());
         self.leaders.extend(view.leaders.iter().copied());
         if self.jobs.get(&id).is_some_and(|job| job.goal == Goal::FetchMap) {
@@ -398,7 +403,8 @@ impl Router {
         if let Some(request) = job.request.take() {
             self.unfinished.remove(&request.sequence);
         }
-        self.advance(id);
+        // The pause keeps a client whose sessions never last from flooding the meta group.
+        self.pause(id);
     }
 }
 

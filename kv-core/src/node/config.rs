@@ -120,6 +120,12 @@ pub enum ConfigError {
         /// The number of nodes.
         peer_count: u32,
     },
+    /// The cluster was formed with a member that the peers do not list.
+    #[error("the peers do not list {id}, a member of the formed cluster; add it to --peers")]
+    MemberMissing {
+        /// The member.
+        id: NodeId,
+    },
     /// The data directory belongs to another node or cluster.
     #[error(
         "the data directory belongs to {node} of cluster {cluster_name:?}; check --id, --cluster and --data-dir"

@@ -121,15 +121,21 @@ impl Node {
         };
         let (mut except, mut unheard) = (Vec::new(), Vec::new());
         for lead in leads {
-            match self.replicas.get_mut(&lead.shard) {
-                Some(replica) if replica.group.term() <= lead.term => {
-                    replica.group.on_leader_alive(self.now, from, lead.term);
-                    if !replica.group.has_heard_append() {
-                        unheard.push(lead.shard);
-                    }
-                    self.touched.insert(lead.shard);
+            let Some(replica) = self.replicas.get_mut(&lead.shard) else {
+                except.push(lead.shard);
+                continue;
+            };
+            self.touched.insert(lead.shard);
+            if replica.group.on_leader_alive(self.now, from, lead.term) {
+                if !replica.group.has_heard_append() {
+                    unheard.push(lead.shard);
                 }
-                Some(_) | None => except.push(lead.shard),
+                continue;
+            }
+            except.push(lead.shard);
+            if replica.group.term() > lead.term {
+                // Without this an idle leader would never learn of the newer term.
+                replica.group.tell_term(from);
             }
         }
         let confirmation = Confirmation { boot, round, version, except, unheard };
@@ -146,7 +152,10 @@ impl Node {
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };
-        if boot != self.rounds.boot || !link.on_confirmed(round, version, except) {
+        if boot != self.rounds.boot
+            || round > self.rounds.begun
+            || !link.on_confirmed(round, version, except)
+        {
             return;
         }
         for lead in link.leads() {

@@ -3,7 +3,8 @@
 //! A cluster is formed once, by the node with the lowest id, when *all* listed nodes report that
 //! they belong to none. It draws the cluster's id and records everybody's incarnation, and makes
 //! that durable before it tells anybody. The others ask until they are told; a node that finds its
-//! own incarnation in the record makes it durable and starts. So a majority of wiped nodes can
+//! own incarnation in the record makes it durable and starts. An answer counts only for the very
+//! process that asked: an old one may speak of a time before its sender had joined. So a majority of wiped nodes can
 //! never form a second cluster beside the first, and a node whose disk was wiped finds another
 //! incarnation in the record, and stays out.
 
@@ -46,14 +47,11 @@ impl Node {
             return;
         }
         formation.query_at = now + self.config.timings.heartbeat;
-        self.broadcast(&FormationMessage::Query);
-        self.form_if_all_are_empty();
-    }
-
-    fn broadcast(&mut self, message: &FormationMessage) {
+        let query = FormationMessage::Query { nonce: self.rounds.boot };
         for (peer, _) in self.config.peers.iter().filter(|(peer, _)| *peer != self.config.id) {
-            self.outbox.send(*peer, PeerMessage::Formation(message.clone()));
+            self.outbox.send(*peer, PeerMessage::Formation(query.clone()));
         }
+        self.form_if_all_are_empty();
     }
 
     /// Takes a frame while this node belongs to no cluster.
@@ -64,13 +62,12 @@ impl Node {
                 continue;
             };
             match message {
-                FormationMessage::Query => {
-                    let status = FormationMessage::Status { cluster: None };
-                    self.outbox.send(from, PeerMessage::Formation(status));
+                FormationMessage::Query { nonce } => self.answer_query(from, nonce),
+                FormationMessage::Status { nonce, .. } if nonce != self.rounds.boot => {}
+                FormationMessage::Status { cluster: None, .. } => self.on_empty(from, incarnation),
+                FormationMessage::Status { cluster: Some(cluster), .. } => {
+                    self.on_formed(from, cluster);
                 }
-                FormationMessage::Status { cluster: None } => self.on_empty(from, incarnation),
-                FormationMessage::Status { cluster: Some(cluster) }
-                | FormationMessage::Formed { cluster } => self.on_formed(from, cluster),
             }
         }
     }
@@ -138,27 +135,24 @@ impl Node {
         self.outbox.push(Output::Store(StorageRequest::StoreIdentity(identity)));
     }
 
-    /// The record is durable: the node is a member, and the one that formed the cluster tells the
-    /// others.
+    /// The record is durable: the node is a member.
     pub(super) fn on_identity_stored(&mut self, now: Instant) {
         let Phase::Forming(Formation { storing: Some(cluster), .. }) = &mut self.phase else {
             return;
         };
-        let cluster = cluster.clone();
         self.identity.cluster = Some(cluster.clone());
-        self.broadcast(&FormationMessage::Formed { cluster });
         self.start_replicas(now, BTreeMap::new());
         self.outbox.push(Output::Event(Event::Joined));
     }
 
-    /// As a member: answers a node that is not one, or not any more, with what the cluster is.
-    pub(super) fn answer_outsider(&mut self, to: NodeId) {
-        let is_listed = self.config.peers.iter().any(|(peer, _)| *peer == to);
-        if let Some(cluster) = self.identity.cluster.clone()
-            && is_listed
-        {
-            let formed = FormationMessage::Formed { cluster };
-            self.outbox.send(to, PeerMessage::Formation(formed));
+    /// Answers a node that belongs to no cluster, or not any more, with what this one belongs to.
+    /// Who is about to belong to one says nothing.
+    pub(super) fn answer_query(&mut self, to: NodeId, nonce: u64) {
+        if matches!(&self.phase, Phase::Forming(Formation { storing: Some(_), .. })) {
+            return;
         }
+        let cluster = self.identity.cluster.clone();
+        let status = FormationMessage::Status { nonce, cluster };
+        self.outbox.send(to, PeerMessage::Formation(status));
     }
 }

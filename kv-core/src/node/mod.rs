@@ -60,7 +60,7 @@ use crate::storage::{
     Append, LogCounters, Recovered, RecoveredGroup, StorageReply, StorageRequest,
 };
 use crate::time::Instant;
-use crate::wire::{ClientReply, ClientRequest, PeerFrame, PeerMessage, Refusal};
+use crate::wire::{ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, Refusal};
 use confirm::Rounds;
 use formation::Formation;
 use link::Link;
@@ -298,19 +298,28 @@ impl Node {
                 self.ignored_frame_count += 1;
                 let from = frame.from;
                 self.outbox.push(Output::Event(Event::FrameIgnored { from, reason }));
-                let is_running = matches!(self.phase, Phase::Running);
-                if is_running && frame.cluster.is_none() && reason != IgnoreReason::WrongReceiver {
-                    self.answer_outsider(from);
+                // A wiped node is to learn that it is one.
+                if reason == IgnoreReason::WrongIncarnation && frame.cluster.is_none() {
+                    self.on_frame_of_outsider(frame);
                 }
             }
             (None, Phase::Forming(_)) => self.on_frame_while_forming(frame),
-            (None, Phase::Running) if frame.cluster.is_none() => self.answer_outsider(frame.from),
+            (None, Phase::Running) if frame.cluster.is_none() => self.on_frame_of_outsider(frame),
             (None, Phase::Running) => {
                 for message in frame.messages {
                     self.on_peer_message(frame.from, message);
                 }
             }
             (None, Phase::Wiped) => {}
+        }
+    }
+
+    /// As a member: takes a frame of a node that belongs to no cluster.
+    fn on_frame_of_outsider(&mut self, frame: PeerFrame) {
+        for message in frame.messages {
+            if let PeerMessage::Formation(FormationMessage::Query { nonce }) = message {
+                self.answer_query(frame.from, nonce);
+            }
         }
     }
 
@@ -514,6 +523,12 @@ fn check_identity(config: &NodeConfig, identity: &Identity) -> Result<(), Config
             node: identity.node,
             cluster_name: identity.cluster_name.clone(),
         });
+    }
+    let members = identity.cluster.iter().flat_map(|cluster| &cluster.members);
+    for member in members {
+        if !config.peers.iter().any(|(peer, _)| *peer == member.id) {
+            errors.push(ConfigError::MemberMissing { id: member.id });
+        }
     }
     if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
 }

@@ -5,7 +5,7 @@ use alloc::string::String;
 use super::replica::{PendingWrite, WaitingRead};
 use super::{Node, Output};
 use crate::cluster::ShardEntry;
-use crate::id::{Epoch, LogIndex, RequestHandle, ShardId, Timestamp};
+use crate::id::{Epoch, LogIndex, RequestHandle, SessionId, ShardId, Timestamp};
 use crate::machine::{Command, MetaCommand};
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX};
 use crate::ring;
@@ -15,6 +15,10 @@ use crate::wire::{ClientReply, ClientRequest, MapView, Refusal};
 /// Bytes of writes that may be proposed and not yet applied, over all shards: what a node holds in
 /// memory for clients while a majority cannot be reached.
 pub(super) const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How far, in entries of the meta group, a session may be ahead of what this node knows of that
+/// group: far more than a replica is behind while clients can open sessions.
+const SESSIONS_AHEAD_MAX: u64 = 65_536;
 
 /// Reads that may wait on one shard.
 const READS_WAITING_MAX: usize = 65_536;
@@ -35,6 +39,7 @@ impl Node {
             ClientRequest::Write { shard, epoch, request, op } => self
                 .check_placement(shard, epoch, op.key())
                 .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))
+                .and_then(|()| self.check_session(request.session))
                 .and_then(|()| self.propose(shard, handle, &Command::Write { request, op }))
                 .map_err(ClientReply::Refused),
         };
@@ -75,6 +80,16 @@ impl Node {
             return Err(Refusal::WrongEpoch { entry: entry.clone() });
         }
         Ok(())
+    }
+
+    /// Refuses sessions that cannot have been opened yet, as far as this node can tell: they are of
+    /// another cluster or forged, and would push the sessions of this one out of the table for good.
+    fn check_session(&self, session: SessionId) -> Result<(), Refusal> {
+        let Some(meta) = self.replicas.get(&ShardId::META) else {
+            return Ok(());
+        };
+        let latest = meta.store_applied.0.saturating_add(SESSIONS_AHEAD_MAX);
+        if session.opened_ts.0 > latest { Err(Refusal::SessionExpired) } else { Ok(()) }
     }
 
     /// Why this node cannot serve `shard`.

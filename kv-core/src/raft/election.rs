@@ -32,15 +32,22 @@ impl Group {
         }
     }
 
-    /// The node `from` leads this group in `term` and was heard of just now.
-    pub fn on_leader_alive(&mut self, now: Instant, from: NodeId, term: Term) {
+    /// The node `from` says that it leads this group in `term`, just now. Whether it is taken for
+    /// the leader.
+    pub fn on_leader_alive(&mut self, now: Instant, from: NodeId, term: Term) -> bool {
         if term < self.hard_state.term || !self.config.voters.contains(&from) {
-            return;
+            return false;
         }
         if term >= TERM_MAX {
-            return self.contradict(from, Contradiction::TermOutOfRange);
+            self.contradict(from, Contradiction::TermOutOfRange);
+            return false;
         }
-        self.follow(now, from, term);
+        self.follow(now, from, term)
+    }
+
+    /// Tells `to`, which leads an older term, the term of this replica.
+    pub fn tell_term(&mut self, to: NodeId) {
+        self.reject_append(to, LogId::default());
     }
 
     /// As leader of `term`: the node `from` confirmed the leadership just now.

@@ -30,7 +30,8 @@ pub(super) struct Progress {
     pub(super) matched: LogIndex,
     /// Next entry to send.
     pub(super) next: LogIndex,
-    /// What the follower last said its commit index is.
+    /// What the follower last said its commit index is. May shrink: a restart forgets it, and
+    /// answers may overtake one another.
     pub(super) commit: LogIndex,
     /// First and last index of each append in flight.
     pub(super) in_flight: VecDeque<(LogIndex, LogIndex)>,
@@ -68,7 +69,7 @@ impl Progress {
 
     pub(super) fn on_accepted(&mut self, matched: LogIndex, commit: LogIndex, now: Instant) {
         self.matched = self.matched.max(matched);
-        self.commit = self.commit.max(commit);
+        self.commit = commit;
         self.next = self.next.max(self.matched.next());
         while self.in_flight.front().is_some_and(|(_, last)| *last <= self.matched) {
             self.in_flight.pop_front();

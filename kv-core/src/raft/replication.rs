@@ -155,7 +155,7 @@ impl Group {
         })
     }
 
-    fn reject_append(&mut self, from: NodeId, prev: LogId) {
+    pub(super) fn reject_append(&mut self, from: NodeId, prev: LogId) {
         let hint = self.log.last_at_most(prev.term, prev.index);
         let term = self.hard_state.term;
         self.send(from, RaftMessage::AppendRejected { term, prev: prev.index, hint });
@@ -218,7 +218,7 @@ impl Group {
         progress.contact = now;
         let is_stale = match progress.mode {
             Mode::Replicate => prev <= progress.matched || prev >= progress.next,
-            Mode::Probe { .. } => prev.next() != progress.next,
+            Mode::Probe { .. } => prev != progress.next.prev(),
         };
         if is_stale {
             return;

@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 
 use super::{Hello, HelloReply, PeerFrame, ReplyFrame, RequestFrame};
 use crate::codec::{self, CodecError};
+use crate::op::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// Version of everything that is sent. Until the first release it may change with every commit.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -26,6 +27,10 @@ pub const FRAME_HEADER_BYTES: usize = 16;
 /// The largest body: a request with the largest key and value, with room for what stands around
 /// them.
 pub const FRAME_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+// The largest entry, a compare-and-set of the largest value with another one, fits a frame between
+// nodes with what stands around it.
+const _: () = assert!(2 * VALUE_BYTES_MAX + KEY_BYTES_MAX + 64 * 1024 < FRAME_BODY_BYTES_MAX);
 
 const MAGIC: [u8; 4] = *b"KVDB";
 

@@ -95,16 +95,17 @@ pub struct Lead {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FormationMessage {
     /// "Which life is yours, and do you belong to a cluster?"
-    Query,
+    Query {
+        /// Drawn by the asker's process when it started.
+        nonce: u64,
+    },
     /// Answer to `Query`; the sender's incarnation stands in the frame.
     Status {
+        /// Of the question. An answer to anybody else, or to an earlier life of the asker, may be
+        /// out of date and must not count.
+        nonce: u64,
         /// The cluster that the sender belongs to.
         cluster: Option<ClusterRecord>,
-    },
-    /// "This cluster was formed, with you in it." Sent until the receiver's status shows it.
-    Formed {
-        /// The cluster.
-        cluster: ClusterRecord,
     },
 }
 

@@ -1,16 +1,25 @@
 //! Frames that a node did not expect: from strangers, from former lives, from deposed leaders.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::support::Cluster;
 use bytes::Bytes;
-use kv_core::client::{Call, CallId};
+use kv_core::client::{Answer, Call, CallId};
 use kv_core::cluster::ClusterRecord;
-use kv_core::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
-use kv_core::node::{Event, Input, Status};
-use kv_core::op::Key;
-use kv_core::raft::Contradiction;
-use kv_core::wire::{Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage};
+use kv_core::id::{
+    ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, SessionId, ShardId, Term,
+    Timestamp,
+};
+use kv_core::node::{ConfigError, Event, Input, Node, NodeConfig, Status};
+use kv_core::op::{Expect, Key, Value, WriteOp};
+use kv_core::raft::{Contradiction, Role};
+use kv_core::storage::Recovered;
+use kv_core::wire::{
+    ClientReply, ClientRequest, Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage,
+    RaftMessage, Refusal,
+};
+
+use super::support::{self, Cluster};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -101,10 +110,7 @@ fn last_asked(cluster: &Cluster, leader: NodeId, to: NodeId) -> Confirmation {
 #[test]
 fn rule_a13_read_waits_for_a_confirmation_of_this_process_and_a_later_round() {
     let mut cluster = formed();
-    let name = (0..)
-        .map(|at| format!("k{at}"))
-        .find(|name| kv_core::ring::shard_of(&Key::new(name.clone().into_bytes()), 4) == SHARD);
-    let key = Key::new(name.unwrap().into_bytes());
+    let key = key_of_shard();
     assert!(cluster.call(Call::Get { key: key.clone() }).is_ok());
     let leader = cluster.leader(SHARD).unwrap();
     let follower = (1..=3).map(NodeId).find(|id| *id != leader).unwrap();
@@ -197,12 +203,156 @@ fn cluster_that_cannot_be_is_not_adopted() {
     ];
     let mut cluster = Cluster::new(3);
     let to = NodeId(3);
+    let nonce = nonce_of(&cluster, to);
     for cluster_record in invalid {
-        let message = FormationMessage::Formed { cluster: cluster_record };
+        let message = FormationMessage::Status { nonce, cluster: Some(cluster_record) };
         let lie = frame(&cluster, NodeId(2), to, PeerMessage::Formation(message));
         cluster.input(to, Input::Receive(lie));
         assert_eq!(cluster.events(to).last(), Some(&Event::InvalidCluster { from: NodeId(2) }));
     }
     cluster.run(Duration::from_secs(1));
     assert!(cluster.node(to).map().is_some(), "the real cluster is formed all the same");
+}
+
+/// The nonce by which `node` last asked whether a cluster can be formed.
+fn nonce_of(cluster: &Cluster, node: NodeId) -> u64 {
+    let frames = cluster.sent.iter().rev().filter(|frame| frame.from == node);
+    let nonce = frames.flat_map(|frame| &frame.messages).find_map(|message| match message {
+        PeerMessage::Formation(FormationMessage::Query { nonce }) => Some(*nonce),
+        _ => None,
+    });
+    nonce.expect("the node asked")
+}
+
+#[test]
+fn rule_c54_answer_to_an_earlier_life_forms_no_second_cluster() {
+    let mut cluster = Cluster::new(3);
+    let (one, two) = (NodeId(1), NodeId(2));
+    cluster.cut.extend([(one, NodeId(3)), (two, NodeId(3))]);
+    let nonce = nonce_of(&cluster, one);
+    let empty = |cluster: &Cluster, from| {
+        let status = FormationMessage::Status { nonce, cluster: None };
+        frame(cluster, from, one, PeerMessage::Formation(status))
+    };
+    let (late, three) = (empty(&cluster, two), empty(&cluster, NodeId(3)));
+    cluster.input(one, Input::Receive(three));
+    let key = Key::new("a");
+    let put = WriteOp::Put { key: key.clone(), value: Value::string("1") };
+    assert!(cluster.call(Call::Write(put)).is_ok(), "nodes 1 and 2 formed the cluster");
+
+    cluster.stop(two);
+    cluster.stop(one);
+    cluster.wipe(one);
+    cluster.start(one);
+    cluster.cut.clear();
+    cluster.input(one, Input::Receive(late));
+    cluster.run(Duration::from_secs(5));
+    assert!(cluster.node(one).identity().cluster.is_none(), "node 2 has a cluster, and is down");
+    cluster.start(two);
+    cluster.run(Duration::from_secs(5));
+    assert!(cluster.events(one).contains(&Event::WipedNode));
+    let found = match cluster.call(Call::Get { key }) {
+        Ok(Answer::Got(found)) => found,
+        other => panic!("nodes 2 and 3 serve: {other:?}"),
+    };
+    assert!(found.is_some(), "the acknowledged write is there");
+}
+
+#[test]
+fn rule_a8_replica_of_a_newer_term_is_heard_by_an_idle_leader() {
+    let mut cluster = formed();
+    let leader = cluster.leader(SHARD).unwrap();
+    let others: Vec<_> = (1..=3).map(NodeId).filter(|id| *id != leader).collect();
+    let (x, voter) = (others[0], others[1]);
+    let shard = |cluster: &Cluster, id| {
+        let shards = cluster.node(id).status().shards;
+        shards.into_iter().find(|status| status.shard == SHARD).unwrap()
+    };
+    cluster.cut.push((leader, x));
+    while shard(&cluster, x).role != Role::PreCandidate {
+        cluster.run(Duration::from_millis(10));
+    }
+    let term = Term(shard(&cluster, x).term.0 + 1);
+    let message = RaftMessage::VoteReply { term, pre: true, granted: true };
+    let granted = frame(&cluster, voter, x, PeerMessage::Raft { shard: SHARD, message });
+    cluster.input(x, Input::Receive(granted));
+    assert_eq!(shard(&cluster, x).term, term, "x is alone in a newer term");
+    cluster.cut.clear();
+    cluster.run(Duration::from_secs(10));
+    assert!(cluster.leader(SHARD).is_some());
+    assert_eq!(shard(&cluster, x).leader, cluster.leader(SHARD));
+}
+
+#[test]
+fn restarted_follower_learns_the_commit_index_even_if_an_old_append_comes_first() {
+    let mut cluster = formed();
+    let leader = cluster.leader(SHARD).unwrap();
+    let follower = (1..=3).map(NodeId).find(|id| *id != leader).unwrap();
+    let is_early = |frame: &&PeerFrame| {
+        let early = |message: &PeerMessage| match message {
+            PeerMessage::Raft { shard, message: RaftMessage::Append { entries, .. } } => {
+                *shard == SHARD && !entries.is_empty()
+            }
+            _ => false,
+        };
+        (frame.from, frame.to) == (leader, follower) && frame.messages.iter().any(early)
+    };
+    let old = cluster.sent.iter().find(is_early).unwrap().clone();
+    let applied = cluster.applied(leader, SHARD);
+    cluster.stop(follower);
+    cluster.start(follower);
+    cluster.input(follower, Input::Receive(old));
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(cluster.leader(SHARD), Some(leader), "nothing else has moved the shard");
+    assert_eq!(cluster.applied(follower, SHARD), applied);
+}
+
+#[test]
+fn member_that_the_peers_do_not_list_is_refused_at_start() {
+    let cluster = formed();
+    let identity = cluster.node(NodeId(1)).identity().clone();
+    let peers = [1, 2].map(|id| (NodeId(id), support::address(NodeId(id)))).to_vec();
+    let recovered = Recovered { identity, groups: BTreeMap::new() };
+    let config = NodeConfig { shard_count: 4, ..NodeConfig::new(NodeId(1), "test", peers) };
+    let refused = Node::new(config, recovered, 1, cluster.now).unwrap_err();
+    assert_eq!(refused.0, [ConfigError::MemberMissing { id: NodeId(3) }]);
+}
+
+#[test]
+fn session_from_the_future_is_refused_before_it_can_push_others_out() {
+    let mut cluster = formed();
+    let leader = cluster.leader(SHARD).unwrap();
+    let key = key_of_shard();
+    let session = SessionId { opened_ts: Timestamp(u64::MAX), nonce: 1 };
+    let request = RequestId { session, sequence: 1, acked_below: 1 };
+    let op = WriteOp::Put { key, value: Value::string("v") };
+    let last = |cluster: &Cluster| {
+        let shards = cluster.node(leader).status().shards;
+        shards.into_iter().find(|status| status.shard == SHARD).unwrap().last
+    };
+    let before = last(&cluster);
+    let body = ClientRequest::Write { shard: SHARD, epoch: Epoch(1), request, op };
+    let replies = cluster.request(leader, body);
+    assert_eq!(replies, ClientReply::Refused(Refusal::SessionExpired));
+    assert_eq!(last(&cluster), before, "nothing was proposed");
+}
+
+#[test]
+fn expected_value_is_limited_like_a_written_one() {
+    let mut cluster = formed();
+    let leader = cluster.leader(SHARD).unwrap();
+    let session = SessionId { opened_ts: Timestamp(1), nonce: 1 };
+    let request = RequestId { session, sequence: 1, acked_below: 1 };
+    let large = Value::string(vec![0; kv_core::op::VALUE_BYTES_MAX + 1]);
+    let expect = Expect::Value(large);
+    let op = WriteOp::Cas { key: key_of_shard(), expect, value: Value::string("v") };
+    let body = ClientRequest::Write { shard: SHARD, epoch: Epoch(1), request, op };
+    let reply = cluster.request(leader, body);
+    assert!(matches!(reply, ClientReply::Refused(Refusal::TooLarge { .. })), "{reply:?}");
+}
+
+fn key_of_shard() -> Key {
+    let keys = (0..).map(|at| Key::new(format!("k{at}").into_bytes()));
+    let is_there = |key: &Key| kv_core::ring::shard_of(key, 4) == SHARD;
+    keys.into_iter().find(is_there).expect("every shard has keys")
 }

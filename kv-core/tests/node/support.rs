@@ -17,7 +17,7 @@ use kv_core::storage::{
     Append, LogCounters, ReadRefused, Recovered, RecoveredGroup, StorageReply, StorageRequest,
 };
 use kv_core::time::Instant;
-use kv_core::wire::{self, Frame, PeerFrame, ReplyFrame, RequestFrame};
+use kv_core::wire::{self, ClientReply, ClientRequest, Frame, PeerFrame, ReplyFrame, RequestFrame};
 
 #[derive(Default)]
 struct View(BTreeMap<Key, (Timestamp, Option<Value>)>);
@@ -264,6 +264,18 @@ impl Cluster {
                 self.input(frame.to, Input::Receive(frame));
             }
             self.drain_router();
+        }
+    }
+
+    /// Asks a node directly, and returns what it answers at once.
+    pub(crate) fn request(&mut self, id: NodeId, body: ClientRequest) -> ClientReply {
+        let now = self.now;
+        let node = self.processes.get_mut(&id).unwrap().node.as_mut().unwrap();
+        let handle = RequestHandle(u64::MAX);
+        node.handle(now, Input::Request { handle, body });
+        match node.poll_output() {
+            Some(Output::Reply { handle: answered, body }) if answered == handle => body,
+            other => panic!("expected an answer at once, got {other:?}"),
         }
     }
 

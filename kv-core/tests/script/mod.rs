@@ -184,7 +184,9 @@ impl Script {
         for other in others {
             let is_up = self.replicas[&other].group.is_some();
             if is_up && self.cut.contains(&leader) == self.cut.contains(&other) {
-                self.with(other, |group, now| group.on_leader_alive(now, leader, term));
+                self.with(other, |group, now| {
+                    group.on_leader_alive(now, leader, term);
+                });
                 self.with(leader, |group, now| group.on_follower_alive(now, other));
             }
         }

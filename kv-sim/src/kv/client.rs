@@ -1,6 +1,7 @@
 //! A client: the routing core, working off a workload.
 //!
-//! One operation is out at a time. In the liveness phase a client finishes what is out, then reads
+//! One operation is out at a time. In the liveness phase a client finishes what is out. Then it
+//! writes to the shards that fall to it, which shows that every shard takes writes again, and reads
 //! the keys that fall to it, so that the history ends with what is there.
 
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use kv_core::client::{
 };
 use kv_core::codec;
 use kv_core::id::{Address, NodeId};
-use kv_core::op::{Found, Key, WriteOp, WriteResult};
+use kv_core::op::{Found, WriteOp, WriteResult};
 use kv_core::time::Instant;
 use kv_core::wire::{self, Frame};
 
@@ -42,13 +43,23 @@ pub struct Client {
     next_at: Option<Instant>,
     current: Option<(CallId, Call)>,
     phase: Phase,
-    /// What is left to be read in the liveness phase.
-    final_reads: VecDeque<Key>,
+    /// What is left to be done in the liveness phase.
+    final_calls: VecDeque<Call>,
     scratch: Vec<u8>,
 }
 
 fn address(node: NodeId) -> Address {
     Address(node.to_string())
+}
+
+/// What falls to client number `index` when all faults are healed.
+fn final_calls(scenario: &Scenario, index: u64) -> VecDeque<Call> {
+    let client_count = u64::from(scenario.workload.clients);
+    let is_mine = |number: &u64| number % client_count == index;
+    let shards = (1..=scenario.cluster.shards).filter(|shard| is_mine(&u64::from(*shard)));
+    let writes = shards.map(|shard| workload::final_write(shard, scenario.cluster.shards));
+    let reads = (0..scenario.workload.keys.min(FINAL_READS_MAX)).filter(is_mine);
+    writes.chain(reads.map(|number| Call::Get { key: workload::key(number) })).collect()
 }
 
 impl Client {
@@ -63,8 +74,6 @@ impl Client {
             attempt_timeout: Duration::from_millis(500),
             ..RouterConfig::new(nodes.map(address).collect())
         };
-        let reads = (0..workload.keys.min(FINAL_READS_MAX))
-            .filter(|key| key % client_count == u64::from(index));
         let mut rng = Rng::fork(boot.seed, "pace", 0);
         let interval = workload.rate_per_client.map(|rate| (1e9 / rate) as u64);
         let first = interval.map_or(0, |interval| rng.below(interval));
@@ -79,14 +88,14 @@ impl Client {
             next_at: Some(Instant::from_nanos(boot.now + first)),
             current: None,
             phase: Phase::Safety,
-            final_reads: reads.map(workload::key).collect(),
+            final_calls: final_calls(scenario, u64::from(index)),
             scratch: Vec::new(),
         }
     }
 
     /// Whether the client has ended its work.
     pub(super) fn is_done(&self) -> bool {
-        self.phase == Phase::Liveness && self.current.is_none() && self.final_reads.is_empty()
+        self.phase == Phase::Liveness && self.current.is_none() && self.final_calls.is_empty()
     }
 
     fn start_next(&mut self, now: Instant, out: &mut Outbox<Note>) {
@@ -95,8 +104,8 @@ impl Client {
         }
         let call = match self.phase {
             Phase::Safety => self.operations.next_call(),
-            Phase::Liveness => match self.final_reads.front() {
-                Some(key) => Call::Get { key: key.clone() },
+            Phase::Liveness => match self.final_calls.front() {
+                Some(call) => call.clone(),
                 None => return,
             },
         };
@@ -151,6 +160,9 @@ impl Client {
         let words = || format!("{result:?}");
         self.record(Kind::Reply, out, |scratch| encode_result(&result, scratch), words);
         self.learn(&call, &result);
+        if result.is_ok() && self.final_calls.front() == Some(&call) {
+            self.final_calls.pop_front();
+        }
         let is_unknown = matches!(result, Err(CallError::UnknownOutcome { .. }));
         let process = self.process;
         out.note(Note::Client(Box::new(ClientEvent { process, call, result: Some(result) })));
@@ -168,9 +180,6 @@ impl Client {
         match (call, result) {
             (Call::Get { key }, Ok(Answer::Got(found))) => {
                 self.operations.see(key, found.clone());
-                if self.phase == Phase::Liveness && self.final_reads.front() == Some(key) {
-                    self.final_reads.pop_front();
-                }
             }
             (
                 Call::Write(WriteOp::Put { key, value }),

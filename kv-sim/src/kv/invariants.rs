@@ -12,11 +12,14 @@ use kv_core::raft::Role;
 use super::replica::Applied;
 use crate::engine::{ProcessId, Violation};
 
+/// One life of a server: a crash begins another.
+type Life = (ProcessId, u32);
+
 /// One shard's past, as all replicas together have shown it.
 #[derive(Debug, Default)]
 struct Past {
     /// Who led each term.
-    leaders: BTreeMap<Term, ProcessId>,
+    leaders: BTreeMap<Term, Life>,
     /// What was applied at each index, from 1: the entry, and a hash of its payload.
     entries: Vec<(LogId, u64)>,
     /// The state after an index at which some replica stopped to report.
@@ -29,6 +32,8 @@ pub(super) struct Invariants {
     shards: BTreeMap<ShardId, Past>,
     /// What each server leads.
     leading: BTreeMap<ProcessId, BTreeMap<ShardId, Term>>,
+    /// How often each server has crashed.
+    crashes: BTreeMap<ProcessId, u32>,
 }
 
 fn violation(check: &'static str, detail: String) -> Result<(), Violation> {
@@ -44,6 +49,7 @@ impl Invariants {
 
     pub(super) fn on_crash(&mut self, server: ProcessId) {
         self.leading.remove(&server);
+        *self.crashes.entry(server).or_default() += 1;
     }
 
     pub(super) fn on_event(&mut self, server: ProcessId, event: &Event) -> Result<(), Violation> {
@@ -87,10 +93,12 @@ impl Invariants {
             return Ok(());
         }
         leading.insert(shard, term);
-        let first = *self.shards.entry(shard).or_default().leaders.entry(term).or_insert(server);
-        if first == server {
-            return Ok(());
-        }
+        let life = (server, self.crashes.get(&server).copied().unwrap_or_default());
+        let leaders = &mut self.shards.entry(shard).or_default().leaders;
+        let (first, _) = match *leaders.entry(term).or_insert(life) {
+            first if first == life => return Ok(()),
+            other => other,
+        };
         violation(
             "one-leader-per-term",
             format!("{first} and {server} both led {shard} in term {term}"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kv_check::{EventKind, History, MicroOp, Verdict};
+use kv_check::{EventKind, History, MicroOp, Process, Verdict};
 use kv_core::id::{NodeId, ShardId};
 use kv_core::op::Key;
 use kv_core::ring;
@@ -12,13 +12,50 @@ use super::replica::Replica;
 use super::system::KvSystem;
 use crate::engine::{Check, ProcessId, World};
 
-/// What an acknowledged write promises of its key.
-#[derive(Clone, Copy, Debug, Default)]
+/// What the history promises of a key.
+#[derive(Clone, Debug, Default)]
 struct Promise {
     /// The highest acknowledged version.
     version: u64,
-    /// Whether the key may have been deleted since.
+    /// Whether a delete may have followed the write of that version.
     may_be_absent: bool,
+    /// Deletes that have begun.
+    delete_count: u64,
+    /// Deletes that may still take effect. One without an answer stays open for ever.
+    open_delete_count: u64,
+    /// For each process with a write to the key that is out: how many deletes had begun before it,
+    /// if none of them was open then.
+    quiet_since: BTreeMap<Process, u64>,
+}
+
+impl Promise {
+    fn on_delete(&mut self, kind: EventKind) {
+        match kind {
+            EventKind::Invoke => {
+                self.delete_count += 1;
+                self.open_delete_count += 1;
+                self.may_be_absent = true;
+            }
+            EventKind::Ok | EventKind::Fail => self.open_delete_count -= 1,
+            EventKind::Info => {}
+        }
+    }
+
+    fn on_write(&mut self, process: Process, kind: EventKind, version: Option<u64>) {
+        if kind == EventKind::Invoke {
+            self.quiet_since.remove(&process);
+            if self.open_delete_count == 0 {
+                self.quiet_since.insert(process, self.delete_count);
+            }
+        }
+        if let (EventKind::Ok, Some(version)) = (kind, version) {
+            self.version = self.version.max(version);
+            // No delete can have come after a write that ran while there was none.
+            if self.quiet_since.get(&process) == Some(&self.delete_count) {
+                self.may_be_absent = false;
+            }
+        }
+    }
 }
 
 /// Every acknowledged write is there: each replica's newest version of a key is at least the highest
@@ -72,22 +109,15 @@ fn broken_promise(
 fn promises(history: &History) -> BTreeMap<String, Promise> {
     let mut promises: BTreeMap<String, Promise> = BTreeMap::new();
     for event in &history.events {
-        let Some(operation) = event.ops.first() else {
-            continue;
-        };
-        match (operation, event.kind) {
-            (MicroOp::Delete { key, .. }, EventKind::Invoke) => {
-                promises.entry(key.clone()).or_default().may_be_absent = true;
+        match event.ops.first() {
+            Some(MicroOp::Delete { key, .. }) => {
+                promises.entry(key.clone()).or_default().on_delete(event.kind);
             }
-            (
-                MicroOp::Put { key, version: Some(version), .. }
-                | MicroOp::Cas { key, version: Some(version), applied: Some(true), .. },
-                EventKind::Ok,
-            ) => {
+            Some(MicroOp::Put { key, version, .. } | MicroOp::Cas { key, version, .. }) => {
                 let promise = promises.entry(key.clone()).or_default();
-                promise.version = promise.version.max(*version);
+                promise.on_write(event.process, event.kind, *version);
             }
-            _ => {}
+            Some(MicroOp::Get { .. }) | None => {}
         }
     }
     promises.retain(|_, promise| promise.version > 0);
@@ -125,12 +155,12 @@ pub(super) fn convergence(world: &World<'_, KvSystem>) -> Result<(), String> {
     let map = replicas.values().find_map(|replica| replica.node().map());
     let map = map.ok_or("no server knows the map")?;
     for entry in &map.shards {
-        let statuses = entry.voters.iter().map(|voter| {
+        let states = entry.voters.iter().map(|voter| {
             let replica = replicas.get(voter).ok_or_else(|| format!("{voter} is down"))?;
             let engine = replica.engine();
             Ok((engine.applied(entry.shard), engine.state_hash(entry.shard)))
         });
-        let states: Vec<_> = statuses.collect::<Result<_, String>>()?;
+        let states: Vec<_> = states.collect::<Result<_, String>>()?;
         if states.iter().any(|state| *state != states[0]) {
             return Err(format!("the replicas of {} have applied {states:?}", entry.shard));
         }
@@ -139,17 +169,18 @@ pub(super) fn convergence(world: &World<'_, KvSystem>) -> Result<(), String> {
     Ok(())
 }
 
+/// All replicas of `shard` are of one term, know the same leader, and have applied its whole log.
 fn one_leader(replicas: &BTreeMap<NodeId, &Replica>, shard: ShardId) -> Result<(), String> {
-    let mut leaders = Vec::new();
-    for (node, replica) in replicas {
-        let status = replica.node().status();
-        let shard = status.shards.into_iter().find(|status| status.shard == shard);
-        if shard.is_some_and(|status| status.role == kv_core::raft::Role::Leader) {
-            leaders.push(*node);
-        }
-    }
-    match leaders.len() {
-        1 => Ok(()),
-        _ => Err(format!("{shard} is led by {leaders:?}")),
+    let statuses = replicas.values().flat_map(|replica| replica.node().status().shards);
+    let mut views = statuses
+        .filter(|status| status.shard == shard)
+        .map(|status| (status.term, status.leader, status.last.index, status.applied_index));
+    let Some(first @ (_, Some(_), last, applied)) = views.next() else {
+        return Err(format!("{shard} has no leader"));
+    };
+    match views.find(|view| *view != first) {
+        None if last == applied => Ok(()),
+        None => Err(format!("{shard} has applied {applied} of {last}")),
+        Some(other) => Err(format!("the replicas of {shard} differ: {first:?} and {other:?}")),
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kv_core::cluster::Identity;
 use kv_core::id::{LogId, NodeId, RequestHandle, ShardId};
 use kv_core::node::{Event, Input as NodeInput, Node, Output};
-use kv_core::storage::{Append, StorageReply, StorageRequest};
+use kv_core::storage::{Append, StorageReply, StorageRequest, WRITE_BYTES_MAX};
 use kv_core::time::Instant;
 use kv_core::wire::{self, Frame, ReplyFrame};
 use kv_storage::Opened;
@@ -60,10 +60,21 @@ impl Work {
         self.appends.is_empty() && self.identity.is_none() && !self.idle_batch
     }
 
-    fn bytes(&self) -> u64 {
-        let entries = self.appends.iter().flat_map(|append| &append.writes);
-        let entries = entries.flat_map(|write| &write.entries);
-        entries.map(|entry| entry.payload.len() as u64 + 64).sum()
+    fn bytes(&self) -> usize {
+        self.appends.iter().map(Append::size).sum()
+    }
+
+    /// Takes what one write may hold, and leaves the rest.
+    fn take_one_write(&mut self) -> Self {
+        let mut bytes = 0;
+        let fits = |append: &&Append| {
+            let is_first = bytes == 0;
+            bytes += append.size();
+            is_first || bytes <= WRITE_BYTES_MAX
+        };
+        let count = self.appends.iter().take_while(fits).count();
+        let rest = self.appends.split_off(count);
+        mem::replace(self, Self { appends: rest, ..Self::default() })
     }
 }
 
@@ -219,10 +230,10 @@ impl Replica {
         if self.in_flight.is_some() || self.queued.is_empty() {
             return;
         }
-        let work = mem::take(&mut self.queued);
+        let work = self.queued.take_one_write();
         self.last_token += 1;
         let token = IoToken(self.last_token);
-        out.start_io(Io { token, bytes: work.bytes(), sync: true });
+        out.start_io(Io { token, bytes: work.bytes() as u64, sync: true });
         self.in_flight = Some((token, work));
     }
 

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use kv_core::client::Call;
+use kv_core::id::ShardId;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
+use kv_core::ring;
 
 use crate::engine::{Draw, Rng};
 use crate::scenario::{Mix, Workload};
@@ -83,4 +85,12 @@ impl Operations {
 /// Key number `number` of the workload.
 pub(super) fn key(number: u64) -> Key {
     Key::new(format!("k{number}").into_bytes())
+}
+
+/// A write to `shard`, which shows that it takes writes.
+pub(super) fn final_write(shard: u32, shard_count: u32) -> Call {
+    let keys = (0_u64..).map(|number| Key::new(format!("final{number}").into_bytes()));
+    let mut keys = keys.filter(|key| ring::shard_of(key, shard_count) == ShardId(shard));
+    let key = keys.next().expect("every shard has keys");
+    Call::Write(WriteOp::Put { key, value: Value::string("final") })
 }
