@@ -1,7 +1,7 @@
 //! A client: the routing core, working off a workload.
 //!
-//! One operation is out at a time. In the liveness phase a client finishes what is out. Then it
-//! writes to the shards that fall to it, which shows that every shard takes writes again, and reads
+//! One operation is out at a time. In the liveness phase a client finishes what is out and pauses
+//! for [`QUIET`], in which the replicas must become equal without any new work. Then it writes to the shards that fall to it, which shows that every shard takes writes again, and reads
 //! the keys that fall to it, so that the history ends with what is there.
 
 use std::collections::VecDeque;
@@ -22,6 +22,9 @@ use super::replica::{Note, node_id, server_of};
 use super::workload::{self, Operations};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
 use crate::scenario::Scenario;
+
+/// How long clients pause in the liveness phase: some elections long.
+pub(super) const QUIET: Duration = Duration::from_secs(10);
 
 /// Keys that all clients together read at the end, at most: every one of a small workload, a sample
 /// of a large one.
@@ -45,6 +48,7 @@ pub struct Client {
     phase: Phase,
     /// What is left to be done in the liveness phase.
     final_calls: VecDeque<Call>,
+    quiet_until: Instant,
     scratch: Vec<u8>,
 }
 
@@ -89,6 +93,7 @@ impl Client {
             current: None,
             phase: Phase::Safety,
             final_calls: final_calls(scenario, u64::from(index)),
+            quiet_until: Instant::ZERO,
             scratch: Vec::new(),
         }
     }
@@ -173,7 +178,7 @@ impl Client {
             (Phase::Safety, Some(interval)) => self.rng.around(interval),
             (Phase::Safety, None) | (Phase::Liveness, _) => 0,
         };
-        self.next_at = Some(now + Duration::from_nanos(pause));
+        self.next_at = Some((now + Duration::from_nanos(pause)).max(self.quiet_until));
     }
 
     fn learn(&mut self, call: &Call, result: &Result<Answer, CallError>) {
@@ -232,8 +237,9 @@ impl Machine for Client {
             Input::Start | Input::IoDone(_) => {}
             Input::Phase(phase) => {
                 self.phase = phase;
+                self.quiet_until = now + QUIET;
                 if self.current.is_none() {
-                    self.next_at = Some(now);
+                    self.next_at = Some(self.quiet_until);
                 }
             }
             Input::Deliver { from, bytes } => self.deliver(now, from, &bytes),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use kv_core::id::{Address, Incarnation, NodeId};
 use kv_core::node::{Node, NodeConfig};
@@ -12,7 +14,7 @@ use kv_core::wire;
 use kv_storage::OpenOptions;
 use kv_storage::vfs::SimDisk;
 
-use super::client::Client;
+use super::client::{Client, QUIET};
 use super::history::Recorder;
 use super::invariants::Invariants;
 use super::judge;
@@ -36,6 +38,32 @@ pub struct KvSystem {
     disks: BTreeMap<ProcessId, SimDisk>,
     invariants: Invariants,
     recorder: Recorder,
+    quiet: Quiet,
+}
+
+/// What the liveness phase has shown before the clients began to work again. The engine asks from
+/// one thread; the cells are there because it asks through a shared reference.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// When the phase began; 0 before.
+    began: AtomicU64,
+    /// Whether the replicas were equal once while the clients were quiet.
+    seen_equal: AtomicBool,
+}
+
+impl Quiet {
+    /// Replicas must become equal by themselves: a new write would hide that they had not.
+    fn check(&self, now: u64, equal: &Result<(), String>) -> Result<(), String> {
+        let _ = self.began.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        let is_quiet = Duration::from_nanos(now - self.began.load(Ordering::Relaxed)) < QUIET;
+        if is_quiet && equal.is_ok() {
+            self.seen_equal.store(true, Ordering::Relaxed);
+        }
+        match self.seen_equal.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("the replicas did not become equal without new work".into()),
+        }
+    }
 }
 
 impl KvSystem {
@@ -48,6 +76,7 @@ impl KvSystem {
                 .collect(),
             invariants: Invariants::default(),
             recorder: Recorder::new(scenario.workload.kind),
+            quiet: Quiet::default(),
         };
         system.config(NodeId(1)).validate().map_err(|errors| errors.to_string())?;
         Ok(system)
@@ -150,7 +179,9 @@ impl System for KvSystem {
     }
 
     fn converged(&self, world: &World<'_, Self>) -> Result<(), String> {
-        judge::convergence(world)
+        let equal = judge::equal_replicas(world);
+        let became_equal = self.quiet.check(world.now(), &equal);
+        equal.and(became_equal).and_then(|()| judge::served(world))
     }
 
     fn finish(&mut self, world: &World<'_, Self>) -> Vec<Check> {
