@@ -32,6 +32,7 @@ pub use sessions::{RESULTS_PER_SESSION_MAX, SESSIONS_PER_SHARD_MAX, SessionTable
 pub use stored::{LocalShardId, StoredKey, StoredKeyError, decode_value, encode_value};
 
 use crate::cluster::ClusterMap;
+use crate::codec;
 use crate::id::{LogId, SessionId, Timestamp};
 use crate::mutants::{self, Mutant};
 use crate::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
@@ -79,6 +80,8 @@ pub struct Machine {
     sessions: SessionTable,
     map: Option<ClusterMap>,
     state_hash: u64,
+    /// Room for what is hashed; empty between two entries as far as anybody can tell.
+    scratch: Vec<u8>,
 }
 
 impl Machine {
@@ -152,11 +155,12 @@ impl Machine {
     }
 
     fn roll_hash(&mut self, batch: &WriteBatch, outcome: &Outcome) {
-        let mut bytes = crate::codec::encode(&(self.applied, outcome));
+        self.scratch.clear();
+        codec::encode_into(&(self.applied, outcome), &mut self.scratch);
         for write in &batch.writes {
-            crate::codec::encode_into(&(&write.key, write.version, &write.value), &mut bytes);
+            codec::encode_into(&(&write.key, write.version, &write.value), &mut self.scratch);
         }
-        self.state_hash = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, self.state_hash);
+        self.state_hash = xxhash_rust::xxh3::xxh3_64_with_seed(&self.scratch, self.state_hash);
     }
 }
 

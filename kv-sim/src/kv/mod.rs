@@ -1,15 +1,15 @@
 //! The key-value store under simulation: the only place of the simulator that names kv-core.
 //!
-//! A *server* ([`replica`]) is what a production process is: a [`Node`](kv_core::node::Node), its
+//! A *server* ([`Replica`]) is what a production process is: a [`Node`](kv_core::node::Node), its
 //! log on a simulated disk, and its applied state, driven by the engine instead of tokio. A
-//! *client* ([`client`]) drives the same routing core as the client library, and works off a
-//! [`workload`]. Both exchange the real frames, encoded and checked.
+//! *client* ([`Client`]) drives the same routing core as the client library, and works off a
+//! workload. Both exchange the real frames, encoded and checked.
 //!
 //! # What is checked
 //!
-//! After each step of a server ([`invariants`]): a term of a shard has one leader; a leader commits
+//! After each step of a server: a term of a shard has one leader; a leader commits
 //! only by an entry of its own term; what one replica applied at an index, every replica applies
-//! there, and comes to the same state. After the run ([`judge`]): every acknowledged write is
+//! there, and comes to the same state. After the run: every acknowledged write is
 //! there, and the clients' history is linearizable.
 
 mod client;
