@@ -184,7 +184,7 @@ impl Report {
         });
         for check in checks.iter().take(CHECK_LINES_MAX) {
             let detail = shortened(&check.detail);
-            let _ = writeln!(text, "  {:<8}{:<18} {detail}", check.verdict, check.name);
+            let _ = writeln!(text, "  {:<8}{:<20} {detail}", check.verdict, check.name);
         }
         if let Some(more) = checks.len().checked_sub(CHECK_LINES_MAX).filter(|more| *more > 0) {
             let _ = writeln!(text, "  and {more} more");
