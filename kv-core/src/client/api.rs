@@ -1,5 +1,7 @@
 //! What a router is asked for and what it answers.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -82,7 +84,7 @@ pub enum CallError {
         request: RequestId,
     },
     /// The deadline passed and nothing took effect. *Nothing was changed.*
-    #[error("no node could answer in time{}", last.as_ref().map(|last| alloc::format!(" (last answer: {last})")).unwrap_or_default())]
+    #[error("no node could answer in time{}", last_answer(last.as_ref()))]
     Unavailable {
         /// The last refusal heard, if any.
         last: Option<Refusal>,
@@ -130,4 +132,8 @@ pub enum RouterOutput {
         /// How it ended.
         result: Result<Answer, CallError>,
     },
+}
+
+fn last_answer(last: Option<&Refusal>) -> String {
+    last.map(|last| format!(" (last answer: {last})")).unwrap_or_default()
 }

@@ -89,7 +89,10 @@ fn rule_a13_leadership_of_an_older_term_is_not_confirmed() {
     cluster.input(NodeId(1), Input::Receive(asked));
     let answers = cluster.sent.iter().filter(|frame| frame.from == NodeId(1));
     let answers: Vec<_> = answers.flat_map(|frame| &frame.messages).collect();
-    let is_answer = |message: &&&PeerMessage| matches!(message, PeerMessage::Confirmed(confirmation) if confirmation.boot == 1);
+    let is_answer = |message: &&&PeerMessage| match message {
+        PeerMessage::Confirmed(confirmation) => confirmation.boot == 1,
+        _ => false,
+    };
     let Some(PeerMessage::Confirmed(answer)) = answers.iter().find(is_answer) else {
         panic!("an answer was sent");
     };

@@ -1,8 +1,9 @@
 //! A client: the routing core, working off a workload.
 //!
 //! One operation is out at a time. In the liveness phase a client finishes what is out and pauses
-//! for [`QUIET`], in which the replicas must become equal without any new work. Then it writes to the shards that fall to it, which shows that every shard takes writes again, and reads
-//! the keys that fall to it, so that the history ends with what is there.
+//! for [`QUIET`], in which the replicas must become equal without any new work. Then it writes to
+//! the shards that fall to it, which shows that every shard takes writes again, and reads the keys
+//! that fall to it, so that the history ends with what is there.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -120,7 +120,8 @@ safety_seconds = -1
         "14:1: `network.link.to` is missing",
         "15:1: `network.link.from` must be a server, n1 to n5, or a client, c1 to c10",
         "17:8: `faults.loss.rate` must be from 0.0001 to 0.5",
-        "19:17: `faults.partition.kinds` must be one of \"one\", \"minority\", \"halves\", \"leader\", \"random\", not \"third\"",
+        "19:17: `faults.partition.kinds` must be one of \"one\", \"minority\", \"halves\", \"leader\", \
+         \"random\", not \"third\"",
         "19:26: `faults.partition.kinds` must be a string, not of type integer",
         "20:9: unknown key `faults.meteor`",
         "22:18: `run.safety_seconds` must be from 1 to 36000",
