@@ -106,10 +106,12 @@ impl Failure {
         }
         match (self.exit_code(), verb) {
             (ExitCode::Unknown, "put") => {
-                "Repeating this put is safe as long as nobody writes the key from here on, you included; else read it first."
+                "Repeating this put is safe as long as nobody writes the key from here on, you included; \
+                 else read it first."
             }
             (ExitCode::Unknown, "delete") => {
-                "Repeating this delete is safe as long as nobody writes the key from here on, you included; it may then say 'not found'."
+                "Repeating this delete is safe as long as nobody writes the key from here on, you \
+                 included; it may then say 'not found'."
             }
             (ExitCode::Unknown, _) => {
                 "Read the key before you decide whether to repeat the command."

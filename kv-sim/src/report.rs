@@ -251,7 +251,7 @@ mod tests {
         checks.push(Check::fail("durability", "lost\nmuch more"));
         let text = report(checks).to_text("5 servers", "next");
         assert!(text.lines().count() <= 25, "{text}");
-        assert!(text.contains("fail    durability         lost …"), "{text}");
+        assert!(text.contains("fail    durability           lost …"), "{text}");
         assert!(text.trim_end().ends_with("rerun       cargo run …"), "{text}");
     }
 }
