@@ -21,6 +21,7 @@
 pub mod engine;
 pub mod identity;
 pub mod log;
+pub mod lsm;
 mod store;
 pub mod vfs;
 

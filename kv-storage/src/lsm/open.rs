@@ -1,0 +1,158 @@
+//! Opening a tree: reading what its manifest says, and removing what it does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::disk::Disk;
+use super::error::{Corruption, TreeError};
+use super::key::KEY_BYTES_MIN;
+use super::key::prefix_of;
+use super::manifest::{self, Edit, Manifest};
+use super::options::TreeOptions;
+use super::table::TableMeta;
+use super::version::{LEVEL_COUNT, Version};
+use crate::vfs::Vfs;
+
+/// What a folder held.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) disk: Disk,
+    pub(super) manifest: Manifest,
+    pub(super) version: Version,
+    pub(super) ids_deleted: BTreeSet<u32>,
+    pub(super) metadata: Bytes,
+}
+
+/// What all edits of a manifest come to.
+#[derive(Debug, Default)]
+struct State {
+    next_number: u64,
+    tables: BTreeMap<u64, (u8, TableMeta)>,
+    ids_deleted: BTreeSet<u32>,
+    metadata: Bytes,
+}
+
+/// Opens the tree in a folder, or begins an empty one.
+pub(super) fn open(
+    vfs: Arc<dyn Vfs>,
+    folder: &str,
+    options: TreeOptions,
+) -> Result<Found, TreeError> {
+    let names = begin_folder(&*vfs, folder)?;
+    let (state, place) = match manifest::read(&*vfs, folder, options.owner)? {
+        Some(found) => {
+            let place = manifest::place_after(options.owner, found.number);
+            (replay(folder, found.edits)?, place)
+        }
+        None if names.iter().any(|name| table_number(name).is_some()) => {
+            let what = "there are tables but no manifest";
+            return Err(damaged(folder, what));
+        }
+        None => {
+            (State { next_number: 1, ..State::default() }, manifest::first_place(options.owner))
+        }
+    };
+    let mut disk = Disk { vfs, folder: folder.to_owned(), options, next_number: state.next_number };
+    let version = open_tables(&disk, &state)?;
+    // A file that is there by an opening that was forgotten must not be met again.
+    let last = names.iter().filter_map(|name| table_number(name)).max().unwrap_or(0);
+    disk.next_number = disk.next_number.max(last + 1);
+    let State { ids_deleted, metadata, tables, .. } = state;
+    // What a process that died left in the manifest may not be durable; a new one is.
+    let whole = whole(&version, disk.next_number, &ids_deleted, &metadata);
+    let manifest = Manifest::create(&*disk.vfs, folder, place, &whole)?;
+    let leftovers = names.iter().filter_map(|name| table_number(name));
+    for number in leftovers.filter(|number| !tables.contains_key(number)) {
+        disk.discard(number);
+    }
+    Ok(Found { disk, manifest, version, ids_deleted, metadata })
+}
+
+/// The edit that describes a whole tree.
+pub(super) fn whole(
+    version: &Version,
+    next_number: u64,
+    ids_deleted: &BTreeSet<u32>,
+    metadata: &Bytes,
+) -> Edit {
+    Edit {
+        next_number,
+        added: version
+            .tables()
+            .map(|(level, table)| super::tree::listed(level, &table.meta))
+            .collect(),
+        metadata: Some(metadata.clone()),
+        ids_deleted: ids_deleted.iter().copied().collect(),
+        ..Edit::default()
+    }
+}
+
+/// Makes sure that the folder is there, durably, and lists it.
+fn begin_folder(vfs: &dyn Vfs, folder: &str) -> Result<Vec<String>, TreeError> {
+    let parent = folder.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let unreadable = |source| TreeError::Read { file: folder.to_owned(), source };
+    if !folder.is_empty() && !vfs.exists(folder).map_err(unreadable)? {
+        vfs.create_dir(folder).map_err(TreeError::from_write)?;
+    }
+    vfs.sync_dir(parent).map_err(TreeError::Write)?;
+    vfs.list(folder).map_err(unreadable)
+}
+
+fn replay(folder: &str, edits: Vec<Edit>) -> Result<State, TreeError> {
+    let mut state = State::default();
+    for edit in edits {
+        state.next_number = state.next_number.max(edit.next_number);
+        for number in &edit.removed {
+            if state.tables.remove(number).is_none() {
+                return Err(damaged(folder, "the manifest removes a table that it does not have"));
+            }
+        }
+        for (level, meta) in edit.added {
+            let is_table = usize::from(level) < LEVEL_COUNT
+                && meta.smallest.len() >= KEY_BYTES_MIN
+                && meta.largest.len() >= KEY_BYTES_MIN
+                && meta.smallest <= meta.largest
+                && meta.number < state.next_number;
+            if !is_table || state.tables.insert(meta.number, (level, meta)).is_some() {
+                return Err(damaged(folder, "the manifest adds what is no new table"));
+            }
+        }
+        state.ids_deleted.extend(&edit.ids_deleted);
+        state.ids_deleted.retain(|id| !edit.ids_purged.contains(id));
+        if let Some(metadata) = edit.metadata {
+            state.metadata = metadata;
+        }
+    }
+    Ok(state)
+}
+
+fn open_tables(disk: &Disk, state: &State) -> Result<Version, TreeError> {
+    let open =
+        |(level, meta): &(u8, TableMeta)| Ok((usize::from(*level), disk.open_table(meta.clone())?));
+    let tables: Result<Vec<_>, TreeError> = state.tables.values().map(open).collect();
+    let version = Version::default().with(&BTreeSet::new(), tables?);
+    for run in &version.levels {
+        let is_sorted = run
+            .windows(2)
+            .all(|pair| prefix_of(&pair[0].meta.largest) < prefix_of(&pair[1].meta.smallest));
+        if !is_sorted {
+            return Err(damaged(&disk.folder, "tables of a level overlap"));
+        }
+    }
+    Ok(version)
+}
+
+/// The number in a table's name.
+fn table_number(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("table-")?.strip_suffix(".kvt")?;
+    match digits.len() {
+        16 => u64::from_str_radix(digits, 16).ok(),
+        _ => None,
+    }
+}
+
+fn damaged(folder: &str, what: &'static str) -> TreeError {
+    Corruption { file: super::join(folder, manifest::NAME), offset: 0, what }.into()
+}

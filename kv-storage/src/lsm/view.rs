@@ -1,0 +1,196 @@
+//! Reading a tree.
+//!
+//! A [`ReadView`] is a pinned version: memtables and tables. While it lives, no table of it is
+//! deleted. The active memtable is part of it, and later writes to that become visible in it; their
+//! versions are later too, so whoever reads at a timestamp does not see them.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kv_core::id::Timestamp;
+
+use super::bloom;
+use super::cache::BlockCache;
+use super::error::TreeError;
+use super::key::{VERSION_BYTES, is_tombstone, local_id_of, prefix_of, seek_key, version_of};
+use super::memtable::Memtable;
+use super::merge::{Merge, Source};
+use super::table::{Reader, RunCursor};
+use super::version::Version;
+
+/// A pinned version of the tree. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ReadView {
+    /// The newest first; the first one is active.
+    pub(super) memtables: Vec<Arc<Memtable>>,
+    pub(super) version: Arc<Version>,
+    /// Local ids whose keys are deleted.
+    pub(super) deleted: Arc<BTreeSet<u32>>,
+    pub(super) cache: Arc<BlockCache>,
+}
+
+/// What to scan.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    /// Where to start: all stored keys without versions that are not below it.
+    pub from: &'a [u8],
+    /// Where to end: below this. None is the end of everything.
+    pub to: Option<&'a [u8]>,
+    /// The newest version at or below this counts.
+    pub at: Timestamp,
+}
+
+/// One key of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The stored key without its version.
+    pub prefix: Bytes,
+    /// The newest version.
+    pub version: Timestamp,
+    /// The stored value, which is no tombstone.
+    pub value: Bytes,
+}
+
+/// A part of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The keys that exist, in order.
+    pub rows: Vec<Row>,
+    /// Where to go on, as [`Scan::from`]. None if the scan is complete.
+    pub next: Option<Vec<u8>>,
+}
+
+impl ReadView {
+    /// The newest version at or below `at` of the key whose stored form without version is
+    /// `prefix`: its version and its stored value, which may be a tombstone.
+    ///
+    /// # Errors
+    /// [`TreeError::Corruption`] or [`TreeError::Read`]. *Nothing was changed.*
+    pub fn get(
+        &self,
+        prefix: &[u8],
+        at: Timestamp,
+    ) -> Result<Option<(Timestamp, Bytes)>, TreeError> {
+        let mut target = Vec::with_capacity(prefix.len() + VERSION_BYTES);
+        seek_key(prefix, at, &mut target);
+        if !self.deleted.is_empty() && self.deleted.contains(&local_id_of(&target)) {
+            return Ok(None);
+        }
+        // Newer places hold newer versions, so the first version found is the newest.
+        for memtable in &self.memtables {
+            if let Some((version, value)) = memtable.read().get(&target, prefix.len()) {
+                return Ok(Some((Timestamp(version), value)));
+            }
+        }
+        let hash = bloom::hash(prefix);
+        for run in self.version.runs() {
+            let table = match run.len() {
+                1 => 0,
+                _ => run.partition_point(|table| *table.meta.largest < *target),
+            };
+            let Some(table) = run.get(table) else { continue };
+            let may_be_here = table.meta.overlaps(prefix, prefix) && table.may_contain(hash);
+            if !may_be_here {
+                continue;
+            }
+            if let Some((version, value)) = table.get(&target, prefix.len(), &self.cache)? {
+                return Ok(Some((Timestamp(version), value)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Calls `visit` with the stored key and the stored value of each key that exists in a scan, in
+    /// order, until it breaks.
+    ///
+    /// # Errors
+    /// [`TreeError::Corruption`] or [`TreeError::Read`]. *Nothing was changed.*
+    pub fn scan_with(
+        &self,
+        scan: Scan<'_>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), TreeError> {
+        self.walk(scan, |merge| match merge.entry() {
+            Some((key, value)) => visit(key, value),
+            None => ControlFlow::Break(()),
+        })
+    }
+
+    /// Scans up to `rows_max` keys, and up to `bytes_max` bytes of keys and values but at least one
+    /// key.
+    ///
+    /// # Errors
+    /// [`TreeError::Corruption`] or [`TreeError::Read`]. *Nothing was changed.*
+    pub fn scan(
+        &self,
+        scan: Scan<'_>,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page, TreeError> {
+        let mut page = Page::default();
+        let mut bytes = 0;
+        self.walk(scan, |merge| {
+            let Some((key, value)) = merge.entry() else { return ControlFlow::Break(()) };
+            let prefix = prefix_of(key);
+            bytes += prefix.len() + value.len();
+            if page.rows.len() == rows_max || (bytes > bytes_max && !page.rows.is_empty()) {
+                page.next = Some(prefix.to_vec());
+                return ControlFlow::Break(());
+            }
+            page.rows.push(Row {
+                prefix: Bytes::copy_from_slice(prefix),
+                version: Timestamp(version_of(key)),
+                value: merge.value_bytes(),
+            });
+            ControlFlow::Continue(())
+        })?;
+        Ok(page)
+    }
+
+    /// Calls `visit` at each entry that a scan shows.
+    fn walk(
+        &self,
+        scan: Scan<'_>,
+        mut visit: impl FnMut(&Merge<'_>) -> ControlFlow<()>,
+    ) -> Result<(), TreeError> {
+        let guards: Vec<_> = self.memtables.iter().map(|memtable| memtable.read()).collect();
+        let mut sources = Vec::with_capacity(guards.len() + self.version.level0.len() + 2);
+        sources.extend(guards.iter().map(|guard| Source::Memtable(guard, guard.seek(scan.from))));
+        for run in self.version.runs() {
+            let reader = Reader::Cached(&self.cache);
+            sources.push(Source::Run(RunCursor::seek(run.clone(), reader, scan.from)?));
+        }
+        let mut merge = Merge::new(sources);
+        // The key whose version for this scan was found, whether it exists or not.
+        let mut decided = Vec::new();
+        let mut is_decided = false;
+        while let Some((key, value)) = merge.entry() {
+            if scan.to.is_some_and(|to| key >= to) {
+                return Ok(());
+            }
+            let is_seen =
+                version_of(key) <= scan.at.0 && !(is_decided && *decided == *prefix_of(key));
+            if is_seen {
+                decided.clear();
+                decided.extend_from_slice(prefix_of(key));
+                is_decided = true;
+                let exists = !is_tombstone(value) && !self.deleted.contains(&local_id_of(key));
+                if exists && visit(&merge).is_break() {
+                    return Ok(());
+                }
+            }
+            merge.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Verifies every block of every table. Returns how many there are.
+    ///
+    /// # Errors
+    /// [`TreeError::Corruption`] or [`TreeError::Read`]. *Nothing was changed.*
+    pub fn verify(&self) -> Result<u64, TreeError> {
+        self.version.tables().map(|(_, table)| table.verify()).sum()
+    }
+}
