@@ -22,6 +22,7 @@ pub mod engine;
 pub mod identity;
 pub mod log;
 pub mod lsm;
+pub mod mutants;
 mod store;
 pub mod vfs;
 

@@ -29,7 +29,7 @@ impl Disk {
 
     /// Opens a table that is whole.
     pub(super) fn open_table(&self, meta: TableMeta) -> Result<Arc<Table>, TreeError> {
-        Table::open(&*self.vfs, &self.folder, self.options.owner, meta).map(Arc::new)
+        Table::open(&*self.vfs, &self.folder, &self.options, meta).map(Arc::new)
     }
 
     /// Removes a file that a step with this outcome does not need, unless the manifest may list it:

@@ -1,5 +1,7 @@
 //! How a tree is laid out. Everything may change from one opening to the next.
 
+use crate::mutants::Mutants;
+
 /// The options of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeOptions {
@@ -31,6 +33,8 @@ pub struct TreeOptions {
     pub level0_stop: usize,
     /// Whether blocks are compressed with LZ4. Tables of both kinds may stand side by side.
     pub compression: bool,
+    /// Planted bugs: none in production.
+    pub mutants: Mutants,
 }
 
 impl TreeOptions {
@@ -49,6 +53,7 @@ impl TreeOptions {
             level0_compact: 4,
             level0_stop: 12,
             compression: false,
+            mutants: Mutants::NONE,
         }
     }
 

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod fault;
 mod model;
+mod mutants;
 mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use kv_core::op::Key;
 use kv_core::rng::Rng;
 
 use super::{ReadView, Scan, Tree, TreeError, TreeOptions};
+use crate::mutants::Mutants;
 use crate::vfs::{SimDisk, Vfs};
 
 const FOLDER: &str = "tree";
@@ -154,6 +156,11 @@ impl History {
 
 fn open(disk: &SimDisk) -> Result<(Tree, u64), TreeError> {
     open_with(Arc::new(disk.clone()), small_options())
+}
+
+/// Small options with planted bugs.
+fn mutated(mutants: Mutants) -> TreeOptions {
+    TreeOptions { mutants, ..small_options() }
 }
 
 /// Opens a tree. Returns the index in its metadata.

@@ -19,6 +19,7 @@ use super::options::TreeOptions;
 use super::stats::{TreeCounters, TreeStats};
 use super::table::{Table, TableMeta};
 use super::view::{Page, ReadView, Scan};
+use crate::mutants::Mutant;
 use crate::vfs::Vfs;
 
 /// What a step did.
@@ -203,8 +204,9 @@ impl Tree {
     fn complete_flush(&mut self, job: &mut FlushJob) -> Result<bool, TreeError> {
         let table = job.finish(&self.disk)?;
         let sealed = self.sealed.front().expect("a flush has its memtable");
+        let forgets = self.disk.options.mutants.has(Mutant::FlushWithoutApplied);
         let edit = Edit {
-            metadata: Some(sealed.metadata.clone()),
+            metadata: (!forgets).then(|| sealed.metadata.clone()),
             ids_deleted: sealed.ids_deleted.clone(),
             ..Edit::default()
         };
@@ -336,7 +338,8 @@ impl Tree {
         edit.next_number = self.disk.next_number;
         edit.added =
             added.iter().map(|(level, table)| (*level as u8, table.meta.clone())).collect();
-        if !added.is_empty() {
+        let skips_sync = self.disk.options.mutants.has(Mutant::DirectorySyncSkipped);
+        if !added.is_empty() && !skips_sync {
             self.disk.vfs.sync_dir(&self.disk.folder).map_err(TreeError::Write)?;
         }
         let removed: BTreeSet<u64> = edit.removed.iter().copied().collect();
@@ -370,7 +373,8 @@ impl Tree {
     fn collect(&mut self) {
         let disk = &self.disk;
         self.retired.retain(|table| {
-            let is_read = Arc::strong_count(table) > 1;
+            let is_read = Arc::strong_count(table) > 1
+                && !disk.options.mutants.has(Mutant::TableDeletedUnderView);
             if !is_read {
                 disk.discard(table.meta.number);
             }

@@ -25,6 +25,7 @@ use super::merge::{Merge, Source};
 use super::retention::Retention;
 use super::table::{Reader, Run, RunCursor, Table, TableBuilder};
 use super::version::{LEVEL_COUNT, Version};
+use crate::mutants::Mutant;
 
 /// A compaction in the making.
 #[derive(Debug)]
@@ -77,8 +78,9 @@ impl CompactionJob {
                 return Ok(true);
             };
             let deeper = &mut self.deeper;
+            let forgets = disk.options.mutants.has(Mutant::TombstoneDroppedEarly);
             let keeps = !self.deleted.contains(&local_id_of(key))
-                && self.retention.keeps(key, value, |prefix| !deeper.may_hold(prefix));
+                && self.retention.keeps(key, value, |prefix| forgets || !deeper.may_hold(prefix));
             if keeps {
                 let is_next_key =
                     |last: &TableBuilder| prefix_of(last.last_key()) != prefix_of(key);

@@ -8,6 +8,7 @@ use super::super::error::TreeError;
 use super::super::key::prefix_of;
 use super::super::options::TreeOptions;
 use super::{FOOTER_BYTES, Footer, LZ4, PLAIN, TRAILER_BYTES, TableMeta, section_crc, table_path};
+use crate::mutants::Mutant;
 use crate::vfs::{Vfs, VfsFile};
 
 /// How much is gathered before it is written.
@@ -113,6 +114,9 @@ impl TableBuilder {
         self.largest.extend_from_slice(self.block.last_key());
         if let Some(size) = self.unindexed.take() {
             self.index.add(&self.largest, &size.to_le_bytes(), 1);
+        }
+        if self.options.mutants.has(Mutant::BloomFalseNegative) {
+            self.hashes.pop();
         }
         let filter_at = self.offset();
         let filter = bloom::build(&self.hashes, self.options.bloom_bits_per_key);

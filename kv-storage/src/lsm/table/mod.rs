@@ -51,6 +51,8 @@ use super::bloom::Bloom;
 use super::cache::{BlockCache, Slots};
 use super::error::{Corruption, Malformed, TreeError};
 use super::key::{KEY_BYTES_MAX, VALUE_BYTES_MAX, prefix_of};
+use super::options::TreeOptions;
+use crate::mutants::{Mutant, Mutants};
 use crate::vfs::{Vfs, VfsFile};
 
 const MAGIC: [u8; 4] = *b"KVTT";
@@ -111,6 +113,7 @@ pub(super) struct Table {
     pub(super) meta: TableMeta,
     path: String,
     owner: u64,
+    mutants: Mutants,
     file: Box<dyn VfsFile>,
     index: Index,
     bloom: Bloom,
@@ -122,9 +125,10 @@ impl Table {
     pub(super) fn open(
         vfs: &dyn Vfs,
         folder: &str,
-        owner: u64,
+        options: &TreeOptions,
         meta: TableMeta,
     ) -> Result<Self, TreeError> {
+        let owner = options.owner;
         let path = table_path(folder, meta.number);
         let file = match vfs.open(&path) {
             Ok(file) => file,
@@ -146,7 +150,7 @@ impl Table {
         let index = Index::parse(&content, footer.filter_at, &meta)
             .map_err(|_| place.malformed(footer.index_at))?;
         let slots = Arc::new(Slots::new(index.block_count()));
-        Ok(Self { meta, path, owner, file, index, bloom, slots })
+        Ok(Self { meta, path, owner, mutants: options.mutants, file, index, bloom, slots })
     }
 
     /// Path of the file.
@@ -225,6 +229,9 @@ impl Table {
         let block = |number| {
             let (from, to) = self.index.section(number);
             let section = bytes.slice((from - start) as usize..(to - start) as usize);
+            if self.mutants.has(Mutant::ChecksumIgnoredInCompaction) {
+                return Ok(section.slice(..section.len().saturating_sub(TRAILER_BYTES)));
+            }
             place.open_section(from, section)
         };
         (first..=last).map(block).collect()

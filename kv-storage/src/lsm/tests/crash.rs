@@ -55,102 +55,134 @@ struct Outcome {
     is_complete: bool,
 }
 
-/// Runs a script until the disk fails.
-fn run(script: &[Step], history: &History, disk: &SimDisk) -> Outcome {
-    let mut outcome = Outcome::default();
-    let Ok((mut tree, _)) = open(disk) else { return outcome };
-    let mut index = 0;
-    for step in script {
-        let watermark = Timestamp(index / 2);
-        let result = match step {
+/// A script, what it amounts to, and the tree that runs it.
+struct Workload {
+    script: Vec<Step>,
+    history: History,
+    options: TreeOptions,
+}
+
+impl Workload {
+    fn draw(seed: u64, options: TreeOptions) -> Self {
+        let (script, history) = draw_script(seed, 60);
+        Self { script, history, options }
+    }
+
+    fn open(&self, disk: &SimDisk) -> Result<(Tree, u64), TreeError> {
+        open_with(Arc::new(disk.clone()), self.options)
+    }
+
+    /// Runs the script until the disk fails.
+    fn run(&self, disk: &SimDisk) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Ok((mut tree, _)) = self.open(disk) else { return outcome };
+        let mut index = 0;
+        for step in &self.script {
+            let result = self.step(disk, &mut tree, &mut index, step, &mut outcome);
+            if tree.metadata().len() == 8 {
+                outcome.flushed = u64::from_le_bytes(tree.metadata()[..].try_into().unwrap());
+            }
+            if result.is_err() {
+                return outcome;
+            }
+        }
+        outcome.is_complete = true;
+        outcome
+    }
+
+    fn step(
+        &self,
+        disk: &SimDisk,
+        tree: &mut Tree,
+        index: &mut u64,
+        step: &Step,
+        outcome: &mut Outcome,
+    ) -> Result<(), TreeError> {
+        let watermark = Timestamp(*index / 2);
+        match step {
             Step::Do(op) => {
-                index += 1;
-                apply(&mut tree, op);
-                Ok(())
+                *index += 1;
+                apply(tree, op);
             }
-            Step::Seal => {
-                tree.seal(metadata(index));
-                Ok(())
-            }
-            Step::Flush(budget) => tree.flush_step(*budget, watermark).map(|_| ()),
-            Step::Compact(budget) => tree.compact_step(*budget, watermark).map(|_| ()),
-            Step::FullCompaction => {
-                tree.request_full_compaction();
-                Ok(())
-            }
+            Step::Seal => tree.seal(metadata(*index)),
+            Step::Flush(budget) => drop(tree.flush_step(*budget, watermark)?),
+            Step::Compact(budget) => drop(tree.compact_step(*budget, watermark)?),
+            Step::FullCompaction => tree.request_full_compaction(),
             Step::Checkpoint => {
-                let result = tree.checkpoint(CHECKPOINT);
-                outcome.checkpoint = result.is_ok().then_some(outcome.flushed);
-                result
+                tree.checkpoint(CHECKPOINT)?;
+                outcome.checkpoint = Some(outcome.flushed);
             }
-            Step::Reopen => match open(disk) {
-                Ok((opened, flushed)) => {
-                    assert_eq!(flushed, outcome.flushed);
-                    tree = opened;
-                    for op in &history.ops[flushed as usize..index as usize] {
-                        apply(&mut tree, op);
-                    }
-                    Ok(())
+            Step::Reopen => {
+                let (opened, flushed) = self.open(disk)?;
+                assert_eq!(flushed, outcome.flushed);
+                *tree = opened;
+                for op in &self.history.ops[flushed as usize..*index as usize] {
+                    apply(tree, op);
                 }
-                Err(error) => Err(error),
-            },
-        };
-        if tree.metadata().len() == 8 {
-            outcome.flushed = u64::from_le_bytes(tree.metadata()[..].try_into().unwrap());
+            }
         }
-        if result.is_err() {
-            return outcome;
+        Ok(())
+    }
+
+    /// Opens what a crash left, and checks that it is what a flush wrote.
+    fn check_recovered(&self, disk: &SimDisk, outcome: &Outcome, rng: &mut Rng) -> u64 {
+        let history = &self.history;
+        let (mut tree, index) = self.open(disk).unwrap();
+        assert!(index >= outcome.flushed, "{outcome:?} was answered, but {index} is there");
+        let watermark = history.index() / 2;
+        check(&tree.view(), history, index.max(watermark), index, rng);
+        tree.view().verify().unwrap();
+        let listed = tree.view.version.tables().count();
+        assert_eq!(table_names(disk).len(), listed, "leftovers were removed");
+        replay(&mut tree, history, index);
+        let end = history.index();
+        check(&tree.view(), history, end, end, rng);
+        if let Some(upto) = outcome.checkpoint {
+            let disk: Arc<dyn Vfs> = Arc::new(disk.clone());
+            let (tree, found) = Tree::open(disk, CHECKPOINT, self.options).unwrap();
+            assert_eq!(found, metadata(upto));
+            check(&tree.view(), history, end, upto, rng);
         }
+        index
     }
-    outcome.is_complete = true;
-    outcome
-}
 
-/// Opens what a crash left, and checks that it is what a flush wrote.
-fn check_recovered(disk: &SimDisk, history: &History, outcome: &Outcome, rng: &mut Rng) -> u64 {
-    let (mut tree, index) = open(disk).unwrap();
-    assert!(index >= outcome.flushed, "{outcome:?} was answered, but {index} is there");
-    let watermark = history.index() / 2;
-    check(&tree.view(), history, index.max(watermark), index, rng);
-    tree.view().verify().unwrap();
-    let listed = tree.view.version.tables().count();
-    assert_eq!(table_names(disk).len(), listed, "leftovers were removed");
-    replay(&mut tree, history, index);
-    let end = history.index();
-    check(&tree.view(), history, end, end, rng);
-    if let Some(upto) = outcome.checkpoint {
-        let disk: Arc<dyn Vfs> = Arc::new(disk.clone());
-        let (tree, found) = Tree::open(disk, CHECKPOINT, small_options()).unwrap();
-        assert_eq!(found, metadata(upto));
-        check(&tree.view(), history, end, upto, rng);
-    }
-    index
-}
-
-#[test]
-fn a_crash_at_any_call_keeps_all_flushes_as_a_whole() {
-    let mut points = 0;
-    let mut ahead = 0;
-    for script_seed in 0..scaled(3, 12) {
-        let (script, history) = draw_script(script_seed, 60);
+    /// Crashes before and after each call, `outcomes` times each. Returns the count of crashes, and
+    /// of those after which more was there than was answered.
+    fn crash_everywhere(&self, outcomes: u64) -> (u64, u64) {
         let disk = SimDisk::new();
-        let outcome = run(&script, &history, &disk);
+        let outcome = self.run(&disk);
         assert!(outcome.is_complete && outcome.checkpoint.is_some());
-        let call_count = disk.counters().calls;
-        for succeed in 0..=call_count {
-            for seed in 0..scaled(10, 20) {
+        let (mut points, mut ahead) = (0, 0);
+        for succeed in 0..=disk.counters().calls {
+            for seed in 0..outcomes {
                 let disk = SimDisk::new();
                 disk.fail_from_call(succeed);
-                let outcome = run(&script, &history, &disk);
+                let outcome = self.run(&disk);
                 let mut rng = Rng::fork(seed, "crash");
                 disk.crash(&mut rng);
-                let index = check_recovered(&disk, &history, &outcome, &mut rng);
+                let index = self.check_recovered(&disk, &outcome, &mut rng);
                 ahead += u64::from(index > outcome.flushed);
                 points += 1;
             }
         }
+        (points, ahead)
     }
-    assert!(points > scaled(10_000, 80_000), "{points} crash points");
+}
+
+/// Crashes one workload everywhere, on a tree with planted bugs.
+pub(super) fn crash_check(mutants: Mutants) {
+    Workload::draw(0, mutated(mutants)).crash_everywhere(2);
+}
+
+#[test]
+fn a_crash_at_any_call_keeps_all_flushes_as_a_whole() {
+    let (mut points, mut ahead) = (0, 0);
+    for script_seed in 0..scaled(3, 12) {
+        let workload = Workload::draw(script_seed, small_options());
+        let (more_points, more_ahead) = workload.crash_everywhere(scaled(10, 20));
+        (points, ahead) = (points + more_points, ahead + more_ahead);
+    }
+    assert!(points >= scaled(10_000, 80_000), "{points} crash points");
     assert!(ahead > 0, "an unanswered flush was sometimes kept");
 }
 
@@ -158,7 +190,9 @@ fn a_crash_at_any_call_keeps_all_flushes_as_a_whole() {
 fn a_process_that_dies_again_and_again_gets_on() {
     for seed in 0..scaled(20, 400) {
         let mut rng = Rng::fork(seed, "lives");
-        let (script, history) = draw_script(1_000 + seed, 40);
+        let (_, history) = draw_script(1_000 + seed, 40);
+        let workload = Workload { script: Vec::new(), history, options: small_options() };
+        let history = &workload.history;
         let disk = SimDisk::new();
         let mut outcome = Outcome::default();
         for _ in 0..6 {
@@ -169,7 +203,7 @@ fn a_process_that_dies_again_and_again_gets_on() {
             };
             assert!(index >= outcome.flushed);
             outcome.flushed = index;
-            replay(&mut tree, &history, index);
+            replay(&mut tree, history, index);
             tree.seal(metadata(history.index()));
             let _ = settle(&mut tree, history.index() / 2);
             if !tree.metadata().is_empty() {
@@ -182,8 +216,7 @@ fn a_process_that_dies_again_and_again_gets_on() {
                 _ => disk.crash(&mut rng),
             }
         }
-        drop(script);
         disk.crash(&mut rng);
-        check_recovered(&disk, &history, &outcome, &mut rng);
+        workload.check_recovered(&disk, &outcome, &mut rng);
     }
 }

@@ -1,7 +1,7 @@
 //! Disk calls that fail once.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::vfs::{DirLock, VfsFile};
@@ -21,11 +21,14 @@ struct Faulty {
     inner: SimDisk,
     fault: Fault,
     calls_left: Arc<AtomicU64>,
+    /// Whether the call that failed was a sync.
+    is_sync: Arc<AtomicBool>,
 }
 
 impl Faulty {
     fn new(inner: SimDisk, fault: Fault, succeed: u64) -> Self {
-        Self { inner, fault, calls_left: Arc::new(AtomicU64::new(succeed + 1)) }
+        let calls_left = Arc::new(AtomicU64::new(succeed + 1));
+        Self { inner, fault, calls_left, is_sync: Arc::default() }
     }
 
     fn call(&self, takes_space: bool) -> io::Result<()> {
@@ -39,6 +42,10 @@ impl Faulty {
             (1, Fault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.call(false).inspect_err(|_| self.is_sync.store(true, Ordering::Relaxed))
     }
 
     fn has_failed(&self) -> bool {
@@ -85,7 +92,7 @@ impl Vfs for Faulty {
         self.inner.create_dir(path)
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.call(false)?;
+        self.sync()?;
         self.inner.sync_dir(dir)
     }
     fn lock_dir(&self, dir: &str) -> io::Result<DirLock> {
@@ -109,7 +116,7 @@ impl VfsFile for FaultyFile {
         self.inner.write_at(offset, bytes)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.call(false)?;
+        self.disk.sync()?;
         self.inner.sync_data()
     }
     fn set_len(&self, size: u64) -> io::Result<()> {
@@ -131,6 +138,8 @@ impl VfsFile for FaultyFile {
 struct Met {
     retried: u64,
     stopped: u64,
+    /// Stops by a failed sync.
+    failed_syncs: u64,
 }
 
 /// Runs a workload to its end, reopening the tree when it says that it must stop.
@@ -155,13 +164,18 @@ fn run(disk: &Faulty, history: &History, met: &mut Met) -> Tree {
         };
         match step {
             Ok(_) => {}
-            Err(error) if error.is_retryable() => met.retried += 1,
+            Err(error) if error.is_retryable() => {
+                assert!(!disk.is_sync.load(Ordering::Relaxed), "a failed sync must not be retried");
+                met.retried += 1;
+            }
             Err(TreeError::Corruption(damage)) => panic!("{damage}"),
             Err(error) => {
                 assert!(matches!(error, TreeError::Write(_)));
                 let stopped = tree.flush_step(1, watermark);
                 assert!(matches!(stopped, Err(TreeError::Poisoned)));
+                assert_eq!(disk.fault, Fault::Io, "a full disk needs no restart");
                 met.stopped += 1;
+                met.failed_syncs += u64::from(disk.is_sync.load(Ordering::Relaxed));
                 let (opened, flushed) = open(met);
                 tree = opened;
                 for op in &history.ops[flushed as usize..index as usize] {
@@ -221,7 +235,7 @@ fn fail_every_call(fault: Fault) -> Met {
 #[test]
 fn an_io_error_at_any_call_loses_nothing() {
     let met = fail_every_call(Fault::Io);
-    assert!(met.stopped > 20 && met.retried > 20, "{met:?}");
+    assert!(met.stopped > 20 && met.retried > 20 && met.failed_syncs > 20, "{met:?}");
 }
 
 #[test]

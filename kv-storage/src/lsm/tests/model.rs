@@ -24,10 +24,17 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, mutants: Mutants) -> Self {
         let mut rng = Rng::fork(seed, "world");
         let disk = SimDisk::new();
-        let options = TreeOptions { compression: rng.below(2) == 0, ..small_options() };
+        // The smaller the last level may be, the more levels there are above it.
+        let options = TreeOptions {
+            compression: rng.below(2) == 0,
+            base_level_bytes: [100, 400, 2000][seed as usize % 3],
+            level_multiplier: 2 + rng.below(3),
+            table_bytes: 300 + rng.below(1500),
+            ..mutated(mutants)
+        };
         let (tree, _) = open_with(Arc::new(disk.clone()), options).unwrap();
         let (history, pinned) = (History::default(), Vec::new());
         let ids = vec![0, 1, u32::MAX];
@@ -145,11 +152,22 @@ impl World {
     }
 }
 
+/// Compares a tree with planted bugs with a history.
+pub(super) fn model_check(mutants: Mutants) {
+    for seed in 0..3 {
+        let mut world = World::new(seed, mutants);
+        for _ in 0..2_000 {
+            world.step();
+        }
+        world.check_all();
+    }
+}
+
 #[test]
 fn agrees_with_a_history() {
     let mut step_counts = [0; 3];
     for seed in 0..scaled(6, 100) {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, Mutants::NONE);
         for _ in 0..scaled(3_000, 10_000) {
             world.step();
         }
@@ -174,7 +192,7 @@ fn agrees_with_a_history() {
 
 #[test]
 fn levels_keep_their_order() {
-    let mut world = World::new(1000);
+    let mut world = World::new(1000, Mutants::NONE);
     let mut deepest = 0;
     for _ in 0..scaled(4_000, 40_000) {
         world.step();

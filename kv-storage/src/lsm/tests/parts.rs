@@ -19,8 +19,15 @@ fn filled(disk: &SimDisk, count: u64) -> (Tree, History) {
 
 #[test]
 fn tables_live_as_long_as_a_view_of_them() {
+    view_check(Mutants::NONE);
+}
+
+/// Compacts under a view of a tree with planted bugs.
+pub(super) fn view_check(mutants: Mutants) {
     let disk = SimDisk::new();
-    let (mut tree, history) = filled(&disk, 100);
+    let (tree, history) = filled(&disk, 100);
+    drop(tree);
+    let (mut tree, _) = open_with(Arc::new(disk.clone()), mutated(mutants)).unwrap();
     let view = tree.view();
     let pinned = table_names(&disk);
     tree.request_full_compaction();
