@@ -60,6 +60,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod verify;
 mod version;
 mod view;
 
@@ -69,6 +70,7 @@ pub use key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use options::TreeOptions;
 pub use stats::{TreeCounters, TreeStats};
 pub use tree::{Progress, Tree};
+pub use verify::{DAMAGE_MAX, Verification, verify};
 pub use view::{Page, ReadView, Row, Scan};
 
 /// The path of `name` in `folder`, which may be the root.

@@ -26,10 +26,13 @@ pub(super) struct Found {
 }
 
 /// What all edits of a manifest come to.
+///
+/// - No two tables of a level from 1 on have versions of the same key.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     next_number: u64,
-    tables: BTreeMap<u64, (u8, TableMeta)>,
+    /// Tables with their levels, by number.
+    pub(super) tables: BTreeMap<u64, (u8, TableMeta)>,
     ids_deleted: BTreeSet<u32>,
     metadata: Bytes,
 }
@@ -100,7 +103,8 @@ fn begin_folder(vfs: &dyn Vfs, folder: &str) -> Result<Vec<String>, TreeError> {
     vfs.list(folder).map_err(unreadable)
 }
 
-fn replay(folder: &str, edits: Vec<Edit>) -> Result<State, TreeError> {
+/// Applies all edits of a manifest in `folder`, which must make sense one after the other.
+pub(super) fn replay(folder: &str, edits: Vec<Edit>) -> Result<State, TreeError> {
     let mut state = State::default();
     for edit in edits {
         state.next_number = state.next_number.max(edit.next_number);
@@ -125,27 +129,29 @@ fn replay(folder: &str, edits: Vec<Edit>) -> Result<State, TreeError> {
             state.metadata = metadata;
         }
     }
-    Ok(state)
+    match (1..LEVEL_COUNT).all(|level| is_sorted(&state, level)) {
+        true => Ok(state),
+        false => Err(damaged(folder, "tables of a level overlap")),
+    }
+}
+
+/// Whether no two tables of a level have versions of the same key.
+fn is_sorted(state: &State, level: usize) -> bool {
+    let tables = state.tables.values().filter(|(found, _)| usize::from(*found) == level);
+    let mut run: Vec<_> = tables.map(|(_, meta)| meta).collect();
+    run.sort_by(|a, b| a.smallest.cmp(&b.smallest));
+    run.windows(2).all(|pair| prefix_of(&pair[0].largest) < prefix_of(&pair[1].smallest))
 }
 
 fn open_tables(disk: &Disk, state: &State) -> Result<Version, TreeError> {
     let open =
         |(level, meta): &(u8, TableMeta)| Ok((usize::from(*level), disk.open_table(meta.clone())?));
     let tables: Result<Vec<_>, TreeError> = state.tables.values().map(open).collect();
-    let version = Version::default().with(&BTreeSet::new(), tables?);
-    for run in &version.levels {
-        let is_sorted = run
-            .windows(2)
-            .all(|pair| prefix_of(&pair[0].meta.largest) < prefix_of(&pair[1].meta.smallest));
-        if !is_sorted {
-            return Err(damaged(&disk.folder, "tables of a level overlap"));
-        }
-    }
-    Ok(version)
+    Ok(Version::default().with(&BTreeSet::new(), tables?))
 }
 
 /// The number in a table's name.
-fn table_number(name: &str) -> Option<u64> {
+pub(super) fn table_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("table-")?.strip_suffix(".kvt")?;
     match digits.len() {
         16 => u64::from_str_radix(digits, 16).ok(),
@@ -153,6 +159,7 @@ fn table_number(name: &str) -> Option<u64> {
     }
 }
 
-fn damaged(folder: &str, what: &'static str) -> TreeError {
+/// Damage to the manifest of which the place is not known.
+pub(super) fn damaged(folder: &str, what: &'static str) -> TreeError {
     Corruption { file: super::join(folder, manifest::NAME), offset: 0, what }.into()
 }

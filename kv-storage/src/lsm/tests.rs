@@ -6,6 +6,7 @@ mod fault;
 mod model;
 mod mutants;
 mod parts;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

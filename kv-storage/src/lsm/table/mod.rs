@@ -35,6 +35,7 @@
 mod builder;
 mod cursor;
 mod index;
+mod verify;
 
 use std::io;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use builder::{TableBuilder, TableLayout};
 pub(super) use cursor::{Reader, Run, RunCursor};
 use index::Index;
+pub(super) use verify::{Suspect, verify};
 
 use super::block::{self, Lookup};
 use super::bloom::Bloom;

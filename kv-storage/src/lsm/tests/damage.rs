@@ -4,9 +4,9 @@ use super::*;
 use crate::vfs::read_all;
 
 /// The files of a tree.
-type Files = BTreeMap<String, Vec<u8>>;
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
-fn files(disk: &SimDisk) -> Files {
+pub(super) fn files(disk: &SimDisk) -> Files {
     let mut files = Files::new();
     for name in disk.list(FOLDER).unwrap() {
         let mut bytes = Vec::new();
@@ -16,7 +16,7 @@ fn files(disk: &SimDisk) -> Files {
     files
 }
 
-fn disk_of(files: &Files) -> SimDisk {
+pub(super) fn disk_of(files: &Files) -> SimDisk {
     let disk = SimDisk::new();
     disk.create_dir(FOLDER).unwrap();
     for (name, bytes) in files {
@@ -29,7 +29,7 @@ fn disk_of(files: &Files) -> SimDisk {
 }
 
 /// A tree with tables on three levels, whose manifest has several edits.
-fn build(compression: bool) -> (Files, History) {
+pub(super) fn build(compression: bool) -> (Files, History) {
     let options = TreeOptions { compression, ..small_options() };
     let disk = SimDisk::new();
     let (mut tree, _) = open_with(Arc::new(disk.clone()), options).unwrap();
