@@ -1,0 +1,179 @@
+//! This project's tree and log.
+//!
+//! As in a node, the log has a thread of its own. While it syncs a batch, the tree does its share
+//! of flushing and compacting; the batch is written to the tree when it is durable.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use kv_core::id::{
+    AppendId, Incarnation, LogId, LogIndex, NodeId, RequestId, SessionId, ShardId, Term, Timestamp,
+};
+use kv_core::machine::{Command, LocalShardId, StoredKey};
+use kv_core::op::{self, Value, WriteOp};
+use kv_core::storage::{Append, Entry, GroupWrite};
+use kv_storage::log::Log;
+use kv_storage::lsm::{Scan, Tree, TreeOptions};
+use kv_storage::vfs::OsVfs;
+use kv_storage::{OpenOptions, Opened};
+
+use super::{Engine, Key, Sizes};
+
+const SHARD: LocalShardId = LocalShardId(1);
+
+/// The tree, and the log in its thread.
+pub struct Ours {
+    tree: Tree,
+    appends: SyncSender<Append>,
+    acks: Receiver<Result<()>>,
+    version: u64,
+    owed: u64,
+}
+
+impl Ours {
+    pub fn open(dir: &Path, sizes: Sizes) -> Result<Self> {
+        let vfs = Arc::new(OsVfs::new(dir)?);
+        let options = OpenOptions {
+            cluster_name: "bench".into(),
+            node: NodeId(1),
+            fresh_incarnation: Incarnation(1),
+        };
+        let Opened { log, .. } = kv_storage::open(vfs.clone(), options)?;
+        let mut options = TreeOptions::new(1);
+        options.cache_bytes = sizes.cache_bytes;
+        options.memtable_bytes = sizes.memtable_bytes;
+        options.base_level_bytes = 4 * sizes.memtable_bytes;
+        let (tree, _) = Tree::open(vfs, "tree", options)?;
+        let (appends, queue) = sync_channel(1);
+        let (done, acks) = sync_channel(1);
+        std::thread::spawn(move || run_log(log, &queue, &done));
+        Ok(Self { tree, appends, acks, version: 0, owed: 0 })
+    }
+
+    fn append(&self, batch: &[(Key, &[u8])]) -> Append {
+        let entry = |(number, (key, value)): (usize, &(Key, &[u8]))| {
+            let index = self.version + 1 + number as u64;
+            let session = SessionId { opened_ts: Timestamp(1), nonce: 0x1234_5678_9abc_def0 };
+            let request = RequestId { session, sequence: index, acked_below: index };
+            let key = op::Key::new(Bytes::copy_from_slice(key));
+            let value = Value::string(Bytes::copy_from_slice(value));
+            let op = WriteOp::Put { key, value };
+            Entry {
+                id: LogId { term: Term(1), index: LogIndex(index) },
+                payload: Command::Write { request, op }.encode().into(),
+            }
+        };
+        let entries = batch.iter().enumerate().map(entry).collect();
+        let write = GroupWrite { shard: ShardId(1), hard_state: None, entries };
+        Append { id: AppendId(self.version), writes: vec![write] }
+    }
+
+    fn prefix(key: &Key) -> Vec<u8> {
+        StoredKey::prefix(SHARD, &op::Key::new(Bytes::copy_from_slice(key)))
+    }
+
+    /// Does the share of work that the last writes owe.
+    fn pay(&mut self) -> Result<()> {
+        let owed = std::mem::take(&mut self.owed);
+        self.tree.pay(owed, Timestamp(self.version))?;
+        Ok(())
+    }
+
+    fn seal(&mut self) {
+        self.tree.seal(Bytes::copy_from_slice(&self.version.to_le_bytes()));
+    }
+
+    fn work_off(&mut self) -> Result<()> {
+        let watermark = Timestamp(self.version);
+        while self.tree.flush_step(1 << 20, watermark)?.is_more_due {}
+        while self.tree.is_compaction_due() {
+            self.tree.compact_step(1 << 20, watermark)?;
+        }
+        Ok(())
+    }
+}
+
+fn run_log(mut log: Log, queue: &Receiver<Append>, done: &SyncSender<Result<()>>) {
+    while let Ok(append) = queue.recv() {
+        let result = log.append(std::slice::from_ref(&append)).map(|_| ()).map_err(Into::into);
+        if done.send(result).is_err() {
+            return;
+        }
+    }
+}
+
+impl Engine for Ours {
+    fn put(&mut self, batch: &[(Key, &[u8])], sync: bool) -> Result<()> {
+        if sync {
+            self.appends.send(self.append(batch)).context("the log has stopped")?;
+            self.pay()?;
+            self.acks.recv().context("the log has stopped")??;
+        } else {
+            self.pay()?;
+        }
+        let mut stored = Vec::with_capacity(batch.len());
+        for (key, value) in batch {
+            self.version += 1;
+            let mut stored_key = Self::prefix(key);
+            stored_key.extend_from_slice(&(!self.version).to_be_bytes());
+            let mut stored_value = Vec::with_capacity(value.len() + 1);
+            stored_value.push(1);
+            stored_value.extend_from_slice(value);
+            self.owed += (stored_key.len() + stored_value.len()) as u64;
+            stored.push((stored_key, stored_value));
+        }
+        self.tree.write(&stored);
+        if self.tree.should_seal() {
+            // The pace makes this rare.
+            while self.tree.sealed_count() > 0 {
+                self.tree.flush_step(1 << 20, Timestamp(self.version))?;
+            }
+            self.seal();
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, key: &Key) -> Result<Option<usize>> {
+        let found = self.tree.get(&Self::prefix(key), Timestamp(self.version))?;
+        Ok(found.filter(|(_, value)| **value != [0]).map(|(_, value)| value.len() - 1))
+    }
+
+    fn scan(&mut self, from: &Key, count: usize) -> Result<usize> {
+        let from = Self::prefix(from);
+        let scan = Scan { from: &from, to: None, at: Timestamp(self.version) };
+        let (mut rows, mut sum) = (0, 0_usize);
+        self.tree.view().scan_with(scan, |_, value| {
+            sum += usize::from(value[1]);
+            rows += 1;
+            if rows == count { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        std::hint::black_box(sum);
+        Ok(rows)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.seal();
+        self.work_off()
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        self.tree.request_full_compaction();
+        self.work_off()?;
+        if self.tree.stats().level_tables[0] > 0 {
+            bail!("a full compaction leaves nothing in level 0");
+        }
+        Ok(())
+    }
+
+    fn is_log(&self, name: &str) -> bool {
+        name.starts_with("wal-")
+    }
+
+    fn report(&self) -> String {
+        format!("{:?}", self.tree.stats())
+    }
+}
