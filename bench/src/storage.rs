@@ -318,7 +318,9 @@ pub fn run_one(args: &OneArgs) -> Result<()> {
     let (before, _) = machine::memory();
     let mut run = open(args.dir.clone())?;
     run.load(!args.phases.contains(&"load_unsynced".to_owned()), "load_synced")?;
+    note("load", before);
     run.engine.settle()?;
+    note("settled", before);
     if wants("get") {
         run.gets()?;
     }
@@ -328,7 +330,9 @@ pub fn run_one(args: &OneArgs) -> Result<()> {
     tell("memory_read", mib(machine::memory().0.saturating_sub(before)));
     eprintln!("{}", run.engine.report());
     if wants("overwrite") {
+        note("reads", before);
         run.overwrite()?;
+        note("overwrite", before);
         tell("space_settled", run.space());
         run.engine.compact()?;
         std::thread::sleep(Duration::from_millis(200));
@@ -365,6 +369,13 @@ fn pauses(times: &[(Instant, Instant)], slow: &[(Instant, Instant)]) -> Pauses {
         took.get(index.min(took.len().saturating_sub(1))).map_or(0.0, |t| t.as_secs_f64() * 1000.0)
     };
     Pauses { longest_ms: at(1.0), p999_ms: at(0.999), left_out: times.len() - kept.len() }
+}
+
+/// Tells what memory a phase came to.
+fn note(phase: &str, before: u64) {
+    let (resident, peak) = machine::memory();
+    let [resident, peak] = [resident, peak].map(|bytes| mib(bytes.saturating_sub(before)));
+    eprintln!("memory after {phase}: {resident:.1} MiB, peak so far {peak:.1} MiB");
 }
 
 fn rate(count: u64, since: Instant) -> f64 {

@@ -23,6 +23,8 @@ pub struct TreeStats {
     pub level_bytes: [u64; LEVEL_COUNT],
     /// Memory of all memtables.
     pub memtable_bytes: u64,
+    /// Memory that is kept for the next memtables.
+    pub spare_bytes: u64,
     /// Memory of filters and block indexes.
     pub pinned_bytes: u64,
     /// Memory of cached blocks.
@@ -45,6 +47,7 @@ impl TreeStats {
         }
         stats.memtable_bytes =
             tree.view.memtables.iter().map(|memtable| memtable.read().memory()).sum();
+        stats.spare_bytes = tree.pool.bytes();
         stats.cached_bytes = tree.view.cache.used();
         (stats.cache_hits, stats.cache_misses) = tree.view.cache.hits_and_misses();
         stats

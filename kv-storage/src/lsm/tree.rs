@@ -14,6 +14,7 @@ use super::error::TreeError;
 use super::flush::{FlushJob, Sealed};
 use super::key::{KEY_BYTES_MAX, KEY_BYTES_MIN, VALUE_BYTES_MAX, local_id_of};
 use super::manifest::{Edit, Manifest};
+use super::memtable::{Memtable, Pool};
 use super::open::{self, Found};
 use super::options::TreeOptions;
 use super::stats::{TreeCounters, TreeStats};
@@ -41,6 +42,8 @@ pub struct Tree {
     pub(super) disk: Disk,
     manifest: Manifest,
     pub(super) view: ReadView,
+    /// Where memtables get their memory.
+    pub(super) pool: Arc<Pool>,
     pub(super) sealed: VecDeque<Sealed>,
     /// Local ids that were deleted since the last seal.
     active_ids_deleted: Vec<u32>,
@@ -70,13 +73,15 @@ impl Tree {
     ) -> Result<(Self, Bytes), TreeError> {
         let Found { disk, manifest, version, ids_deleted, metadata } =
             open::open(vfs, folder, options)?;
+        let pool = Arc::new(Pool::new(options.memtable_bytes));
         let tree = Self {
             view: ReadView {
-                memtables: vec![Arc::default()],
+                memtables: vec![Arc::new(Memtable::new(pool.clone()))],
                 version: Arc::new(version),
                 deleted: Arc::new(ids_deleted.clone()),
                 cache: Arc::new(super::cache::BlockCache::new(options.cache_bytes)),
             },
+            pool,
             disk,
             manifest,
             sealed: VecDeque::new(),
@@ -162,7 +167,7 @@ impl Tree {
         let memtable = self.view.memtables[0].clone();
         let ids_deleted = std::mem::take(&mut self.active_ids_deleted);
         self.sealed.push_back(Sealed { memtable, metadata, ids_deleted });
-        self.view.memtables.insert(0, Arc::default());
+        self.view.memtables.insert(0, Arc::new(Memtable::new(self.pool.clone())));
     }
 
     /// Count of memtables that wait for their flush.
@@ -248,7 +253,10 @@ impl Tree {
                 drop(job);
                 self.collect();
             }
-            Ok(false) => self.compaction = Some(job),
+            Ok(false) => {
+                self.compaction = Some(job);
+                self.share_cache();
+            }
             Err(error) => {
                 job.abort(&self.disk, &error);
                 return Err(self.failed(error));
@@ -382,9 +390,13 @@ impl Tree {
         });
     }
 
-    /// Gives blocks what filters and indexes leave of the budget.
+    /// Gives blocks what filters and indexes leave of the budget, those of tables that are not
+    /// part of the tree yet, or any more, included.
     fn share_cache(&self) {
-        let pinned: u64 = self.view.version.tables().map(|(_, table)| table.memory()).sum();
+        let listed = self.view.version.tables().map(|(_, table)| table);
+        let begun = self.compaction.iter().flat_map(|job| &job.outputs);
+        let all = listed.chain(begun).chain(&self.retired);
+        let pinned: u64 = all.map(|table| table.memory()).sum();
         let budget = self.disk.options.cache_bytes;
         self.view.cache.set_capacity(budget.saturating_sub(pinned).max(budget / 8));
     }

@@ -8,9 +8,11 @@
 //!    *  value
 //! ```
 
+use super::pool::Pool;
+
 /// Size of a chunk, unless one entry needs more or it is one of the first, which are smaller, so
 /// that a small memtable takes little memory.
-const CHUNK_BYTES: usize = 1 << CHUNK_BITS;
+pub(super) const CHUNK_BYTES: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 20;
 const FIRST_CHUNK_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 8;
@@ -29,12 +31,15 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> EntryAt {
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8], pool: &Pool) -> EntryAt {
         let size = HEADER_BYTES + key.len() + value.len();
         if self.chunks.last().is_none_or(|chunk| chunk.capacity() - chunk.len() < size) {
             let usual = FIRST_CHUNK_BYTES << self.chunks.len().min(8);
             let capacity = size.max(usual);
-            self.chunks.push(Vec::with_capacity(capacity));
+            self.chunks.push(match capacity {
+                CHUNK_BYTES => pool.chunk(),
+                _ => Vec::with_capacity(capacity),
+            });
             self.memory += capacity as u64;
         }
         let number = self.chunks.len() - 1;
@@ -61,6 +66,11 @@ impl Arena {
 
     pub(super) fn key(&self, at: EntryAt) -> &[u8] {
         self.entry(at).0
+    }
+
+    /// The chunks, for whoever takes them over.
+    pub(super) fn take(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.chunks)
     }
 
     pub(super) fn memory(&self) -> u64 {

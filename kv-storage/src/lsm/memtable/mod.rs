@@ -10,19 +10,22 @@
 //! written to and then *sealed*, until its flush.
 
 mod arena;
+mod nodes;
+mod pool;
 mod tree;
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
+pub(super) use pool::Pool;
 pub(super) use tree::Place;
 use tree::Tree;
 
 use super::key::{prefix_of, version_of};
 
 /// A sorted set of entries.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memtable(RwLock<Tree>);
 
 /// A memtable that is being read.
@@ -30,6 +33,11 @@ pub(super) struct Memtable(RwLock<Tree>);
 pub(super) struct MemtableGuard<'a>(RwLockReadGuard<'a, Tree>);
 
 impl Memtable {
+    /// An empty memtable that takes its memory from a pool and gives it back.
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        Self(RwLock::new(Tree::new(pool)))
+    }
+
     /// Adds entries. One with the key of an earlier one replaces it.
     pub(super) fn write<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, batch: &[(K, V)]) {
         let mut tree: RwLockWriteGuard<'_, Tree> =
@@ -110,7 +118,7 @@ mod tests {
         ) {
             let batch: Vec<_> =
                 batch.into_iter().map(|(key, value)| (key, vec![value; 3])).collect();
-            let memtable = Memtable::default();
+            let memtable = Memtable::new(Arc::default());
             memtable.write(&batch);
             let model: BTreeMap<_, _> = batch.into_iter().collect();
             let memtable = memtable.read();
@@ -125,7 +133,7 @@ mod tests {
     #[test]
     fn ascending_keys_fill_their_nodes() {
         let batch: Vec<_> = (0..100_000_u64).map(|i| (i.to_be_bytes(), b"v")).collect();
-        let memtable = Memtable::default();
+        let memtable = Memtable::new(Arc::default());
         memtable.write(&batch);
         let memtable = memtable.read();
         assert_eq!(entries(&memtable, memtable.first()).len(), batch.len());
@@ -136,15 +144,29 @@ mod tests {
     fn random_keys_fill_their_nodes_by_two_thirds() {
         let mut rng = kv_core::rng::Rng::fork(1, "keys");
         let batch: Vec<_> = (0..100_000).map(|_| (rng.next_u64().to_be_bytes(), b"v")).collect();
-        let memtable = Memtable::default();
+        let memtable = Memtable::new(Arc::default());
         memtable.write(&batch);
         let memory = memtable.read().memory();
         assert!(memory < 100_000 * 60, "{memory} bytes");
     }
 
     #[test]
+    fn the_next_memtable_takes_what_the_last_one_left() {
+        let pool = Arc::new(Pool::new(2 << 20));
+        let batch: Vec<_> = (0..100_000_u64).map(|i| (i.to_be_bytes(), [7; 30])).collect();
+        for _ in 0..3 {
+            let memtable = Memtable::new(pool.clone());
+            memtable.write(&batch);
+            assert_eq!(pool.bytes(), 0);
+            assert_eq!(entries(&memtable.read(), memtable.read().first()).len(), batch.len());
+            drop(memtable);
+            assert!((2 << 20..(2 << 20) + (1 << 20)).contains(&pool.bytes()), "{}", pool.bytes());
+        }
+    }
+
+    #[test]
     fn a_value_larger_than_a_chunk_fits() {
-        let memtable = Memtable::default();
+        let memtable = Memtable::new(Arc::default());
         let large = vec![7; 3 << 20];
         memtable.write(&[(b"a".to_vec(), large.clone()), (b"b".to_vec(), b"small".to_vec())]);
         let memtable = memtable.read();

@@ -4,69 +4,14 @@
 //! key that is not above any in it, and above all of the child before it. That of child 0 is never
 //! looked at: smaller keys may have come since.
 
-use super::arena::{Arena, EntryAt};
+use std::sync::Arc;
 
-/// Entries of a node. Nodes are split when they are full.
-const FANOUT: usize = 32;
+use super::arena::Arena;
+use super::nodes::{FANOUT, Keyed, NONE, Node, Nodes};
+use super::pool::Pool;
+
 /// Depth that 2^32 entries cannot exceed, as nodes are at least half full but for the last ones.
 const DEPTH_MAX: usize = 16;
-const NONE: u32 = u32::MAX;
-
-/// - The first `len` entries are in use and in ascending order of their keys.
-#[derive(Debug)]
-struct Node {
-    len: usize,
-    heads: [u128; FANOUT],
-    keys: [EntryAt; FANOUT],
-    /// Of an inner node: numbers of the nodes below.
-    children: [u32; FANOUT],
-    /// The number of the next node of the same level.
-    next: u32,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self {
-            len: 0,
-            heads: [0; FANOUT],
-            keys: [EntryAt::default(); FANOUT],
-            children: [NONE; FANOUT],
-            next: NONE,
-        }
-    }
-
-    fn insert(&mut self, at: usize, key: Keyed, child: u32) {
-        self.heads.copy_within(at..self.len, at + 1);
-        self.keys.copy_within(at..self.len, at + 1);
-        self.children.copy_within(at..self.len, at + 1);
-        self.heads[at] = key.head;
-        self.keys[at] = key.at;
-        self.children[at] = child;
-        self.len += 1;
-    }
-
-    /// Moves the entries from `at` on to a new node.
-    fn split_off(&mut self, at: usize) -> Self {
-        let mut right = Self::new();
-        right.len = self.len - at;
-        right.heads[..right.len].copy_from_slice(&self.heads[at..self.len]);
-        right.keys[..right.len].copy_from_slice(&self.keys[at..self.len]);
-        right.children[..right.len].copy_from_slice(&self.children[at..self.len]);
-        self.len = at;
-        right
-    }
-
-    fn first(&self) -> Keyed {
-        Keyed { head: self.heads[0], at: self.keys[0] }
-    }
-}
-
-/// A key in the arena and its first bytes.
-#[derive(Clone, Copy, Debug)]
-struct Keyed {
-    head: u128,
-    at: EntryAt,
-}
 
 /// A place in a memtable: an entry, or the end.
 #[derive(Clone, Copy, Debug)]
@@ -80,18 +25,26 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(super) struct Tree {
     arena: Arena,
-    nodes: Vec<Node>,
+    nodes: Nodes,
+    /// Where chunks come from and go to.
+    pool: Arc<Pool>,
     root: u32,
     depth: usize,
 }
 
-impl Default for Tree {
-    fn default() -> Self {
-        Self { arena: Arena::default(), nodes: vec![Node::new()], root: 0, depth: 0 }
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.pool.give_back(self.arena.take(), self.nodes.take());
     }
 }
 
 impl Tree {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        let mut nodes = Nodes::default();
+        nodes.push(Node::new(), &pool);
+        Self { arena: Arena::default(), nodes, root: 0, depth: 0, pool }
+    }
+
     pub(super) fn memory(&self) -> u64 {
         self.arena.memory() + (self.nodes.len() * size_of::<Node>()) as u64
     }
@@ -106,18 +59,18 @@ impl Tree {
         let mut path = [(0, 0); DEPTH_MAX];
         let mut number = self.root;
         for step in &mut path[..self.depth] {
-            let node = &self.nodes[number as usize];
+            let node = &self.nodes[number];
             let child = self.child_for(node, head, key);
             *step = (number, child);
             number = node.children[child];
         }
-        let node = &self.nodes[number as usize];
+        let node = &self.nodes[number];
         let at = self.lower_bound(node, head, key);
         let is_there =
             at < node.len && node.heads[at] == head && self.arena.key(node.keys[at]) == key;
-        let keyed = Keyed { head, at: self.arena.push(key, value) };
+        let keyed = Keyed { head, at: self.arena.push(key, value, &self.pool) };
         if is_there {
-            self.nodes[number as usize].keys[at] = keyed.at;
+            self.nodes[number].keys[at] = keyed.at;
             return;
         }
         self.insert_at(&path[..self.depth], number, at, keyed);
@@ -134,7 +87,7 @@ impl Tree {
                 None => return,
             }
         }
-        let left = self.nodes[self.root as usize].first();
+        let left = self.nodes[self.root].first();
         let mut root = Node::new();
         root.insert(0, left, self.root);
         root.insert(1, right, right_number);
@@ -151,7 +104,7 @@ impl Tree {
         key: Keyed,
         child: u32,
     ) -> Option<(Keyed, u32)> {
-        let node = &mut self.nodes[number as usize];
+        let node = &mut self.nodes[number];
         if node.len < FANOUT {
             node.insert(at, key, child);
             return None;
@@ -167,13 +120,12 @@ impl Tree {
         }
         let first = right.first();
         let right = self.push(right);
-        self.nodes[number as usize].next = right;
+        self.nodes[number].next = right;
         Some((first, right))
     }
 
     fn push(&mut self, node: Node) -> u32 {
-        self.nodes.push(node);
-        self.nodes.len() as u32 - 1
+        self.nodes.push(node, &self.pool)
     }
 
     pub(super) fn first(&self) -> Place {
@@ -185,10 +137,10 @@ impl Tree {
         let head = head(target);
         let mut leaf = self.root;
         for _ in 0..self.depth {
-            let node = &self.nodes[leaf as usize];
+            let node = &self.nodes[leaf];
             leaf = node.children[self.child_for(node, head, target)];
         }
-        let node = &self.nodes[leaf as usize];
+        let node = &self.nodes[leaf];
         let index = self.lower_bound(node, head, target);
         match index == node.len {
             true => Place { leaf: node.next, index: 0 },
@@ -197,14 +149,14 @@ impl Tree {
     }
 
     pub(super) fn entry(&self, place: Place) -> Option<(&[u8], &[u8])> {
-        let node = self.nodes.get(place.leaf as usize)?;
+        let node = self.nodes.get(place.leaf)?;
         let index = place.index as usize;
         (index < node.len).then(|| self.arena.entry(node.keys[index]))
     }
 
     pub(super) fn next(&self, place: Place) -> Place {
         let Place { leaf, index } = place;
-        match self.nodes.get(leaf as usize) {
+        match self.nodes.get(leaf) {
             Some(node) if index as usize + 1 >= node.len => Place { leaf: node.next, index: 0 },
             _ => Place { leaf, index: index + 1 },
         }
