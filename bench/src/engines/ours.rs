@@ -1,12 +1,17 @@
 //! This project's tree and log.
 //!
-//! As in a node, the log has a thread of its own. While it syncs a batch, the tree does its share
-//! of flushing and compacting; the batch is written to the tree when it is durable.
+//! A batch is appended to the log and synced, and then written to the tree. While it syncs, a thread
+//! lets the tree do its share of flushing and compacting. The peers have threads for that as well.
+//!
+//! The log has no append without a sync. A batch that need not be durable has its entries written
+//! to a plain file instead, so that it costs what the peers' unsynced logs cost.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -25,13 +30,22 @@ use super::{Engine, Key, Sizes};
 
 const SHARD: LocalShardId = LocalShardId(1);
 
-/// The tree, and the log in its thread.
+/// The log, and the tree, which a thread keeps in shape.
 pub struct Ours {
-    tree: Tree,
-    appends: SyncSender<Append>,
-    acks: Receiver<Result<()>>,
+    log: Log,
+    /// Where entries go that need not be durable.
+    unsynced: File,
+    tree: Arc<Mutex<Tree>>,
+    /// Bytes that were written, for which the thread lets the tree work.
+    payments: SyncSender<Payment>,
     version: u64,
     owed: u64,
+}
+
+/// Bytes that were written, up to a version.
+struct Payment {
+    bytes: u64,
+    version: u64,
 }
 
 impl Ours {
@@ -48,10 +62,18 @@ impl Ours {
         options.memtable_bytes = sizes.memtable_bytes;
         options.base_level_bytes = 4 * sizes.memtable_bytes;
         let (tree, _) = Tree::open(vfs, "tree", options)?;
-        let (appends, queue) = sync_channel(1);
-        let (done, acks) = sync_channel(1);
-        std::thread::spawn(move || run_log(log, &queue, &done));
-        Ok(Self { tree, appends, acks, version: 0, owed: 0 })
+        let tree = Arc::new(Mutex::new(tree));
+        let (payments, queue) = sync_channel(1);
+        std::thread::spawn({
+            let tree = tree.clone();
+            move || keep_in_shape(&tree, &queue)
+        });
+        let unsynced = File::create(dir.join("wal-unsynced"))?;
+        Ok(Self { log, unsynced, tree, payments, version: 0, owed: 0 })
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append(&self, batch: &[(Key, &[u8])]) -> Append {
@@ -76,31 +98,28 @@ impl Ours {
         StoredKey::prefix(SHARD, &op::Key::new(Bytes::copy_from_slice(key)))
     }
 
-    /// Does the share of work that the last writes owe.
-    fn pay(&mut self) -> Result<()> {
-        let owed = std::mem::take(&mut self.owed);
-        self.tree.pay(owed, Timestamp(self.version))?;
-        Ok(())
+    fn seal(&self) {
+        self.tree().seal(Bytes::copy_from_slice(&self.version.to_le_bytes()));
     }
 
-    fn seal(&mut self) {
-        self.tree.seal(Bytes::copy_from_slice(&self.version.to_le_bytes()));
-    }
-
-    fn work_off(&mut self) -> Result<()> {
+    fn work_off(&self) -> Result<()> {
         let watermark = Timestamp(self.version);
-        while self.tree.flush_step(1 << 20, watermark)?.is_more_due {}
-        while self.tree.is_compaction_due() {
-            self.tree.compact_step(1 << 20, watermark)?;
+        let mut tree = self.tree();
+        while tree.flush_step(1 << 20, watermark)?.is_more_due {}
+        while tree.is_compaction_due() {
+            tree.compact_step(1 << 20, watermark)?;
         }
         Ok(())
     }
 }
 
-fn run_log(mut log: Log, queue: &Receiver<Append>, done: &SyncSender<Result<()>>) {
-    while let Ok(append) = queue.recv() {
-        let result = log.append(std::slice::from_ref(&append)).map(|_| ()).map_err(Into::into);
-        if done.send(result).is_err() {
+/// Does the share of work that the last writes owe, until an error: the next payment is refused
+/// then.
+fn keep_in_shape(tree: &Mutex<Tree>, queue: &Receiver<Payment>) {
+    while let Ok(Payment { bytes, version }) = queue.recv() {
+        let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = tree.pay(bytes, Timestamp(version)) {
+            eprintln!("the tree failed: {error:?}");
             return;
         }
     }
@@ -108,12 +127,15 @@ fn run_log(mut log: Log, queue: &Receiver<Append>, done: &SyncSender<Result<()>>
 
 impl Engine for Ours {
     fn put(&mut self, batch: &[(Key, &[u8])], sync: bool) -> Result<()> {
+        let payment = Payment { bytes: std::mem::take(&mut self.owed), version: self.version };
+        self.payments.send(payment).context("the tree has failed")?;
+        let append = self.append(batch);
         if sync {
-            self.appends.send(self.append(batch)).context("the log has stopped")?;
-            self.pay()?;
-            self.acks.recv().context("the log has stopped")??;
+            self.log.append(&[append])?;
         } else {
-            self.pay()?;
+            let entries = append.writes.iter().flat_map(|write| &write.entries);
+            let bytes: Vec<u8> = entries.flat_map(|entry| entry.payload.iter().copied()).collect();
+            self.unsynced.write_all(&bytes)?;
         }
         let mut stored = Vec::with_capacity(batch.len());
         for (key, value) in batch {
@@ -126,19 +148,21 @@ impl Engine for Ours {
             self.owed += (stored_key.len() + stored_value.len()) as u64;
             stored.push((stored_key, stored_value));
         }
-        self.tree.write(&stored);
-        if self.tree.should_seal() {
+        let mut tree = self.tree();
+        tree.write(&stored);
+        if tree.should_seal() {
             // The pace makes this rare.
-            while self.tree.sealed_count() > 0 {
-                self.tree.flush_step(1 << 20, Timestamp(self.version))?;
+            while tree.sealed_count() > 0 {
+                tree.flush_step(1 << 20, Timestamp(self.version))?;
             }
+            drop(tree);
             self.seal();
         }
         Ok(())
     }
 
     fn get(&mut self, key: &Key) -> Result<Option<usize>> {
-        let found = self.tree.get(&Self::prefix(key), Timestamp(self.version))?;
+        let found = self.tree().get(&Self::prefix(key), Timestamp(self.version))?;
         Ok(found.filter(|(_, value)| **value != [0]).map(|(_, value)| value.len() - 1))
     }
 
@@ -146,7 +170,7 @@ impl Engine for Ours {
         let from = Self::prefix(from);
         let scan = Scan { from: &from, to: None, at: Timestamp(self.version) };
         let (mut rows, mut sum) = (0, 0_usize);
-        self.tree.view().scan_with(scan, |_, value| {
+        self.tree().view().scan_with(scan, |_, value| {
             sum += usize::from(value[1]);
             rows += 1;
             if rows == count { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -161,9 +185,9 @@ impl Engine for Ours {
     }
 
     fn compact(&mut self) -> Result<()> {
-        self.tree.request_full_compaction();
+        self.tree().request_full_compaction();
         self.work_off()?;
-        if self.tree.stats().level_tables[0] > 0 {
+        if self.tree().stats().level_tables[0] > 0 {
             bail!("a full compaction leaves nothing in level 0");
         }
         Ok(())
@@ -174,6 +198,6 @@ impl Engine for Ours {
     }
 
     fn report(&self) -> String {
-        format!("{:?}", self.tree.stats())
+        format!("{:?}", self.tree().stats())
     }
 }
