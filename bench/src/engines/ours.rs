@@ -1,7 +1,9 @@
 //! This project's tree and log.
 //!
-//! A batch is appended to the log and synced, and then written to the tree. While it syncs, a thread
-//! lets the tree do its share of flushing and compacting. The peers have threads for that as well.
+//! As in a node, a batch is appended to the log and synced, and then handed to a thread that writes
+//! it to the tree and lets the tree do its share of flushing and compacting, while the next batch
+//! syncs. A put waits when the batch before the last is not in the tree yet, and a read waits until
+//! all are. The peers have threads for flushes and compactions as well.
 //!
 //! The log has no append without a sync. A batch that need not be durable has its entries written
 //! to a plain file instead, so that it costs what the peers' unsynced logs cost.
@@ -10,6 +12,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,21 +33,21 @@ use super::{Engine, Key, Sizes};
 
 const SHARD: LocalShardId = LocalShardId(1);
 
-/// The log, and the tree, which a thread keeps in shape.
+/// The log, and the tree, to which a thread writes.
 pub struct Ours {
     log: Log,
     /// Where entries go that need not be durable.
     unsynced: File,
     tree: Arc<Mutex<Tree>>,
-    /// Bytes that were written, for which the thread lets the tree work.
-    payments: SyncSender<Payment>,
+    batches: SyncSender<Batch>,
+    /// The version up to which the thread has written.
+    applied: Arc<AtomicU64>,
     version: u64,
-    owed: u64,
 }
 
-/// Bytes that were written, up to a version.
-struct Payment {
-    bytes: u64,
+/// Entries that are in the log, up to a version.
+struct Batch {
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
     version: u64,
 }
 
@@ -63,16 +66,21 @@ impl Ours {
         options.base_level_bytes = 4 * sizes.memtable_bytes;
         let (tree, _) = Tree::open(vfs, "tree", options)?;
         let tree = Arc::new(Mutex::new(tree));
-        let (payments, queue) = sync_channel(1);
+        let (batches, queue) = sync_channel(1);
+        let applied = Arc::new(AtomicU64::new(0));
         std::thread::spawn({
-            let tree = tree.clone();
-            move || keep_in_shape(&tree, &queue)
+            let (tree, applied) = (tree.clone(), applied.clone());
+            move || apply_all(&tree, &queue, &applied)
         });
         let unsynced = File::create(dir.join("wal-unsynced"))?;
-        Ok(Self { log, unsynced, tree, payments, version: 0, owed: 0 })
+        Ok(Self { log, unsynced, tree, batches, applied, version: 0 })
     }
 
+    /// The tree, when it holds everything that was put.
     fn tree(&self) -> MutexGuard<'_, Tree> {
+        while self.applied.load(Ordering::Acquire) < self.version {
+            std::thread::yield_now();
+        }
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,10 +106,6 @@ impl Ours {
         StoredKey::prefix(SHARD, &op::Key::new(Bytes::copy_from_slice(key)))
     }
 
-    fn seal(&self) {
-        self.tree().seal(Bytes::copy_from_slice(&self.version.to_le_bytes()));
-    }
-
     fn work_off(&self) -> Result<()> {
         let watermark = Timestamp(self.version);
         let mut tree = self.tree();
@@ -113,22 +117,35 @@ impl Ours {
     }
 }
 
-/// Does the share of work that the last writes owe, until an error: the next payment is refused
-/// then.
-fn keep_in_shape(tree: &Mutex<Tree>, queue: &Receiver<Payment>) {
-    while let Ok(Payment { bytes, version }) = queue.recv() {
+/// Writes batches to the tree, and does the share of work that they owe.
+fn apply_all(tree: &Mutex<Tree>, queue: &Receiver<Batch>, applied: &AtomicU64) {
+    while let Ok(batch) = queue.recv() {
         let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = tree.pay(bytes, Timestamp(version)) {
+        if let Err(error) = apply(&mut tree, &batch) {
             eprintln!("the tree failed: {error:?}");
-            return;
+            std::process::exit(1);
         }
+        applied.store(batch.version, Ordering::Release);
     }
+}
+
+fn apply(tree: &mut Tree, batch: &Batch) -> Result<()> {
+    tree.write(&batch.entries);
+    let watermark = Timestamp(batch.version);
+    if tree.should_seal() {
+        // The pace makes this rare.
+        while tree.sealed_count() > 0 {
+            tree.flush_step(1 << 20, watermark)?;
+        }
+        tree.seal(Bytes::copy_from_slice(&batch.version.to_le_bytes()));
+    }
+    let sizes = batch.entries.iter().map(|(key, value)| key.len() + value.len());
+    tree.pay(sizes.sum::<usize>() as u64, watermark)?;
+    Ok(())
 }
 
 impl Engine for Ours {
     fn put(&mut self, batch: &[(Key, &[u8])], sync: bool) -> Result<()> {
-        let payment = Payment { bytes: std::mem::take(&mut self.owed), version: self.version };
-        self.payments.send(payment).context("the tree has failed")?;
         let append = self.append(batch);
         if sync {
             self.log.append(&[append])?;
@@ -137,7 +154,7 @@ impl Engine for Ours {
             let bytes: Vec<u8> = entries.flat_map(|entry| entry.payload.iter().copied()).collect();
             self.unsynced.write_all(&bytes)?;
         }
-        let mut stored = Vec::with_capacity(batch.len());
+        let mut entries = Vec::with_capacity(batch.len());
         for (key, value) in batch {
             self.version += 1;
             let mut stored_key = Self::prefix(key);
@@ -145,20 +162,10 @@ impl Engine for Ours {
             let mut stored_value = Vec::with_capacity(value.len() + 1);
             stored_value.push(1);
             stored_value.extend_from_slice(value);
-            self.owed += (stored_key.len() + stored_value.len()) as u64;
-            stored.push((stored_key, stored_value));
+            entries.push((stored_key, stored_value));
         }
-        let mut tree = self.tree();
-        tree.write(&stored);
-        if tree.should_seal() {
-            // The pace makes this rare.
-            while tree.sealed_count() > 0 {
-                tree.flush_step(1 << 20, Timestamp(self.version))?;
-            }
-            drop(tree);
-            self.seal();
-        }
-        Ok(())
+        let batch = Batch { entries, version: self.version };
+        self.batches.send(batch).context("the tree has failed")
     }
 
     fn get(&mut self, key: &Key) -> Result<Option<usize>> {
@@ -180,7 +187,7 @@ impl Engine for Ours {
     }
 
     fn settle(&mut self) -> Result<()> {
-        self.seal();
+        self.tree().seal(Bytes::copy_from_slice(&self.version.to_le_bytes()));
         self.work_off()
     }
 
