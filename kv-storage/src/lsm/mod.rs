@@ -48,6 +48,7 @@ mod debt;
 mod disk;
 mod error;
 mod flush;
+mod install;
 mod key;
 mod manifest;
 mod memtable;

@@ -40,21 +40,21 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Tree {
     pub(super) disk: Disk,
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     pub(super) view: ReadView,
     /// Where memtables get their memory.
     pub(super) pool: Arc<Pool>,
     pub(super) sealed: VecDeque<Sealed>,
     /// Local ids that were deleted since the last seal.
-    active_ids_deleted: Vec<u32>,
+    pub(super) active_ids_deleted: Vec<u32>,
     /// Local ids that the manifest says are deleted.
-    ids_deleted: BTreeSet<u32>,
+    pub(super) ids_deleted: BTreeSet<u32>,
     /// The metadata of the last flush.
-    metadata: Bytes,
+    pub(super) metadata: Bytes,
     pub(super) flush: Option<FlushJob>,
     pub(super) compaction: Option<CompactionJob>,
     /// Tables that are no part of the tree any more, but perhaps of a view.
-    retired: Vec<Arc<Table>>,
+    pub(super) retired: Vec<Arc<Table>>,
     is_full_compaction_wanted: bool,
     is_poisoned: bool,
     pub(super) counters: TreeCounters,
@@ -274,7 +274,7 @@ impl Tree {
     }
 
     /// Deleted local ids that no table holds any more.
-    fn purgeable_ids(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn purgeable_ids(&self) -> impl Iterator<Item = u32> {
         let version = &self.view.version;
         self.ids_deleted.iter().copied().filter(|id| !version.may_hold(*id))
     }
@@ -324,81 +324,6 @@ impl Tree {
         let added = job.outputs.iter().map(|table| (level, table.clone())).collect();
         self.install(Edit { removed: numbers(&job.plan), ..Edit::default() }, added)?;
         Ok(true)
-    }
-
-    /// Forgets deleted local ids that no table holds any more.
-    fn purge_ids(&mut self) -> Result<(), TreeError> {
-        let ids_purged: Vec<_> = self.purgeable_ids().collect();
-        if ids_purged.is_empty() {
-            return Ok(());
-        }
-        let edit = Edit { ids_purged, ..Edit::default() };
-        self.install(edit, Vec::new()).map_err(|error| self.failed(error))
-    }
-
-    /// Makes an edit durable, and then the tree what it says. Tables are removed before others are
-    /// added, so a moved table may be in both lists.
-    fn install(
-        &mut self,
-        mut edit: Edit,
-        added: Vec<(usize, Arc<Table>)>,
-    ) -> Result<(), TreeError> {
-        edit.next_number = self.disk.next_number;
-        edit.added =
-            added.iter().map(|(level, table)| (*level as u8, table.meta.clone())).collect();
-        let skips_sync = self.disk.options.mutants.has(Mutant::DirectorySyncSkipped);
-        if !added.is_empty() && !skips_sync {
-            self.disk.vfs.sync_dir(&self.disk.folder).map_err(TreeError::Write)?;
-        }
-        let removed: BTreeSet<u64> = edit.removed.iter().copied().collect();
-        let version = self.view.version.with(&removed, added);
-        let mut ids_deleted = self.ids_deleted.clone();
-        ids_deleted.extend(&edit.ids_deleted);
-        ids_deleted.retain(|id| !edit.ids_purged.contains(id));
-        let metadata = edit.metadata.clone().unwrap_or_else(|| self.metadata.clone());
-        if self.manifest.has_room_for(&edit) {
-            self.manifest.append(&edit).map_err(TreeError::Write)?;
-        } else {
-            let whole = open::whole(&version, self.disk.next_number, &ids_deleted, &metadata);
-            let place = self.manifest.next_place();
-            self.manifest = Manifest::create(&*self.disk.vfs, &self.disk.folder, place, &whole)?;
-        }
-        let stay: BTreeSet<u64> = version.tables().map(|(_, table)| table.meta.number).collect();
-        let before = self.view.version.tables().map(|(_, table)| table);
-        self.retired.extend(before.filter(|table| !stay.contains(&table.meta.number)).cloned());
-        self.view.version = Arc::new(version);
-        let mut visible = ids_deleted.clone();
-        visible.extend(self.sealed.iter().flat_map(|sealed| &sealed.ids_deleted));
-        visible.extend(&self.active_ids_deleted);
-        self.view.deleted = Arc::new(visible);
-        (self.ids_deleted, self.metadata) = (ids_deleted, metadata);
-        self.share_cache();
-        Ok(())
-    }
-
-    /// Removes tables that nobody reads any more. A file that cannot be removed stays until the
-    /// next opening.
-    fn collect(&mut self) {
-        let disk = &self.disk;
-        self.retired.retain(|table| {
-            let is_read = Arc::strong_count(table) > 1
-                && !disk.options.mutants.has(Mutant::TableDeletedUnderView);
-            if !is_read {
-                disk.discard(table.meta.number);
-            }
-            is_read
-        });
-    }
-
-    /// Gives blocks what filters and indexes leave of the budget, those of tables that are not
-    /// part of the tree yet, or any more, included.
-    fn share_cache(&self) {
-        let listed = self.view.version.tables().map(|(_, table)| table);
-        let begun = self.compaction.iter().flat_map(|job| &job.outputs);
-        let all = listed.chain(begun).chain(&self.retired);
-        let pinned: u64 = all.map(|table| table.memory()).sum();
-        let budget = self.disk.options.cache_bytes;
-        self.view.cache.set_capacity(budget.saturating_sub(pinned).max(budget / 8));
     }
 
     /// How far the tree is behind, for slowing down writes.
@@ -459,7 +384,7 @@ impl Tree {
     }
 
     /// Notes that an error means that nobody knows what is durable.
-    fn failed(&mut self, error: TreeError) -> TreeError {
+    pub(super) fn failed(&mut self, error: TreeError) -> TreeError {
         self.is_poisoned |= matches!(error, TreeError::Write(_));
         error
     }

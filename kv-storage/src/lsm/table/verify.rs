@@ -55,23 +55,32 @@ pub(crate) fn verify(
         found::<()>(Err(place.malformed(footer.filter_at)), report)?;
     }
     let read = size - footer.filter_at;
-    let Some(content) = found(place.section(footer.index_at, footer.at), report)? else {
-        return Ok(read);
-    };
-    let unknown = TableMeta {
-        number: suspect.number,
-        size,
-        entry_count: 0,
-        smallest: Bytes::new(),
-        largest: Bytes::new(),
-    };
-    let meta = suspect.listed.unwrap_or(&unknown);
-    let Ok(index) = Index::parse(&content, footer.filter_at, meta) else {
-        found::<()>(Err(place.malformed(footer.index_at)), report)?;
+    let Some(index) = read_index(&place, footer, suspect.listed, report)? else {
         return Ok(read);
     };
     verify_blocks(&place, &index, suspect.listed, report)?;
     Ok(size)
+}
+
+/// Reads the index, if that is whole.
+fn read_index(
+    place: &Place<'_>,
+    footer: Footer,
+    listed: Option<&TableMeta>,
+    report: &mut dyn FnMut(Corruption),
+) -> Result<Option<Index>, TreeError> {
+    let Some(content) = found(place.section(footer.index_at, footer.at), report)? else {
+        return Ok(None);
+    };
+    let unknown = TableMeta {
+        number: place.number,
+        size: footer.at + FOOTER_BYTES as u64,
+        entry_count: 0,
+        smallest: Bytes::new(),
+        largest: Bytes::new(),
+    };
+    let index = Index::parse(&content, footer.filter_at, listed.unwrap_or(&unknown));
+    found(index.map_err(|_| place.malformed(footer.index_at)), report)
 }
 
 /// Verifies each data block, that keys ascend, and that the manifest tells the truth of them.
