@@ -142,10 +142,10 @@ fn print_table(
 fn with_spread(values: &[f64], digits: usize) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let middle = grouped(median(values), digits);
-    match values.len() > 1 && least < most {
-        true => format!("{middle} ({} to {})", grouped(least, digits), grouped(most, digits)),
-        false => middle,
+    let [least, middle, most] = [least, median(values), most].map(|number| grouped(number, digits));
+    match least == most {
+        true => middle,
+        false => format!("{middle} ({least} to {most})"),
     }
 }
 
