@@ -142,16 +142,38 @@ struct Met {
     failed_syncs: u64,
 }
 
-/// Runs a workload to its end, reopening the tree when it says that it must stop.
-fn run(disk: &Faulty, history: &History, met: &mut Met) -> Tree {
-    let open = |met: &mut Met| loop {
+/// Opens a tree until that works.
+fn open_anyhow(disk: &Faulty, met: &mut Met) -> (Tree, u64) {
+    loop {
         match open_with(Arc::new(disk.clone()), small_options()) {
             Ok(opened) => return opened,
             Err(TreeError::Corruption(damage)) => panic!("{damage}"),
             Err(_) => met.stopped += 1,
         }
-    };
-    let (mut tree, _) = open(met);
+    }
+}
+
+/// Checks that an error has the right consequence. Returns whether the tree must be opened anew.
+fn must_stop(disk: &Faulty, tree: &mut Tree, error: &TreeError, met: &mut Met) -> bool {
+    let is_sync = disk.is_sync.load(Ordering::Relaxed);
+    if error.is_retryable() {
+        assert!(!is_sync, "a failed sync must not be retried");
+        met.retried += 1;
+        return false;
+    }
+    assert!(matches!(error, TreeError::Write(_)), "{error:?}");
+    assert_eq!(disk.fault, Fault::Io, "a full disk needs no restart");
+    for stopped in [tree.flush_step(1, Timestamp(0)), tree.compact_step(1, Timestamp(0))] {
+        assert!(matches!(stopped, Err(TreeError::Poisoned)));
+    }
+    met.stopped += 1;
+    met.failed_syncs += u64::from(is_sync);
+    true
+}
+
+/// Runs a workload to its end, opening the tree anew when it says that it must stop.
+fn run(disk: &Faulty, history: &History, met: &mut Met) -> Tree {
+    let (mut tree, _) = open_anyhow(disk, met);
     for index in 1..=history.index() {
         apply(&mut tree, &history.ops[index as usize - 1]);
         let watermark = Timestamp(index / 2);
@@ -162,29 +184,23 @@ fn run(disk: &Faulty, history: &History, met: &mut Met) -> Tree {
             0 => tree.flush_step(1_500, watermark),
             _ => tree.compact_step(2_500, watermark),
         };
-        match step {
-            Ok(_) => {}
-            Err(error) if error.is_retryable() => {
-                assert!(!disk.is_sync.load(Ordering::Relaxed), "a failed sync must not be retried");
-                met.retried += 1;
-            }
-            Err(TreeError::Corruption(damage)) => panic!("{damage}"),
-            Err(error) => {
-                assert!(matches!(error, TreeError::Write(_)));
-                let stopped = tree.flush_step(1, watermark);
-                assert!(matches!(stopped, Err(TreeError::Poisoned)));
-                assert_eq!(disk.fault, Fault::Io, "a full disk needs no restart");
-                met.stopped += 1;
-                met.failed_syncs += u64::from(disk.is_sync.load(Ordering::Relaxed));
-                let (opened, flushed) = open(met);
-                tree = opened;
-                for op in &history.ops[flushed as usize..index as usize] {
-                    apply(&mut tree, op);
-                }
+        let Err(error) = step else { continue };
+        if must_stop(disk, &mut tree, &error, met) {
+            let answered = answered(&tree);
+            let (opened, flushed) = open_anyhow(disk, met);
+            assert!(flushed >= answered, "{answered} was answered, but {flushed} is there");
+            tree = opened;
+            for op in &history.ops[flushed as usize..index as usize] {
+                apply(&mut tree, op);
             }
         }
     }
     tree
+}
+
+/// The index of the last flush that was answered.
+fn answered(tree: &Tree) -> u64 {
+    tree.metadata().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn history() -> History {
@@ -218,13 +234,14 @@ fn fail_every_call(fault: Fault) -> Met {
             let (opened, flushed) = open(&disk).unwrap();
             tree = opened;
             replay(&mut tree, &history, flushed);
+            tree.seal(metadata(end));
         }
         check(&tree.view(), &history, end, end, &mut rng);
         drop(tree);
         disk.crash(&mut rng);
         let (tree, flushed) = open(&disk).unwrap();
-        assert!(flushed > end / 2);
-        check(&tree.view(), &history, flushed.max(end), flushed, &mut rng);
+        assert_eq!(flushed, end, "everything was flushed");
+        check(&tree.view(), &history, end, end, &mut rng);
         if !has_failed {
             break;
         }
