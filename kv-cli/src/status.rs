@@ -95,6 +95,8 @@ fn row_json(row: &Row) -> Json {
             "incarnation": status.incarnation.to_string(),
             "leads": led_shards(row).map(|shard| shard.0).collect::<Vec<_>>(),
             "replica_count": status.shards.len(),
+            "damage": status.damage,
+            "is_full": status.is_full,
             "log": {
                 "batch_count": status.log.batch_count,
                 "sync_count": status.log.sync_count,
@@ -111,6 +113,23 @@ fn row_json(row: &Row) -> Json {
     }
 }
 
+/// What an operator must look at.
+fn print_trouble(row: &Row, out: &mut dyn Write) -> Result<(), Failure> {
+    let address = &row.address;
+    match &row.status {
+        Err(error) => writeln!(out, "{address} is unreachable: {error}")?,
+        Ok(status) => {
+            if let Some(damage) = &status.damage {
+                writeln!(out, "{address} has damaged data and takes part in nothing: {damage}")?;
+            }
+            if status.is_full {
+                writeln!(out, "{address} has a full disk: only reads and deletes are served")?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn print_text(
     map: Option<&ClusterMap>,
     rows: &[Row],
@@ -122,9 +141,7 @@ fn print_text(
     table.extend(rows.iter().map(row_cells));
     print_table(&table, out)?;
     for row in rows {
-        if let Err(error) = &row.status {
-            writeln!(out, "{} is unreachable: {error}", row.address)?;
-        }
+        print_trouble(row, out)?;
     }
     let Some(map) = map else {
         writeln!(out, "no node knows the cluster map: the cluster is not formed yet")?;

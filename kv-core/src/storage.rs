@@ -7,13 +7,18 @@
 //!   order, each only after its bytes are durable. Several may share one sync.
 //! - [`StorageRequest::Apply`] and [`StorageRequest::Read`] of one shard are executed in order.
 //!   They touch memory and may be answered at once, before the next input.
-//! - A write or sync that fails has no reply: the process must stop. What reached the disk is
-//!   unknown.
+//! - [`StorageRequest::Release`] comes after every append that was handed out before it.
+//! - An append for which there is no room is tried again until there is; those behind it wait.
+//! - A write or sync that fails for any other reason has no reply: the process must stop. What
+//!   reached the disk is unknown.
+//! - Stored bytes that are damaged or cannot be read are told ([`StorageReply::Damaged`],
+//!   [`ReadError::Damaged`]), and never papered over.
 //!
 //! A driver cannot send a message too early: the node itself holds back what depends on a write
 //! until it is durable.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -94,6 +99,14 @@ pub enum StorageRequest {
     },
     /// Read one key. Answered by [`StorageReply::Read`].
     Read(Read),
+    /// The entries of a shard up to `floor` are needed no more, neither by this node, whose applied
+    /// state is durable beyond them, nor by any other voter. Has no answer.
+    Release {
+        /// The shard.
+        shard: ShardId,
+        /// The last entry that is not needed.
+        floor: LogId,
+    },
     /// Replace the identity file, durably. Answered by [`StorageReply::IdentityStored`].
     StoreIdentity(Identity),
 }
@@ -142,20 +155,52 @@ pub enum StorageReply {
         /// The client request.
         handle: RequestHandle,
         /// The newest version, none if the key does not exist there.
-        result: Result<Option<Found>, ReadRefused>,
+        result: Result<Option<Found>, ReadError>,
     },
     /// The identity is durable.
     IdentityStored,
+    /// The applied state is durable up to here, without the log.
+    Flushed {
+        /// The last applied entry that is durable, of each shard.
+        applied: BTreeMap<ShardId, LogId>,
+    },
+    /// Whether the disk is so full that only what makes room should be written. Told when it
+    /// changes; at first it is not.
+    Space {
+        /// Whether less than the reserve is left.
+        is_full: bool,
+    },
+    /// The store can carry out nothing more: stored bytes are damaged.
+    Damaged(StorageDamage),
 }
 
-/// The store has not applied what the read must see. *Nothing was read.*
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the read needs index {at_least}, the shard has applied {applied}")]
-pub struct ReadRefused {
-    /// What the read asked for.
-    pub at_least: LogIndex,
-    /// What the store has.
-    pub applied: LogIndex,
+/// Why the store did not read. *Nothing was read.*
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The store has not applied what the read must see.
+    #[error("the read needs index {at_least}, the shard has applied {applied}")]
+    NotApplied {
+        /// What the read asked for.
+        at_least: LogIndex,
+        /// What the store has.
+        applied: LogIndex,
+    },
+    /// The stored bytes are damaged or cannot be read.
+    #[error(transparent)]
+    Damaged(StorageDamage),
+}
+
+/// Stored bytes that are not what was written, or that the disk does not give back. The node may
+/// have promised what they said, so it must not go on as if they had never been.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{file} is damaged at byte {offset}: {what}")]
+pub struct StorageDamage {
+    /// The file, below the data directory.
+    pub file: String,
+    /// Where in the file.
+    pub offset: u64,
+    /// What was found there.
+    pub what: String,
 }
 
 /// Counters of a node's log since it was opened.
@@ -192,8 +237,13 @@ pub enum Outcome {
 pub struct RecoveredGroup {
     /// The last durable hard state.
     pub hard_state: HardState,
-    /// The log, without a gap, from index 1.
+    /// What the log follows: entries up to here were released.
+    pub floor: LogId,
+    /// The log behind the floor, without a gap.
     pub entries: Vec<Entry>,
+    /// The last entry that the store's applied state holds, at or behind the floor, and at or
+    /// before the last entry.
+    pub applied: LogId,
 }
 
 /// What a store held when it was opened.
@@ -201,6 +251,8 @@ pub struct RecoveredGroup {
 pub struct Recovered {
     /// Who the directory belongs to.
     pub identity: Identity,
-    /// Every group with durable state.
+    /// Every group with durable state. Incomplete if the store is damaged.
     pub groups: BTreeMap<ShardId, RecoveredGroup>,
+    /// What is damaged, if anything is. The store then carries out nothing.
+    pub damage: Option<StorageDamage>,
 }

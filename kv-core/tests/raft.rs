@@ -21,6 +21,10 @@
 //!   `n` repair what was lost.
 //! - `read-index n` prints from which index on `n` may serve a read that arrives now.
 //! - `crash n` loses what is not durable, `restart n` comes back with what is.
+//! - `flush n...` makes what the nodes have applied durable without the log, and lets them release
+//!   what nobody needs.
+//! - `claim-lack n m INDEX` forges a rejection: `n` tells leader `m` that it holds nothing up to
+//!   `INDEX`.
 //! - `status` prints every node.
 
 mod script;
@@ -34,6 +38,16 @@ fn raft_scripts() {
             insta::assert_snapshot!(script::run(&script));
         });
     });
+}
+
+/// At every step of every schedule each disk holds what any replica takes for held by all, and
+/// whatever happened, the replicas agree in the end and release everything.
+#[test]
+fn random_schedules_release_only_what_all_hold_and_all_of_it_in_the_end() {
+    for seed in 0..1_000 {
+        println!("seed {seed}");
+        script::run_random(seed, 600);
+    }
 }
 
 #[test]

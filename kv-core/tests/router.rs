@@ -11,6 +11,7 @@ use kv_core::id::{
 };
 use kv_core::op::{Key, Value, WriteOp, WriteResult};
 use kv_core::ring;
+use kv_core::storage::StorageDamage;
 use kv_core::time::Instant;
 use kv_core::wire::{ClientReply, ClientRequest, MapView, Refusal, ReplyFrame};
 
@@ -247,4 +248,75 @@ fn call_that_waits_for_a_session_says_what_the_session_waits_for() {
         }
     };
     assert_eq!(result, Err(CallError::Unavailable { last: Some(Refusal::NotReady) }));
+}
+
+fn no_space() -> Refusal {
+    Refusal::NoSpace { node: NodeId(1) }
+}
+
+#[test]
+fn full_disk_is_told_at_once_if_nothing_was_sent_before() {
+    let mut harness = Harness::ready();
+    harness.call(put());
+    let sent = harness.sent();
+    harness.reply(&sent, ClientReply::Refused(no_space()));
+    assert_eq!(harness.done(), Err(CallError::Refused(no_space())));
+    assert_eq!(harness.now, Instant::ZERO);
+}
+
+#[test]
+fn full_disk_after_an_attempt_that_may_have_run_is_retried_until_the_deadline() {
+    let mut harness = Harness::ready();
+    harness.call(put());
+    let request = request_of(&harness.sent());
+    harness.wait(); // No answer.
+    let result = loop {
+        match harness.router.poll_output() {
+            Some(RouterOutput::Done { result, .. }) => break result,
+            Some(RouterOutput::Send { to, request }) => {
+                let sent = Sent { to, correlation: request.correlation, body: request.body };
+                harness.reply(&sent, ClientReply::Refused(no_space()));
+            }
+            None => harness.wait(),
+        }
+    };
+    assert_eq!(result, Err(CallError::UnknownOutcome { request }));
+    assert_eq!(harness.now, Instant::ZERO + DEADLINE);
+}
+
+#[test]
+fn full_disk_after_an_attempt_that_ran_ends_with_its_result() {
+    let mut harness = Harness::ready();
+    harness.call(put());
+    harness.sent();
+    harness.wait(); // No answer.
+    harness.wait(); // The pause.
+    let second = harness.sent();
+    harness.reply(&second, ClientReply::Refused(no_space()));
+    harness.wait();
+    let third = harness.sent();
+    harness.reply(&third, written());
+    assert!(harness.done().is_ok());
+}
+
+#[test]
+fn damaged_node_is_not_asked_again_while_there_are_others() {
+    let mut harness = Harness::ready();
+    harness.call(put());
+    let mut sent = harness.sent();
+    assert_eq!(sent.to, Address("n1".into()), "the leader, as far as is known");
+    let request = request_of(&sent);
+    for _ in 0..10 {
+        let damage = StorageDamage { file: "log/1".into(), offset: 1, what: "a checksum".into() };
+        let node = NodeId(sent.to.0[1..].parse().unwrap());
+        harness.reply(&sent, ClientReply::Refused(Refusal::Damaged { node, damage }));
+        assert!(harness.is_quiet(), "a pause comes first");
+        harness.wait();
+        let next = harness.sent();
+        assert_ne!(next.to, sent.to);
+        assert_eq!(request_of(&next), request);
+        sent = next;
+    }
+    harness.reply(&sent, written());
+    assert!(harness.done().is_ok());
 }

@@ -10,6 +10,7 @@ use kv_core::id::{
 use kv_core::machine::{Command, MetaCommand};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use kv_core::ring;
+use kv_core::storage::StorageDamage;
 use kv_core::wire::{
     self, ClientReply, ClientRequest, Confirmation, FormationMessage, Frame, FrameError,
     FrameReader, Hello, HelloReply, Lead, LocalIdentity, MapView, PeerFrame, PeerHello,
@@ -34,6 +35,10 @@ fn map() -> ClusterMap {
 fn request() -> RequestId {
     let session = SessionId { opened_ts: Timestamp(9), nonce: 77 };
     RequestId { session, sequence: 3, acked_below: 2 }
+}
+
+fn damage() -> StorageDamage {
+    StorageDamage { file: "log/7".into(), offset: 4_096, what: "a wrong checksum".into() }
 }
 
 fn key() -> Key {
@@ -63,7 +68,7 @@ fn answer(body: ClientReply) -> Frame {
 }
 
 fn hello(peer: Option<PeerHello>) -> Hello {
-    Hello { version_min: 1, version_max: 1, features: 0, cluster_name: Some("dev".into()), peer }
+    Hello { version_min: 2, version_max: 2, features: 0, cluster_name: Some("dev".into()), peer }
 }
 
 fn local() -> LocalIdentity {
@@ -110,6 +115,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 version,
                 except: vec![ShardId(1)],
                 unheard: vec![ShardId(2)],
+                is_full: true,
             })]),
         ),
         ("vote", raft(RaftMessage::Vote { term: Term(4), last: LogId::new(3, 9), pre: true })),
@@ -120,6 +126,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 term: Term(4),
                 prev: LogId::new(3, 9),
                 commit: LogIndex(8),
+                held_by_all: LogIndex(7),
                 entries,
             }),
         ),
@@ -129,6 +136,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 term: Term(4),
                 matched: LogIndex(11),
                 commit: LogIndex(8),
+                held_by_all: LogIndex(7),
             }),
         ),
         (
@@ -174,6 +182,11 @@ fn frames() -> Vec<(&'static str, Frame)> {
         (
             "wrong epoch",
             answer(ClientReply::Refused(Refusal::WrongEpoch { entry: map().shards[1].clone() })),
+        ),
+        ("no space", answer(ClientReply::Refused(Refusal::NoSpace { node: NodeId(1) }))),
+        (
+            "damaged",
+            answer(ClientReply::Refused(Refusal::Damaged { node: NodeId(1), damage: damage() })),
         ),
     ]
 }
@@ -296,8 +309,13 @@ proptest! {
 
     /// Bodies that are damaged behind a right checksum: the decoder itself must hold.
     #[test]
-    fn damaged_bodies_never_panic(at in 0_usize..28, cut in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let (_, frame) = &frames()[at];
+    fn damaged_bodies_never_panic(
+        at in any::<prop::sample::Index>(),
+        cut in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let frames = frames();
+        let (_, frame) = &frames[at.index(frames.len())];
         let body = wire::encode(frame)[wire::FRAME_HEADER_BYTES..].to_vec();
         let mut damaged = body.clone();
         if let Some(slot) = damaged.get_mut(cut.index(body.len())) {

@@ -1,7 +1,8 @@
 //! Status over HTTP, for people and probes.
 //!
 //! `GET /status` answers the node's view of itself as JSON, `GET /healthz` answers 200 if the node
-//! belongs to a cluster and knows a leader of each shard that it holds, else 503. This is no web
+//! belongs to a cluster, knows a leader of each shard that it holds, and has no damaged data and a disk
+//! with room, else 503. This is no web
 //! server: it reads one request line and headers of bounded size within a second, answers, and
 //! closes.
 
@@ -104,7 +105,10 @@ async fn status(executor: &Ask) -> Option<Status> {
 }
 
 fn is_healthy(status: &Status) -> bool {
-    status.cluster.is_some() && status.shards.iter().all(|shard| shard.leader.is_some())
+    status.cluster.is_some()
+        && status.damage.is_none()
+        && !status.is_full
+        && status.shards.iter().all(|shard| shard.leader.is_some())
 }
 
 /// Ids of 64 and 128 bits are hexadecimal strings: JSON numbers of that size lose digits in many
@@ -115,6 +119,8 @@ fn status_json(status: &Status, counters: &Counters) -> Value {
         "incarnation": status.incarnation.to_string(),
         "cluster_name": status.cluster_name,
         "cluster": status.cluster.map(|cluster| cluster.to_string()),
+        "damage": status.damage,
+        "is_full": status.is_full,
         "shards": status.shards,
         "log": status.log,
         "ignored_frame_count": status.ignored_frame_count,

@@ -8,8 +8,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "kv-node", version, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 asked to stop; 2 usage or configuration; 3 I/O. Logs go to standard error \
-                        (RUST_LOG sets the level)."
+    after_help = "Exit codes: 0 asked to stop, nothing found; 1 damage found; 2 usage or configuration; 3 I/O. \
+                  Logs go to standard error (RUST_LOG sets the level)."
 )]
 pub(crate) struct Args {
     /// What to do.
@@ -24,6 +24,9 @@ pub(crate) enum Command {
     Start(StartArgs),
     /// Runs a whole cluster in one process, to try things out.
     Dev(DevArgs),
+    /// Verifies everything in the data directory of a node that is stopped, and measures its disk.
+    /// Changes and repairs nothing.
+    Doctor(DoctorArgs),
 }
 
 /// One node.
@@ -54,6 +57,17 @@ pub(crate) struct StartArgs {
     /// Count of shards, a power of two. Fixed when the cluster is formed.
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     pub(crate) shards: u32,
+}
+
+/// A data directory to examine.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    /// The directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Do not measure the disk, which writes and removes a file of 64 MiB.
+    #[arg(long)]
+    pub(crate) skip_probe: bool,
 }
 
 /// A cluster in one process.

@@ -1,26 +1,33 @@
 //! The node's disk.
 //!
-//! A thread of its own owns the log. It takes all appends that have piled up while the previous
-//! sync ran, writes them as one batch, syncs once and answers them all: *group commit*. The busier
-//! the node, the more appends share a sync.
+//! Two threads work on it. The *log's* owns the log: it takes all appends that have piled up while
+//! the previous sync ran, writes them as one batch, syncs once and answers them all: *group commit*.
+//! The busier the node, the more appends share a sync. The *engine's* owns the applied state: it
+//! applies, reads, and between two requests brings what was applied to the disk, in steps, so that
+//! neither a slow read nor a compaction ever delays a heartbeat.
 //!
-//! Everything else stays on the executor's thread: the applied state is in memory, so applying and
-//! reading are answered before the next input, and the identity is written once in a node's life.
+//! The identity is written once in a node's life, on the executor's thread.
 //!
 //! A write or sync that fails stops the process. What reached the disk is then unknown, and a node
 //! that went on could acknowledge what a crash takes back; recovery sorts it out at the next start.
+//! A full disk is no failure: appends wait for room, and everything goes on when there is some.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use kv_core::id::Incarnation;
-use kv_core::storage::{Append, Recovered, StorageReply, StorageRequest, WRITE_BYTES_MAX};
+use kv_core::id::{Incarnation, LogId, ShardId};
+use kv_core::storage::{
+    Append, Entry, Read, Recovered, StorageReply, StorageRequest, WRITE_BYTES_MAX,
+};
 use kv_storage::engine::Engine;
 use kv_storage::identity::IdentityFile;
-use kv_storage::log::{IDLE_BATCH_AFTER, Log};
-use kv_storage::vfs::OsVfs;
+use kv_storage::log::IDLE_BATCH_AFTER;
+use kv_storage::vfs::{OsVfs, Vfs};
+use kv_storage::writer::LogWriter;
 use kv_storage::{OpenOptions, Opened};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -28,16 +35,38 @@ use crate::error::{ExitCode, NodeError, chain};
 use crate::random;
 use crate::settings::Settings;
 
+/// Room that is kept for what must go on when the disk is full: some segments of the log, and the
+/// flush of a memtable.
+const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
+/// How often a full disk is looked at, and an append that found no room is tried again.
+const SPACE_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the engine does nothing between two steps when it is asked for nothing.
+const STEP_PAUSE: Duration = Duration::from_millis(1);
+
 /// The executor's end of the disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    engine: Engine,
     identity: IdentityFile,
-    appends: Sender<Append>,
-    thread: JoinHandle<()>,
+    log: Sender<LogWork>,
+    engine: Sender<EngineWork>,
+    threads: [JoinHandle<()>; 2],
 }
 
-/// Opens the data directory and starts the log's thread, whose answers go to `replies`.
+/// What the log's thread is asked for.
+#[derive(Debug)]
+enum LogWork {
+    Append(Append),
+    Release(ShardId, LogId),
+}
+
+/// What the engine's thread is asked for.
+#[derive(Debug)]
+enum EngineWork {
+    Apply(ShardId, Vec<Entry>),
+    Read(Read),
+}
+
+/// Opens the data directory and starts the disk's threads, whose answers go to `replies`.
 ///
 /// # Errors
 /// [`NodeError`] if the directory cannot be used. *No data was changed.*
@@ -46,75 +75,186 @@ pub(crate) fn open(
     replies: UnboundedSender<StorageReply>,
 ) -> Result<(Recovered, Disk), NodeError> {
     let path = || settings.data_dir.clone();
-    let vfs = OsVfs::new(settings.data_dir.clone())
-        .map_err(|source| NodeError::DataDir { path: path(), source })?;
-    let options = OpenOptions {
-        cluster_name: settings.config.cluster_name.clone(),
-        node: settings.config.id,
-        fresh_incarnation: Incarnation(random::number()?),
-    };
-    let Opened { recovered, log, engine, identity } = kv_storage::open(Arc::new(vfs), options)
+    let vfs: Arc<dyn Vfs> = Arc::new(
+        OsVfs::new(settings.data_dir.clone())
+            .map_err(|source| NodeError::DataDir { path: path(), source })?,
+    );
+    let incarnation = Incarnation(random::number()?);
+    let options =
+        OpenOptions::new(settings.config.cluster_name.clone(), settings.config.id, incarnation);
+    let Opened { recovered, log, engine, identity } = kv_storage::open(vfs.clone(), options)
         .map_err(|source| NodeError::Open { path: path(), source })?;
-    let (appends, waiting) = mpsc::channel();
-    let thread = thread::Builder::new()
-        .name(format!("log-{}", settings.config.id))
-        .spawn(move || write_log(log, &waiting, &replies))
-        .map_err(|source| NodeError::System { what: "start a thread", source })?;
-    Ok((recovered, Disk { engine, identity, appends, thread }))
+    let (log_sender, log_waiting) = mpsc::channel();
+    let (engine_sender, engine_waiting) = mpsc::channel();
+    let log = LogWriter::new(log, vfs, RESERVE_BYTES);
+    let log_thread = LogThread { log, waiting: log_waiting, replies: replies.clone(), later: None };
+    let id = settings.config.id;
+    let threads = [
+        spawn(format!("log-{id}"), move || log_thread.run())?,
+        spawn(format!("engine-{id}"), move || run_engine(engine, &engine_waiting, &replies))?,
+    ];
+    Ok((recovered, Disk { identity, log: log_sender, engine: engine_sender, threads }))
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, NodeError> {
+    thread::Builder::new()
+        .name(name)
+        .spawn(run)
+        .map_err(|source| NodeError::System { what: "start a thread", source })
 }
 
 impl Disk {
-    /// Carries out a request; what touches memory only is answered at once, an append later.
+    /// Carries out a request. Only the identity is answered at once.
     pub(crate) fn execute(&mut self, request: StorageRequest) -> Option<StorageReply> {
+        // The threads end before this one only by ending the process.
         match request {
             StorageRequest::Append(append) => {
-                // The thread ends before this one only by ending the process.
-                let _ = self.appends.send(append);
-                None
+                let _ = self.log.send(LogWork::Append(append));
             }
-            StorageRequest::Apply { shard, entries } => Some(self.engine.apply(shard, &entries)),
-            StorageRequest::Read(read) => Some(self.engine.read(&read)),
+            StorageRequest::Release { shard, floor } => {
+                let _ = self.log.send(LogWork::Release(shard, floor));
+            }
+            StorageRequest::Apply { shard, entries } => {
+                let _ = self.engine.send(EngineWork::Apply(shard, entries));
+            }
+            StorageRequest::Read(read) => {
+                let _ = self.engine.send(EngineWork::Read(read));
+            }
             StorageRequest::StoreIdentity(identity) => {
-                Some(self.identity.store(&identity).unwrap_or_else(|error| stop(&error)))
+                return Some(self.identity.store(&identity).unwrap_or_else(|error| stop(&error)));
+            }
+        }
+        None
+    }
+
+    /// Lets the threads finish what they were given.
+    pub(crate) fn close(self) {
+        drop((self.log, self.engine));
+        for thread in self.threads {
+            // A panic there has ended the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The log's thread.
+#[derive(Debug)]
+struct LogThread {
+    log: LogWriter,
+    waiting: Receiver<LogWork>,
+    replies: UnboundedSender<StorageReply>,
+    /// What was taken from `waiting` and does not belong to the batch before it.
+    later: Option<LogWork>,
+}
+
+impl LogThread {
+    /// Ends when the executor's end is gone and everything is written.
+    fn run(mut self) {
+        loop {
+            let next = match self.later.take() {
+                Some(work) => Ok(work),
+                None => self.waiting.recv_timeout(self.patience()),
+            };
+            match next {
+                Ok(LogWork::Append(first)) => self.append(first),
+                Ok(LogWork::Release(shard, floor)) => self.release(shard, floor),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.log.write_idle_batch().unwrap_or_else(|error| stop(&error));
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.look_at_space();
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.log.owes_idle_batch() { IDLE_BATCH_AFTER } else { SPACE_INTERVAL }
+    }
+
+    fn append(&mut self, first: Append) {
+        let mut bytes = first.size();
+        let mut batch = vec![first];
+        while bytes < WRITE_BYTES_MAX && self.later.is_none() {
+            match self.waiting.try_recv() {
+                Ok(LogWork::Append(append)) => {
+                    bytes += append.size();
+                    batch.push(append);
+                }
+                Ok(work @ LogWork::Release(..)) => self.later = Some(work),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        loop {
+            match self.log.append(&batch) {
+                Ok(replies) => return replies.into_iter().for_each(|reply| self.reply(reply)),
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!("{}; waiting for room", chain(&error));
+                    self.look_at_space();
+                    thread::sleep(SPACE_INTERVAL);
+                }
+                Err(error) => stop(&error),
             }
         }
     }
 
-    /// Lets the log's thread finish what it was given.
-    pub(crate) fn close(self) {
-        drop(self.appends);
-        // A panic there has ended the process.
-        let _ = self.thread.join();
+    /// Gives up all entries that are given up in a row.
+    fn release(&mut self, shard: ShardId, floor: LogId) {
+        let mut floors = BTreeMap::from([(shard, floor)]);
+        while self.later.is_none() {
+            match self.waiting.try_recv() {
+                Ok(LogWork::Release(shard, floor)) => {
+                    floors.insert(shard, floor);
+                }
+                Ok(work @ LogWork::Append(_)) => self.later = Some(work),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        match self.log.release(&floors) {
+            Ok(reply) => reply.into_iter().for_each(|reply| self.reply(reply)),
+            Err(error) => stop(&error),
+        }
+    }
+
+    fn look_at_space(&mut self) {
+        match self.log.look_at_space() {
+            Ok(Some(reply)) => self.reply(reply),
+            Ok(None) => {}
+            Err(error) => stop(&error),
+        }
+    }
+
+    fn reply(&self, reply: StorageReply) {
+        // An executor that has gone needs no answer.
+        let _ = self.replies.send(reply);
     }
 }
 
-/// The log's thread: ends when the executor's end is gone and everything is written.
-fn write_log(mut log: Log, waiting: &Receiver<Append>, replies: &UnboundedSender<StorageReply>) {
+/// The engine's thread: ends when the executor's end is gone.
+fn run_engine(
+    mut engine: Engine,
+    waiting: &Receiver<EngineWork>,
+    replies: &UnboundedSender<StorageReply>,
+) {
     loop {
-        let next = if log.owes_idle_batch() {
-            waiting.recv_timeout(IDLE_BATCH_AFTER)
+        let next = if engine.is_full() {
+            waiting.recv_timeout(SPACE_INTERVAL)
+        } else if engine.is_work_due() {
+            waiting.recv_timeout(STEP_PAUSE)
         } else {
             waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
-        match next {
-            Ok(first) => {
-                let mut bytes = first.size();
-                let mut batch = vec![first];
-                while bytes < WRITE_BYTES_MAX
-                    && let Ok(append) = waiting.try_recv()
-                {
-                    bytes += append.size();
-                    batch.push(append);
-                }
-                for reply in log.append(&batch).unwrap_or_else(|error| stop(&error)) {
-                    // An executor that has gone needs no answer.
-                    let _ = replies.send(reply);
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                log.write_idle_batch().unwrap_or_else(|error| stop(&error));
-            }
+        let reply = match next {
+            Ok(EngineWork::Apply(shard, entries)) => Some(engine.apply(shard, &entries)),
+            Ok(EngineWork::Read(read)) => Some(engine.read(&read)),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let is_read = matches!(reply, Some(StorageReply::Read { .. }));
+        // An executor that has gone needs no answer.
+        reply.into_iter().for_each(|reply| drop(replies.send(reply)));
+        if !is_read {
+            let flushed = engine.work().unwrap_or_else(|error| stop(&error));
+            flushed.into_iter().for_each(|reply| drop(replies.send(reply)));
         }
     }
 }

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 
 use kv_core::node::ConfigErrors;
 use kv_storage::OpenError;
+use kv_storage::doctor::DoctorError;
 use kv_storage::identity::IdentityError;
 
 /// How the process ends. The numbers are the same in all programs of the project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
+    /// What is stored is damaged.
+    Damaged = 1,
     /// The configuration cannot work, or is not that of the data directory. Nothing was changed.
     Config = 2,
     /// The operating system refused something.
@@ -67,6 +70,15 @@ pub(crate) enum NodeError {
         #[source]
         source: OpenError,
     },
+    /// The directory cannot be examined. *Nothing was changed.*
+    #[error("cannot examine {}", path.display())]
+    Doctor {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: DoctorError,
+    },
     /// The operating system lacks something else. *No data was changed.*
     #[error("cannot {what}")]
     System {
@@ -87,6 +99,7 @@ impl NodeError {
             Self::Open { .. }
             | Self::Listen { .. }
             | Self::DataDir { .. }
+            | Self::Doctor { .. }
             | Self::System { .. } => ExitCode::Io,
         }
     }
@@ -116,6 +129,8 @@ fn is_foreign(error: &OpenError) -> bool {
         | OpenError::LogMissing
         | OpenError::Identity(_)
         | OpenError::Log(_)
+        | OpenError::Tree(_)
+        | OpenError::Trim(_)
         | OpenError::Io(_) => false,
     }
 }

@@ -271,6 +271,16 @@ impl Executor {
                 let id = cluster.map(|id| id.to_string()).unwrap_or_default();
                 tracing::info!("{me} is a member of cluster {id}");
             }
+            Event::Damaged(damage) => tracing::error!(
+                "{me}: {damage}; the node serves nothing and takes part in nothing, because it may have promised \
+                 what is lost; the other nodes go on without it. See `kv-node doctor`"
+            ),
+            Event::SpaceChanged { is_full: true } => tracing::warn!(
+                "{me}: the disk is full: writes that need room are refused, reads and deletes go on"
+            ),
+            Event::SpaceChanged { is_full: false } => {
+                tracing::info!("{me}: the disk has room again");
+            }
             Event::WipedNode => tracing::error!(
                 "{me}: the cluster knows another data directory of this node, so its disk was wiped or exchanged; \
                  it stays out, because it may have forgotten what others count on"

@@ -5,11 +5,13 @@
 //! protocol decision: those are in kv-core, where the simulator tests them.
 //!
 //! - [`executor`]: one thread per node owns the core and calls it. Start reading there.
-//! - [`disk`]: another thread per node owns the log, and makes many appends durable with one sync.
+//! - [`disk`]: two more threads per node own the log, which makes many appends durable with one
+//!   sync, and the applied state.
 //! - [`listener`]: accepts connections of peers and clients. [`links`]: connections to the peers.
 //!   [`frames`]: bytes.
 //! - [`admin`]: status over HTTP.
 //! - [`dev`]: several nodes in one process, to try things out.
+//! - [`doctor`]: what a data directory holds, and what is wrong with it.
 //!
 //! A panic anywhere aborts the process: a node that is half dead would be worse than one that is
 //! dead, because others would go on counting on it.
@@ -22,6 +24,7 @@ mod args;
 mod counters;
 mod dev;
 mod disk;
+mod doctor;
 mod error;
 mod executor;
 mod frames;
@@ -44,7 +47,7 @@ fn main() -> std::process::ExitCode {
     start_logging();
     abort_on_panic();
     match run(args) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("kv-node: {}", error::chain(&error));
             error.exit_code().into()
@@ -52,14 +55,16 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), NodeError> {
+fn run(args: Args) -> Result<std::process::ExitCode, NodeError> {
     if kv_core::mutants::compiled_in() {
         return Err(NodeError::Mutants);
     }
     match args.command {
-        Command::Start(args) => run::start(args.into()),
-        Command::Dev(args) => dev::run(&args),
+        Command::Start(args) => run::start(args.into())?,
+        Command::Dev(args) => dev::run(&args)?,
+        Command::Doctor(args) => return doctor::run(&args),
     }
+    Ok(std::process::ExitCode::SUCCESS)
 }
 
 fn start_logging() {

@@ -10,14 +10,18 @@
 //!
 //! - [`Log`](log::Log) makes appends durable. It is `Send`: production gives it a thread of its
 //!   own.
-//! - [`Engine`](engine::Engine) holds the applied state of all shards and serves reads, in memory.
+//! - [`Engine`](engine::Engine) holds the applied state of all shards in a tree ([`lsm`]), brings it
+//!   to the disk in bounded steps, and serves reads.
 //! - [`IdentityFile`](identity::IdentityFile) says whose directory this is.
 //!
-//! Read on in [`vfs`] (what a disk promises), [`log`] (the protocol of durability), [`engine`].
+//! A directory that is not open can be verified from end to end with [`doctor::check`].
 //!
-//! **What this leaves out:** tables on disk, compaction, checkpoints, removal of old log segments.
-//! The applied state is rebuilt from the log after every start.
+//! Read on in [`vfs`] (what a disk promises), [`log`] (the protocol of durability), [`lsm`],
+//! [`engine`], and [`writer`] (full disks).
+//!
+//! **What this leaves out:** repair of what is damaged, reads of the past, indexes.
 
+pub mod doctor;
 pub mod engine;
 pub mod identity;
 pub mod log;
@@ -25,5 +29,6 @@ pub mod lsm;
 pub mod mutants;
 mod store;
 pub mod vfs;
+pub mod writer;
 
 pub use store::{OpenError, OpenOptions, Opened, open};

@@ -23,17 +23,23 @@ pub enum Mutant {
     ChecksumIgnoredInCompaction,
     /// A table is removed although a view may still read it.
     TableDeletedUnderView,
+    /// The log is cut at damage, even below what it states to be durable.
+    MiddleDamageCut,
+    /// The term of the log's entry at what is applied is not compared when a store is opened.
+    AppliedTermIgnored,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::DirectorySyncSkipped,
         Self::FlushWithoutApplied,
         Self::TombstoneDroppedEarly,
         Self::BloomFalseNegative,
         Self::ChecksumIgnoredInCompaction,
         Self::TableDeletedUnderView,
+        Self::MiddleDamageCut,
+        Self::AppliedTermIgnored,
     ];
 
     /// The name by which it is chosen on the command line.
@@ -45,6 +51,8 @@ impl Mutant {
             Self::BloomFalseNegative => "bloom-false-negative",
             Self::ChecksumIgnoredInCompaction => "checksum-ignored-in-compaction",
             Self::TableDeletedUnderView => "table-deleted-under-view",
+            Self::MiddleDamageCut => "middle-damage-cut",
+            Self::AppliedTermIgnored => "applied-term-ignored",
         }
     }
 

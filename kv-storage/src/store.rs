@@ -1,19 +1,27 @@
 //! Opening a data directory.
+//!
+//! The log and the applied state are opened each for itself, and then compared ([`recovered`]): the
+//! log must go on from what is applied. What is damaged is told ([`Recovered::damage`]) and opened
+//! all the same, so that the node can say so.
 
+pub(crate) mod recovered;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use kv_core::cluster::Identity;
 use kv_core::id::{Incarnation, NodeId};
-use kv_core::storage::Recovered;
+use kv_core::storage::{Recovered, StorageDamage};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, TREE_FOLDER, damage_of};
 use crate::identity::{self, IdentityError, IdentityFile};
-use crate::log::{self, Log, LogOptions, RecoveryError};
+use crate::log::{self, Log, LogError, LogOptions, OpenedLog, RecoveryError, SEGMENT_BYTES};
+use crate::lsm::{TreeError, TreeOptions};
 use crate::vfs::{DirLock, Vfs};
+use crate::writer;
 
 /// Whose directory the caller expects, and what to make of an empty one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +33,28 @@ pub struct OpenOptions {
     /// Becomes the incarnation of a directory that is used for the first time. Drawn at random by
     /// the caller, for every call.
     pub fresh_incarnation: Incarnation,
+    /// Size of a segment of the log, in bytes. The log claims at least two. A simulator uses small
+    /// ones, so that they are recycled often.
+    pub log_segment_bytes: u64,
+    /// The tree of the applied state. Its owner is set here.
+    pub tree: TreeOptions,
+}
+
+impl OpenOptions {
+    /// The options of a node in production.
+    pub fn new(
+        cluster_name: impl Into<String>,
+        node: NodeId,
+        fresh_incarnation: Incarnation,
+    ) -> Self {
+        Self {
+            cluster_name: cluster_name.into(),
+            node,
+            fresh_incarnation,
+            log_segment_bytes: SEGMENT_BYTES,
+            tree: TreeOptions::new(0),
+        }
+    }
 }
 
 /// An open data directory. It stays locked until both [`Log`] and [`IdentityFile`] are dropped.
@@ -32,9 +62,9 @@ pub struct OpenOptions {
 pub struct Opened {
     /// What the node starts from.
     pub recovered: Recovered,
-    /// Carries out appends.
+    /// Carries out appends and releases. Takes none if anything is damaged.
     pub log: Log,
-    /// Carries out applies and reads. Empty: the node applies what is committed again.
+    /// Carries out applies and reads.
     pub engine: Engine,
     /// Carries out changes of the identity.
     pub identity: IdentityFile,
@@ -62,8 +92,9 @@ pub enum OpenError {
         /// What the directory says.
         found: NodeId,
     },
-    /// There is a log but no identity: somebody removed the file IDENTITY. *Nothing was changed.*
-    #[error("the data directory has a log but no file IDENTITY")]
+    /// There is a log or a tree but no identity: somebody removed the file IDENTITY. *Nothing was
+    /// changed.*
+    #[error("the data directory has a log or a tree but no file IDENTITY")]
     IdentityMissing,
     /// The directory belongs to a formed cluster but has no log: somebody removed it, and with it
     /// what the node has promised. *Nothing was changed.*
@@ -72,9 +103,17 @@ pub enum OpenError {
     /// The identity cannot be read or stored. *An empty directory may have been begun.*
     #[error("the identity cannot be opened")]
     Identity(#[from] IdentityError),
-    /// The log cannot be opened. *At most a torn tail was cut.*
+    /// The log cannot be opened. *At most a torn tail was made unreadable.*
     #[error("the log cannot be opened")]
     Log(#[from] RecoveryError),
+    /// The applied state cannot be opened, for another reason than damage. *Nothing that was
+    /// durable was changed.*
+    #[error("the applied state cannot be opened")]
+    Tree(#[source] TreeError),
+    /// The log cannot be made to agree with the applied state. *Nothing that was durable and is
+    /// needed was changed.*
+    #[error("the log cannot be trimmed")]
+    Trim(#[from] LogError),
     /// The disk failed. *Nothing was changed.*
     #[error("the data directory cannot be read")]
     Io(#[from] io::Error),
@@ -86,30 +125,48 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`]. Whatever is refused is left as it was.
 pub fn open(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Opened, OpenError> {
-    open_with(vfs, options, LogOptions::new)
-}
-
-/// [`open`] with log options of the caller's.
-pub(crate) fn open_with(
-    vfs: Arc<dyn Vfs>,
-    options: OpenOptions,
-    log_options: impl FnOnce(Incarnation) -> LogOptions,
-) -> Result<Opened, OpenError> {
     let lock = Arc::new(lock(&*vfs)?);
+    let segment_bytes = options.log_segment_bytes;
+    let mut tree = options.tree;
     let identity = match identity::read(&*vfs)? {
         Some(identity) => check(&*vfs, &options, identity)?,
         None => begin(&*vfs, options)?,
     };
-    let log_options = log_options(identity.incarnation);
+    let incarnation = identity.incarnation;
+    tree.owner = incarnation.0;
+    let mutants = tree.mutants;
+    let log_options = LogOptions { incarnation, segment_bytes, accept_damage: true, mutants };
     // The log's opening also syncs the directory, and with it an identity that a process left
     // renamed but unsynced when it died.
-    let (log, groups) = Log::open(vfs.clone(), lock.clone(), log_options)?;
-    Ok(Opened {
-        recovered: Recovered { identity: identity.clone(), groups },
-        log,
-        engine: Engine::new(),
-        identity: IdentityFile::new(vfs, lock, identity),
-    })
+    let OpenedLog { mut log, groups, damage } = Log::open(vfs.clone(), lock.clone(), log_options)?;
+    let damage = damage.map(|damage| writer::damage_of(&damage));
+    let engine = match Engine::open(vfs.clone(), tree) {
+        Ok(engine) => engine,
+        Err(TreeError::Corruption(error)) => Engine::damaged(damage_of(error.into())),
+        Err(error) => return Err(OpenError::Tree(error)),
+    };
+    let recovered = match damage.or_else(|| engine.damage().cloned()) {
+        Some(damage) => damaged(identity.clone(), damage),
+        None => match recovered::join(groups, &engine.all_applied(), mutants) {
+            Ok(recovered::Joined { groups, resets }) => {
+                log.release(&resets)?;
+                Recovered { identity: identity.clone(), groups, damage: None }
+            }
+            Err(damage) => damaged(identity.clone(), damage),
+        },
+    };
+    Ok(Opened { recovered, log, engine, identity: IdentityFile::new(vfs, lock, identity) })
+}
+
+fn damaged(identity: Identity, damage: StorageDamage) -> Recovered {
+    Recovered { identity, groups: BTreeMap::new(), damage: Some(damage) }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    let texts = std::iter::once(error.to_string()).chain(sources.map(ToString::to_string));
+    texts.collect::<Vec<_>>().join(": ")
 }
 
 fn lock(vfs: &dyn Vfs) -> Result<DirLock, OpenError> {
@@ -136,7 +193,7 @@ fn check(vfs: &dyn Vfs, options: &OpenOptions, identity: Identity) -> Result<Ide
 
 /// Makes an empty directory the node's.
 fn begin(vfs: &dyn Vfs, options: OpenOptions) -> Result<Identity, OpenError> {
-    if log::exists(vfs)? {
+    if log::left_anything(vfs)? || vfs.exists(TREE_FOLDER)? {
         return Err(OpenError::IdentityMissing);
     }
     let identity = Identity {

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use kv_tests::cluster::Cluster;
 use kv_tests::process::Process;
-use kv_tests::{build, ports};
+use kv_tests::{build, ports, wait};
 
 /// Every file below `dir` with its content.
 fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -101,4 +101,68 @@ fn an_address_in_use_is_refused_before_anything_is_made() {
     command.arg("--data-dir").arg(&dir);
     check(command, 3, &[&format!("cannot listen on {address}")]);
     assert!(!dir.exists(), "nothing was made");
+}
+
+/// Inverts a byte of the first segment of a node's log, far before its end.
+fn damage_log(dir: &Path) -> String {
+    let name = "wal-0000000000000001.log";
+    let path = dir.join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[300] ^= 0xff;
+    fs::write(&path, bytes).unwrap();
+    name.to_owned()
+}
+
+/// The doctor ends with `code` and says what stands in `says`.
+#[track_caller]
+fn check_doctor(dir: &Path, code: i32, says: &[&str]) {
+    let mut command = build::kv_node();
+    let output = command.args(["doctor", "--skip-probe", "--data-dir"]).arg(dir).output().unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in says {
+        assert!(text.contains(part), "{text} does not say {part:?}");
+    }
+}
+
+/// A node that went on with what is left of its log would break promises that it has forgotten;
+/// one that stopped without a word would leave the operator to guess.
+#[test]
+fn a_damaged_node_says_so_and_the_others_serve() {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_until_ready();
+    let client = cluster.client();
+    for number in 0..20 {
+        client.put(format!("k{number}"), format!("v{number}")).unwrap();
+    }
+    cluster.kill(2);
+    let dir = cluster.data_dir(2);
+    check_doctor(&dir, 0, &["nothing is wrong"]);
+    let name = damage_log(&dir);
+    let before = content(&dir);
+    check_doctor(&dir, 1, &[&name, "leave the node stopped", "1 found"]);
+    assert!(content(&dir) == before, "the doctor changes nothing");
+
+    cluster.restart(2);
+    let damage = wait::until("the damaged node answers", || cluster.status(2)).damage;
+    let damage = damage.expect("the node knows that it is damaged");
+    assert_eq!(damage.file, name);
+    assert!(damage.offset <= 300, "{damage}");
+    for number in 0..20 {
+        let found = client.get(format!("k{number}")).unwrap().unwrap();
+        assert_eq!(found.value, kv_core::op::Value::string(format!("v{number}")));
+        client.put(format!("k{number}"), "new").unwrap();
+    }
+    assert!(cluster.status(2).is_some(), "the damaged node still runs");
+}
+
+#[test]
+fn the_doctor_refuses_a_directory_that_is_missing_or_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("none");
+    check_doctor(&missing, 3, &["there is no such directory"]);
+    assert!(!missing.exists());
+    let cluster = Cluster::start(1);
+    cluster.wait_until_ready();
+    check_doctor(&cluster.data_dir(0), 3, &["in use"]);
 }

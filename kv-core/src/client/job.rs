@@ -1,7 +1,7 @@
 //! One thing that a router is working on.
 
 use super::{Call, CallError};
-use crate::id::{Address, RequestId, ShardId};
+use crate::id::{Address, NodeId, RequestId, ShardId};
 use crate::op::Key;
 use crate::time::Instant;
 use crate::wire::Refusal;
@@ -44,6 +44,8 @@ pub(super) struct Job {
     /// Refusals and timeouts since the last progress; sets the length of the pause.
     pub(super) failure_count: u32,
     pub(super) last_refusal: Option<Refusal>,
+    /// A node that said it serves nothing: another one is asked if there is one.
+    pub(super) avoided: Option<NodeId>,
     /// The filed wake-up.
     pub(super) filed: Instant,
 }
@@ -58,6 +60,7 @@ impl Job {
             sent_count: 0,
             failure_count: 0,
             last_refusal: None,
+            avoided: None,
             filed: deadline,
         }
     }

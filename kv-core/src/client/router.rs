@@ -278,8 +278,14 @@ impl Router {
             return self.any_endpoint();
         };
         let node = self.leaders.get(shard).copied().or_else(|| {
-            let at = self.rng.below(voters.len() as u64);
-            voters.get(usize::try_from(at).unwrap_or(0)).copied()
+            let avoided = job.and_then(|job| job.avoided);
+            let others: Vec<_> = voters.iter().filter(|voter| Some(**voter) != avoided).collect();
+            let at = self.rng.below(others.len().max(1) as u64);
+            others
+                .get(usize::try_from(at).unwrap_or(0))
+                .copied()
+                .or_else(|| voters.first())
+                .copied()
         });
         let member = node.and_then(|node| map.member(node));
         match member {
@@ -350,12 +356,28 @@ impl Router {
             Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
             Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, entry),
             Refusal::NotReady | Refusal::Overloaded | Refusal::Malformed { .. } => self.pause(id),
+            Refusal::Damaged { node, .. } => {
+                self.leaders.retain(|_, leader| *leader != node);
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.avoided = Some(node);
+                }
+                self.pause(id);
+            }
+            refusal @ Refusal::NoSpace { .. } => self.on_no_space(id, refusal),
             Refusal::SessionExpired => self.on_session_expired(id),
             Refusal::Superseded => self.give_up(id),
             refusal @ (Refusal::TooLarge { .. } | Refusal::WrongShard { .. }) => {
                 self.finish(id, Err(CallError::Refused(refusal)));
             }
         }
+    }
+
+    /// A full disk is told at once, unless an earlier attempt may have taken effect.
+    fn on_no_space(&mut self, id: CallId, refusal: Refusal) {
+        if self.jobs.get(&id).is_some_and(|job| job.sent_count > 1) {
+            return self.pause(id);
+        }
+        self.finish(id, Err(CallError::Refused(refusal)));
     }
 
     fn on_not_leader(&mut self, id: CallId, shard: ShardId, hint: Option<NodeId>) {

@@ -42,13 +42,28 @@ use sessions::Seen;
 
 /// What was applied so far, as seen by apply and by reads.
 pub trait ReadView {
+    /// Why the stored state cannot be read.
+    type Error;
+
     /// The newest version of `key` at or below `at`. A deleted key has a version and no value.
-    fn newest(&self, key: &Key, at: Timestamp) -> Option<(Timestamp, Option<Value>)>;
+    ///
+    /// # Errors
+    /// If the stored state cannot be read. *Nothing was changed.*
+    fn newest(&self, key: &Key, at: Timestamp) -> Result<Option<Newest>, Self::Error>;
 }
 
+/// The newest version of a key, with its value unless it is deleted.
+pub type Newest = (Timestamp, Option<Value>);
+
 /// Reads `key` at `at`: none if it does not exist there.
-pub fn read(view: &impl ReadView, key: &Key, at: Timestamp) -> Option<Found> {
-    let (version, value) = view.newest(key, at)?;
+///
+/// # Errors
+/// Those of the view.
+pub fn read<V: ReadView>(view: &V, key: &Key, at: Timestamp) -> Result<Option<Found>, V::Error> {
+    Ok(view.newest(key, at)?.and_then(found))
+}
+
+fn found((version, value): Newest) -> Option<Found> {
     value.map(|value| Found { version, value })
 }
 
@@ -74,13 +89,15 @@ pub struct WriteBatch {
 ///
 /// - `applied` moves by exactly one entry per [`Machine::apply`].
 /// - Equal logs make equal machines, `state_hash` included.
-#[derive(Clone, Debug, Default)]
+///
+/// A store keeps it with the keys and values that it goes with ([`Machine::encode`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     applied: LogId,
     sessions: SessionTable,
     map: Option<ClusterMap>,
     state_hash: u64,
-    /// Room for what is hashed; empty between two entries as far as anybody can tell.
+    /// Room for what is hashed; empty between two entries.
     scratch: Vec<u8>,
 }
 
@@ -88,6 +105,31 @@ impl Machine {
     /// The machine before the first entry.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The machine in the form in which a store keeps it: parts, each behind its length (32 bits,
+    /// little endian), so that no part is larger than the codec's limit however many sessions there
+    /// are.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let head = (self.applied, &self.map, self.state_hash, self.sessions.floor());
+        push_part(&head, &mut out);
+        self.sessions.sessions().for_each(|session| push_part(&session, &mut out));
+        out
+    }
+
+    /// The machine that was encoded.
+    ///
+    /// # Errors
+    /// [`CodecError`](codec::CodecError) if the bytes are no encoded machine. *Nothing was changed.*
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
+        let mut rest = bytes;
+        let (applied, map, state_hash, floor) = codec::decode(take_part(&mut rest)?)?;
+        let mut sessions = SessionTable::with_floor(floor);
+        while !rest.is_empty() {
+            sessions.restore(codec::decode(take_part(&mut rest)?)?);
+        }
+        Ok(Self { applied, sessions, map, state_hash, scratch: Vec::new() })
     }
 
     /// The last applied entry.
@@ -103,41 +145,50 @@ impl Machine {
 
     /// Applies the next entry.
     ///
+    /// # Errors
+    /// If the view cannot be read. The machine has then lost its place and must not be used again.
+    ///
     /// # Panics
     /// If the entry does not follow the last applied one, or its payload is not a command: both
     /// mean that the log is not the one that was committed, and the node must stop.
-    pub fn apply(&mut self, view: &impl ReadView, entry: &Entry) -> (WriteBatch, Outcome) {
+    pub fn apply<V: ReadView>(
+        &mut self,
+        view: &V,
+        entry: &Entry,
+    ) -> Result<(WriteBatch, Outcome), V::Error> {
         assert_eq!(entry.id.index, self.applied.index.next(), "entries are applied without a gap");
         assert!(entry.id.term >= self.applied.term, "terms never shrink along the log");
         let command = Command::decode(&entry.payload).expect("a committed payload decodes");
         self.applied = entry.id;
         let (batch, outcome) = match command {
             Command::Noop => (WriteBatch::default(), Outcome::None),
-            Command::Write { request, op } => self.apply_request(view, request, op),
+            Command::Write { request, op } => self.apply_request(view, request, op)?,
             Command::Meta(command) => (WriteBatch::default(), self.apply_meta(command)),
         };
         self.roll_hash(&batch, &outcome);
-        (batch, outcome)
+        Ok((batch, outcome))
     }
 
-    fn apply_request(
+    fn apply_request<V: ReadView>(
         &mut self,
-        view: &impl ReadView,
+        view: &V,
         request: crate::id::RequestId,
         op: WriteOp,
-    ) -> (WriteBatch, Outcome) {
+    ) -> Result<(WriteBatch, Outcome), V::Error> {
         let skip_table = mutants::is_active(Mutant::SessionTableIgnored);
         match self.sessions.look_up(&request) {
             Seen::Before(result) if !skip_table => {
-                return (WriteBatch::default(), Outcome::Written(result));
+                return Ok((WriteBatch::default(), Outcome::Written(result)));
             }
-            Seen::Superseded if !skip_table => return (WriteBatch::default(), Outcome::Superseded),
-            Seen::Expired => return (WriteBatch::default(), Outcome::SessionExpired),
+            Seen::Superseded if !skip_table => {
+                return Ok((WriteBatch::default(), Outcome::Superseded));
+            }
+            Seen::Expired => return Ok((WriteBatch::default(), Outcome::SessionExpired)),
             Seen::Before(_) | Seen::Superseded | Seen::Never => {}
         }
-        let (batch, result) = execute(view, op, Timestamp(self.applied.index.0));
+        let (batch, result) = execute(view, op, Timestamp(self.applied.index.0))?;
         self.sessions.record(&request, result.clone());
-        (batch, Outcome::Written(result))
+        Ok((batch, Outcome::Written(result)))
     }
 
     fn apply_meta(&mut self, command: MetaCommand) -> Outcome {
@@ -155,22 +206,43 @@ impl Machine {
     }
 
     fn roll_hash(&mut self, batch: &WriteBatch, outcome: &Outcome) {
-        self.scratch.clear();
         codec::encode_into(&(self.applied, outcome), &mut self.scratch);
         for write in &batch.writes {
             codec::encode_into(&(&write.key, write.version, &write.value), &mut self.scratch);
         }
         self.state_hash = xxhash_rust::xxh3::xxh3_64_with_seed(&self.scratch, self.state_hash);
+        self.scratch.clear();
     }
 }
 
+fn push_part<T: serde::Serialize>(part: &T, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    codec::encode_into(part, out);
+    let size = u32::try_from(out.len() - start - 4).expect("a part is far smaller than 4 GiB");
+    out[start..start + 4].copy_from_slice(&size.to_le_bytes());
+}
+
+fn take_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], codec::CodecError> {
+    let ends_early = || codec::CodecError::Malformed("a part ends early".into());
+    let (size, behind) = rest.split_first_chunk::<4>().ok_or_else(ends_early)?;
+    let size = usize::try_from(u32::from_le_bytes(*size)).map_err(|_| ends_early())?;
+    let (part, behind) = behind.split_at_checked(size).ok_or_else(ends_early)?;
+    *rest = behind;
+    Ok(part)
+}
+
 /// What `op` does at `commit_ts` to the keys of `view`.
-fn execute(view: &impl ReadView, op: WriteOp, commit_ts: Timestamp) -> (WriteBatch, WriteResult) {
-    let newest = view.newest(op.key(), Timestamp::MAX);
+fn execute<V: ReadView>(
+    view: &V,
+    op: WriteOp,
+    commit_ts: Timestamp,
+) -> Result<(WriteBatch, WriteResult), V::Error> {
+    let newest = view.newest(op.key(), Timestamp::MAX)?;
     if let Some((version, _)) = &newest {
         assert!(*version < commit_ts, "a commit timestamp exceeds the key's newest version");
     }
-    let found = newest.and_then(|(version, value)| value.map(|value| Found { version, value }));
+    let found = newest.and_then(found);
     let (write, result) = match op {
         WriteOp::Put { key, value } => {
             (Some((key, Some(value))), WriteResult::Put { version: commit_ts })
@@ -189,7 +261,7 @@ fn execute(view: &impl ReadView, op: WriteOp, commit_ts: Timestamp) -> (WriteBat
         .map(|(key, value)| VersionedWrite { key, version: commit_ts, value })
         .into_iter()
         .collect();
-    (WriteBatch { writes }, result)
+    Ok((WriteBatch { writes }, result))
 }
 
 fn holds(expect: &Expect, found: Option<&Found>) -> bool {

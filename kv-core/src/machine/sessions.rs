@@ -7,6 +7,8 @@
 
 use alloc::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{RequestId, SessionId, Timestamp};
 use crate::op::WriteResult;
 
@@ -29,8 +31,9 @@ pub(super) enum Seen {
     Expired,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Session {
+/// What is remembered of one session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Session {
     /// Requests below it are superseded.
     acked_below: u64,
     /// Results from `acked_below` up, by sequence.
@@ -42,13 +45,33 @@ struct Session {
 /// - Every session with `opened_ts > floor` that ever ran a request here is in the table.
 /// - At most [`SESSIONS_PER_SHARD_MAX`] sessions, each with at most [`RESULTS_PER_SESSION_MAX`]
 ///   results.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionTable {
     sessions: BTreeMap<SessionId, Session>,
     floor: Timestamp,
 }
 
 impl SessionTable {
+    /// A table without sessions that has forgotten those up to `floor`.
+    pub(super) fn with_floor(floor: Timestamp) -> Self {
+        Self { sessions: BTreeMap::new(), floor }
+    }
+
+    /// Sessions up to here may have been forgotten.
+    pub(super) fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    /// What [`SessionTable::restore`] takes, in order.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
+        self.sessions.iter()
+    }
+
+    /// Puts back a session that was there before.
+    pub(super) fn restore(&mut self, (id, session): (SessionId, Session)) {
+        self.sessions.insert(id, session);
+    }
+
     /// What is known of `request`.
     pub(super) fn look_up(&self, request: &RequestId) -> Seen {
         let Some(session) = self.sessions.get(&request.session) else {

@@ -117,7 +117,8 @@ impl Node {
             link.on_leads(boot, version, leads);
         }
         let Some(leads) = link.their_leads(boot, version) else {
-            return self.send_confirmation(from, Confirmation::unknown_list(boot, round));
+            return self
+                .send_confirmation(from, Confirmation::unknown_list(boot, round, self.is_full));
         };
         let (mut except, mut unheard) = (Vec::new(), Vec::new());
         for lead in leads {
@@ -138,7 +139,8 @@ impl Node {
                 replica.group.tell_term(from);
             }
         }
-        let confirmation = Confirmation { boot, round, version, except, unheard };
+        let is_full = self.is_full;
+        let confirmation = Confirmation { boot, round, version, except, unheard, is_full };
         self.send_confirmation(from, confirmation);
     }
 
@@ -148,10 +150,11 @@ impl Node {
 
     /// A peer answers whether it takes this node for the leader of what it leads.
     pub(super) fn on_confirmed(&mut self, from: NodeId, confirmation: Confirmation) {
-        let Confirmation { boot, round, version, except, unheard } = confirmation;
+        let Confirmation { boot, round, version, except, unheard, is_full } = confirmation;
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };
+        link.is_full = is_full;
         if boot != self.rounds.boot
             || round > self.rounds.begun
             || !link.on_confirmed(round, version, except)

@@ -2,7 +2,7 @@
 
 use crate::id::{LogId, NodeId, RequestHandle, ShardId, Term};
 use crate::raft::{Contradiction, Role};
-use crate::storage::{StorageReply, StorageRequest};
+use crate::storage::{StorageDamage, StorageReply, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, PeerFrame};
 
 /// What happens to a node.
@@ -83,6 +83,13 @@ pub enum Event {
     },
     /// The node now belongs to a cluster.
     Joined,
+    /// What the node has stored is damaged: it takes part in nothing any more.
+    Damaged(StorageDamage),
+    /// The node's disk became full, or is not full any more.
+    SpaceChanged {
+        /// Whether it is full.
+        is_full: bool,
+    },
     /// The cluster knows another incarnation of this node: its disk was wiped. It stays out.
     WipedNode,
     /// A frame was dropped.

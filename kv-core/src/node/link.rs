@@ -20,6 +20,8 @@ use crate::wire::{Lead, PeerMessage};
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) incarnation: Incarnation,
+    /// Whether the peer last said that its disk is full.
+    pub(super) is_full: bool,
     /// What this node leads and the peer has a replica of.
     leads: Vec<Lead>,
     /// Version of `leads`.
@@ -45,6 +47,7 @@ impl Link {
     pub(super) fn new(incarnation: Incarnation) -> Self {
         Self {
             incarnation,
+            is_full: false,
             leads: Vec::new(),
             version: 0,
             is_acknowledged: false,

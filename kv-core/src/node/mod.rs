@@ -31,6 +31,7 @@
 
 mod config;
 mod confirm;
+mod damage;
 mod formation;
 mod io;
 mod link;
@@ -39,6 +40,7 @@ mod replica;
 mod requests;
 mod status;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString as _;
 use alloc::vec::Vec;
@@ -53,11 +55,13 @@ use crate::cluster::{ClusterMap, Identity};
 use crate::id::{AppendId, LogId, NodeId, RequestHandle, ShardId, Term};
 use crate::machine::{Command, MetaCommand};
 use crate::mutants::{self, Mutant};
+use crate::op::Found;
 use crate::raft::{Group, GroupConfig, Role};
 use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{
-    Append, LogCounters, Recovered, RecoveredGroup, StorageReply, StorageRequest,
+    Append, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage, StorageReply,
+    StorageRequest,
 };
 use crate::time::Instant;
 use crate::wire::{ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, Refusal};
@@ -78,11 +82,13 @@ enum Phase {
     Running,
     /// Has the id of a member, but not its data.
     Wiped,
+    /// What it has stored is damaged.
+    Suspect(StorageDamage),
 }
 
 /// One node.
 ///
-/// - `replicas` and `links` are empty unless the node runs.
+/// - `replicas` and `links` are empty unless the node runs. A suspect node says nothing to peers.
 /// - After each step every replica's deadline is filed, and everything that must be durable is on
 ///   its way to the store.
 #[derive(Debug)]
@@ -108,6 +114,8 @@ pub struct Node {
     last_append: AppendId,
     pending_bytes: usize,
     log_counters: LogCounters,
+    /// Whether the disk is full.
+    is_full: bool,
     ignored_frame_count: u64,
     /// Whether the meta group's map is known to be in its log.
     is_bootstrapped: bool,
@@ -151,12 +159,15 @@ impl Node {
             last_append: AppendId(0),
             pending_bytes: 0,
             log_counters: LogCounters::default(),
+            is_full: false,
             ignored_frame_count: 0,
             is_bootstrapped: false,
             bootstrap_term: Term(0),
         };
-        if node.identity.cluster.is_some() {
-            node.start_replicas(now, recovered.groups);
+        match recovered.damage {
+            Some(damage) => node.become_suspect(damage),
+            None if node.identity.cluster.is_some() => node.start_replicas(now, recovered.groups),
+            None => {}
         }
         node.handle(now, Input::Timeout);
         Ok(node)
@@ -165,12 +176,17 @@ impl Node {
     /// Takes one input. Total: never fails, never blocks. Drain [`Node::poll_output`] afterwards.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
+        if matches!(self.phase, Phase::Suspect(_)) {
+            return self.handle_while_suspect(input);
+        }
         match input {
             Input::Timeout => self.on_timeout(),
             Input::Receive(frame) => self.on_frame(frame),
             Input::Request { handle, body } => match &self.phase {
                 Phase::Running => self.on_request(handle, body),
-                Phase::Forming(_) | Phase::Wiped => self.refuse_request(handle, &body),
+                Phase::Forming(_) | Phase::Wiped | Phase::Suspect(_) => {
+                    self.refuse_request(handle, &body, Refusal::NotReady);
+                }
             },
             Input::Stored(reply) => self.on_stored(reply),
         }
@@ -186,7 +202,7 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
         let formation = match &self.phase {
             Phase::Forming(formation) => Some((formation.query_at, TimerReason::Formation)),
-            Phase::Running | Phase::Wiped => None,
+            Phase::Running | Phase::Wiped | Phase::Suspect(_) => None,
         };
         let heartbeat = self.rounds.heartbeat_at.map(|at| (at, TimerReason::Heartbeat));
         let raft = self.deadlines.first().map(|(at, shard)| (*at, TimerReason::Raft(*shard)));
@@ -226,6 +242,8 @@ impl Node {
             incarnation: self.identity.incarnation,
             cluster_name: self.identity.cluster_name.clone(),
             cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),
+            damage: self.damage().cloned().map(Box::new),
+            is_full: self.is_full,
             shards: shards.collect(),
             log: self.log_counters,
             ignored_frame_count: self.ignored_frame_count,
@@ -281,13 +299,13 @@ impl Node {
         }
     }
 
-    fn refuse_request(&mut self, handle: RequestHandle, body: &ClientRequest) {
+    fn refuse_request(&mut self, handle: RequestHandle, body: &ClientRequest, refusal: Refusal) {
         let reply = match body {
             ClientRequest::Status => ClientReply::Status(self.status()),
             ClientRequest::Map
             | ClientRequest::OpenSession { .. }
             | ClientRequest::Read { .. }
-            | ClientRequest::Write { .. } => ClientReply::Refused(Refusal::NotReady),
+            | ClientRequest::Write { .. } => ClientReply::Refused(refusal),
         };
         self.reply(handle, reply);
     }
@@ -310,7 +328,7 @@ impl Node {
                     self.on_peer_message(frame.from, message);
                 }
             }
-            (None, Phase::Wiped) => {}
+            (None, Phase::Wiped | Phase::Suspect(_)) => {}
         }
     }
 
@@ -372,11 +390,56 @@ impl Node {
                     self.on_outcome(shard, index, outcome);
                 }
             }
-            StorageReply::Read { handle, result } => {
-                let found = result.expect("a read is handed out only when its index is applied");
-                self.reply(handle, ClientReply::Read(found));
+            StorageReply::Read { handle, result } => self.on_read(handle, result),
+            StorageReply::Flushed { applied } => self.on_flushed(&applied),
+            StorageReply::Space { is_full } => {
+                self.is_full = is_full;
+                self.outbox.push(Output::Event(Event::SpaceChanged { is_full }));
             }
+            StorageReply::Damaged(damage) => self.become_suspect(damage),
             StorageReply::IdentityStored => self.on_identity_stored(self.now),
+        }
+    }
+
+    fn on_read(&mut self, handle: RequestHandle, result: Result<Option<Found>, ReadError>) {
+        match result {
+            Ok(found) => self.reply(handle, ClientReply::Read(found)),
+            Err(ReadError::Damaged(damage)) => {
+                self.become_suspect(damage);
+                self.refuse_damaged(handle);
+            }
+            Err(error @ ReadError::NotApplied { .. }) => {
+                panic!("a read is handed out only when its index is applied: {error}")
+            }
+        }
+    }
+
+    /// The applied state is durable: gives up the entries that nobody needs.
+    fn on_flushed(&mut self, applied: &BTreeMap<ShardId, LogId>) {
+        for (shard, flushed) in applied {
+            if let Some(replica) = self.replicas.get_mut(shard) {
+                replica.flushed = flushed.index;
+                self.release(*shard);
+            }
+        }
+    }
+
+    /// Gives up what was flushed before everybody held it, once everybody holds all of it: a node
+    /// without room has nothing more to flush.
+    fn release_late(&mut self, shard: ShardId) {
+        if let Some(replica) = self.replicas.get(&shard)
+            && replica.flushed > replica.group.floor().index
+            && replica.flushed <= replica.group.held_by_all()
+        {
+            self.release(shard);
+        }
+    }
+
+    fn release(&mut self, shard: ShardId) {
+        if let Some(replica) = self.replicas.get_mut(&shard)
+            && let Some(floor) = replica.group.release(replica.flushed)
+        {
+            self.outbox.push(Output::Store(StorageRequest::Release { shard, floor }));
         }
     }
 
@@ -399,6 +462,7 @@ impl Node {
                 self.report(*shard);
                 self.bootstrap_map(*shard);
                 self.collect_committed(*shard);
+                self.release_late(*shard);
                 self.serve_reads(*shard);
                 self.file_deadline(*shard);
             }

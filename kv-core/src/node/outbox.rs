@@ -49,6 +49,14 @@ impl Outbox {
         lane.entry(to).or_default().push(message);
     }
 
+    /// Drops everything that is to be sent, also what waits for the disk or for the driver.
+    pub(super) fn drop_messages(&mut self) {
+        self.control.clear();
+        self.bulk.clear();
+        self.held.clear();
+        self.outputs.retain(|output| !matches!(output, Output::Send(_)));
+    }
+
     /// Sends once `append` is durable.
     pub(super) fn send_after(&mut self, append: AppendId, to: NodeId, message: PeerMessage) {
         if append <= self.durable {

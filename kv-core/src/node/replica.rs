@@ -47,6 +47,8 @@ pub(super) struct Replica {
     pub(super) reads: VecDeque<WaitingRead>,
     /// What the store has applied.
     pub(super) store_applied: LogIndex,
+    /// What of it is durable without the log.
+    pub(super) flushed: LogIndex,
     pub(super) reported: Reported,
     /// The deadline under which the node has filed the group.
     pub(super) filed_deadline: Instant,
@@ -57,12 +59,14 @@ impl Replica {
         let reported =
             Reported { role: Role::Follower, term: group.term(), commit_index: LogIndex(0) };
         let filed_deadline = group.deadline();
+        let store_applied = group.applied_index();
         Self {
             group,
             last_append: AppendId(0),
             pending: BTreeMap::new(),
             reads: VecDeque::new(),
-            store_applied: LogIndex(0),
+            store_applied,
+            flushed: store_applied,
             reported,
             filed_deadline,
         }

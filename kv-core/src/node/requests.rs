@@ -1,13 +1,15 @@
 //! Requests of clients: checks, proposals and reads.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::replica::{PendingWrite, WaitingRead};
 use super::{Node, Output};
 use crate::cluster::ShardEntry;
-use crate::id::{Epoch, LogIndex, RequestHandle, SessionId, ShardId, Timestamp};
+use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Timestamp};
 use crate::machine::{Command, MetaCommand};
-use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX};
+use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
+use crate::raft::quorum::majority;
 use crate::ring;
 use crate::storage::{Outcome, Read, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, MapView, Refusal};
@@ -40,6 +42,7 @@ impl Node {
                 .check_placement(shard, epoch, op.key())
                 .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))
                 .and_then(|()| self.check_session(request.session))
+                .and_then(|()| self.check_space(shard, &op))
                 .and_then(|()| self.propose(shard, handle, &Command::Write { request, op }))
                 .map_err(ClientReply::Refused),
         };
@@ -90,6 +93,30 @@ impl Node {
         };
         let latest = meta.store_applied.0.saturating_add(SESSIONS_AHEAD_MAX);
         if session.opened_ts.0 > latest { Err(Refusal::SessionExpired) } else { Ok(()) }
+    }
+
+    /// As leader: refuses what takes space while this node's disk is full, or those of so many
+    /// followers that without them there is no majority. Fullness is judged here and never when
+    /// entries are applied: what is committed is applied everywhere.
+    fn check_space(&self, shard: ShardId, op: &WriteOp) -> Result<(), Refusal> {
+        let Some(replica) = self.replicas.get(&shard).filter(|replica| replica.is_leader()) else {
+            return Ok(());
+        };
+        if matches!(op, WriteOp::Delete { .. }) {
+            return Ok(());
+        }
+        if self.is_full {
+            return Err(Refusal::NoSpace { node: self.config.id });
+        }
+        let voters = replica.group.voters();
+        let is_full = |voter: &&NodeId| self.links.get(*voter).is_some_and(|link| link.is_full);
+        let full: Vec<_> = voters.iter().filter(is_full).collect();
+        match full.first() {
+            Some(node) if voters.len() - full.len() < majority(voters.len()) => {
+                Err(Refusal::NoSpace { node: **node })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Why this node cannot serve `shard`.

@@ -1,5 +1,6 @@
 //! A node's view of itself.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
 use crate::raft::Role;
-use crate::storage::LogCounters;
+use crate::storage::{LogCounters, StorageDamage};
 
 /// A node's view of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,10 @@ pub struct Status {
     pub cluster_name: String,
     /// Its cluster; none before it is formed.
     pub cluster: Option<ClusterId>,
+    /// What of its stored data is damaged. It then takes part in nothing, and `shards` is empty.
+    pub damage: Option<Box<StorageDamage>>,
+    /// Whether its disk is so full that only what makes room is written.
+    pub is_full: bool,
     /// Its replicas, by shard.
     pub shards: Vec<ShardStatus>,
     /// Its log since the process started.

@@ -59,13 +59,14 @@ impl Group {
         }
     }
 
-    /// As leader: the follower `from` has forgotten what it was told of the commit index, by a
-    /// restart.
+    /// As leader: the follower `from` has forgotten what it was told of the commit index and of what
+    /// all hold, by a restart.
     pub fn on_follower_forgot(&mut self, from: NodeId) {
         if let State::Leader(leadership) = &mut self.state
             && let Some(progress) = leadership.followers.get_mut(&from)
         {
             progress.commit = LogIndex(0);
+            progress.held_by_all = LogIndex(0);
         }
     }
 

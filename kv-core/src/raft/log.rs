@@ -17,10 +17,13 @@ use bytes::Bytes;
 use crate::id::{AppendId, LogId, LogIndex, Term};
 use crate::storage::Entry;
 
-/// A replica's log, from index 1.
+/// A replica's log behind its floor: what the entries before it did is part of the applied state.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    entries: Vec<Entry>,
+    /// What the entries follow; zero at first.
+    floor: LogId,
+    /// Entries with consecutive indexes, the first behind the floor.
+    entries: VecDeque<Entry>,
     /// Entries up to here are durable.
     persisted: LogIndex,
     /// First entry that no write to the store holds yet.
@@ -34,71 +37,91 @@ impl Log {
     ///
     /// # Panics
     /// If the entries have a gap: the store promises that they do not.
-    pub(super) fn recovered(entries: Vec<Entry>) -> Self {
-        for (entry, index) in entries.iter().zip(1..) {
-            assert_eq!(
-                entry.id.index,
-                LogIndex(index),
-                "a recovered log starts at 1 and has no gap"
-            );
+    pub(super) fn recovered(floor: LogId, entries: Vec<Entry>) -> Self {
+        for (entry, index) in entries.iter().zip(floor.index.0 + 1..) {
+            assert_eq!(entry.id.index, LogIndex(index), "a recovered log has no gap");
         }
-        let persisted = LogIndex(entries.len() as u64);
-        Self { entries, persisted, ..Self::default() }
+        let persisted = LogIndex(floor.index.0 + entries.len() as u64);
+        Self { floor, entries: entries.into(), persisted, ..Self::default() }
+    }
+
+    pub(super) fn floor(&self) -> LogId {
+        self.floor
     }
 
     pub(super) fn last(&self) -> LogId {
-        self.entries.last().map(|entry| entry.id).unwrap_or_default()
+        self.entries.back().map_or(self.floor, |entry| entry.id)
     }
 
     pub(super) fn persisted(&self) -> LogIndex {
         self.persisted
     }
 
-    /// Term of the entry at `index`; term 0 stands before the log, none behind it.
+    /// Term of the entry at `index`, the floor included; none before the floor and behind the log.
     pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        match index.0.checked_sub(1) {
-            None => Some(Term(0)),
-            Some(at) => self.entries.get(usize::try_from(at).ok()?).map(|entry| entry.id.term),
+        if index == self.floor.index {
+            return Some(self.floor.term);
         }
+        let at = index.0.checked_sub(self.floor.index.0 + 1)?;
+        self.entries.get(usize::try_from(at).ok()?).map(|entry| entry.id.term)
     }
 
-    /// The largest index at most `index` whose entry has at most `term`, with its term.
+    /// The largest index at most `index` whose entry has at most `term`, with its term. Before the
+    /// floor there is only the position before all logs, on which all agree.
     pub(super) fn last_at_most(&self, term: Term, index: LogIndex) -> LogId {
         let mut index = index.min(self.last().index);
-        loop {
-            match self.term_at(index) {
-                Some(found) if found > term => index = index.prev(),
-                found => return LogId { term: found.unwrap_or_default(), index },
+        while let Some(found) = self.term_at(index) {
+            if found <= term {
+                return LogId { term: found, index };
             }
+            index = index.prev();
         }
+        LogId::default()
     }
 
     /// Entries `from..=to` that exist; at least one, then as many as fit `bytes_max`.
-    pub(super) fn slice(&self, from: LogIndex, to: LogIndex, bytes_max: usize) -> &[Entry] {
-        let start = position(from).min(self.entries.len());
-        let end = position(to.next()).clamp(start, self.entries.len());
+    pub(super) fn slice(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        bytes_max: usize,
+    ) -> impl Iterator<Item = &Entry> {
+        let start = self.position(from).min(self.entries.len());
+        let end = self.position(to.next()).clamp(start, self.entries.len());
         let mut bytes = 0;
-        let within = |entry: &&Entry| {
-            bytes += entry.payload.len();
-            bytes <= bytes_max
+        let within = move |entry: &&Entry| {
+            let is_first = bytes == 0;
+            bytes += entry.payload.len().max(1);
+            is_first || bytes <= bytes_max
         };
-        let fitting = self.entries[start..end].iter().take_while(within).count();
-        &self.entries[start..end.min(start + fitting.max(1))]
+        self.entries.range(start..end).take_while(within)
+    }
+
+    /// Forgets the entries up to `floor`, which are durable and applied.
+    ///
+    /// # Panics
+    /// If the log does not hold that entry, durably.
+    pub(super) fn release(&mut self, floor: LogId) {
+        assert_eq!(self.term_at(floor.index), Some(floor.term), "only what is there is released");
+        assert!(floor.index <= self.persisted, "only what is durable is released");
+        let count = self.position(floor.index.next()).min(self.entries.len());
+        self.entries.drain(..count);
+        self.floor = floor;
     }
 
     /// Appends one entry of `term` and returns its id.
     pub(super) fn push(&mut self, term: Term, payload: Bytes) -> LogId {
         let id = LogId { term, index: self.last().index.next() };
         assert!(term >= self.last().term, "terms never shrink along the log");
-        self.entries.push(Entry { id, payload });
+        self.entries.push_back(Entry { id, payload });
         self.unsaved_from.get_or_insert(id.index);
         id
     }
 
     /// Removes every entry from `index` on.
     pub(super) fn truncate_from(&mut self, index: LogIndex) {
-        assert!(index.0 > 0, "the position before the log is not an entry");
-        self.entries.truncate(position(index));
+        assert!(index > self.floor.index, "what was released stays");
+        self.entries.truncate(self.position(index));
         self.persisted = self.persisted.min(index.prev());
         if self.unsaved_from.is_some_and(|from| from > index) {
             self.unsaved_from = Some(index);
@@ -106,8 +129,10 @@ impl Log {
     }
 
     /// The entries that no write to the store holds yet.
-    pub(super) fn unsaved(&self) -> &[Entry] {
-        self.unsaved_from.map_or(&[], |from| &self.entries[position(from)..])
+    pub(super) fn unsaved(&self) -> Vec<Entry> {
+        self.unsaved_from.map_or_else(Vec::new, |from| {
+            self.entries.range(self.position(from)..).cloned().collect()
+        })
     }
 
     /// Notes that [`Log::unsaved`] is on its way to the disk as `append`.
@@ -130,11 +155,11 @@ impl Log {
         self.persisted = self.persisted.max(safe);
         assert!(self.persisted <= self.last().index, "only entries that exist are durable");
     }
-}
 
-/// Position in the vector of the entry at `index`, which is at least 1.
-fn position(index: LogIndex) -> usize {
-    usize::try_from(index.prev().0).unwrap_or(usize::MAX)
+    /// Position of the entry at `index`, which lies behind the floor.
+    fn position(&self, index: LogIndex) -> usize {
+        usize::try_from(index.prev().0.saturating_sub(self.floor.index.0)).unwrap_or(usize::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -184,11 +209,27 @@ mod tests {
         for _ in 0..4 {
             log.push(Term(1), Bytes::from(vec![0; 10]));
         }
-        let count = |from, to, bytes| log.slice(LogIndex(from), LogIndex(to), bytes).len();
+        let count = |from, to, bytes| log.slice(LogIndex(from), LogIndex(to), bytes).count();
         assert_eq!(count(1, 4, 1), 1);
         assert_eq!(count(1, 4, 20), 2);
         assert_eq!(count(2, 9, 100), 3);
         assert_eq!(count(5, 9, 100), 0);
+    }
+
+    #[test]
+    fn released_entries_leave_their_last_id() {
+        let mut log = log_of(&[1, 1, 3, 3]);
+        log.mark_in_flight(AppendId(1));
+        log.on_appended(AppendId(1), LogId::new(3, 4));
+        log.release(LogId::new(3, 3));
+        assert_eq!((log.floor(), log.last()), (LogId::new(3, 3), LogId::new(3, 4)));
+        let terms = [2, 3, 4, 5].map(|index| log.term_at(LogIndex(index)));
+        assert_eq!(terms, [None, Some(Term(3)), Some(Term(3)), None]);
+        assert_eq!(log.last_at_most(Term(2), LogIndex(4)), LogId::default());
+        assert_eq!(log.slice(LogIndex(4), LogIndex(9), 100).count(), 1);
+        log.truncate_from(LogIndex(4));
+        assert_eq!(log.push(Term(5), Bytes::new()), LogId::new(5, 4));
+        log.release(LogId::new(3, 3));
     }
 
     #[test]

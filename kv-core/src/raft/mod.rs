@@ -34,6 +34,15 @@
 //! must not leave before the writes that the group handed out until then are durable. Only a
 //! leader's own appends are not marked.
 //!
+//! # Releasing
+//!
+//! A log does not grow for ever: an entry that *every* voter holds durably is never sent again, by
+//! no leader, because what a voter holds and is committed it never loses. The leader sees it from
+//! the acknowledgements and tells the others (`held_by_all`); a follower repeats what it knows, so
+//! that also an idle group learns it. Once the applied state is durable without them, such entries
+//! are released ([`Group::release`]), and the log goes on behind its floor. A voter that is down
+//! keeps all logs from being released.
+//!
 //! # Reads
 //!
 //! A linearizable read (thesis 6.4) is good at [`Group::read_index`] once leadership was confirmed
@@ -41,7 +50,7 @@
 //! for all their groups at once, so it lives in the node; the group contributes its term and its
 //! voters.
 //!
-//! **What this leaves out:** snapshots and log compaction, membership changes, learners, leadership
+//! **What this leaves out:** snapshots, membership changes, learners, leadership
 //! transfer and leases.
 
 mod election;
@@ -67,6 +76,7 @@ use crate::time::Instant;
 use crate::wire::RaftMessage;
 use log::Log;
 use progress::Progress;
+use replication::Told;
 
 pub use timings::Timings;
 
@@ -189,6 +199,9 @@ pub struct Group {
     hard_state_unsaved: bool,
     /// Entries up to here were handed out to be applied.
     applied: LogIndex,
+    /// Every voter durably holds the committed entries up to here, so no leader will ever have to
+    /// send them again.
+    held_by_all: LogIndex,
     outbox: Vec<Envelope>,
     contradictions: Vec<(NodeId, Contradiction)>,
 }
@@ -196,16 +209,24 @@ pub struct Group {
 impl Group {
     /// A replica with what its store recovered: a follower that waits for a leader.
     pub fn new(config: GroupConfig, recovered: RecoveredGroup, rng: Rng, now: Instant) -> Self {
-        let log = Log::recovered(recovered.entries);
+        let log = Log::recovered(recovered.floor, recovered.entries);
+        let (applied, log_floor) = (recovered.applied, recovered.floor.index);
+        assert_eq!(
+            log.term_at(applied.index),
+            Some(applied.term),
+            "the log goes on from the applied state"
+        );
         assert!(config.voters.contains(&config.me), "a replica is one of its group's voters");
         assert!(
             recovered.hard_state.commit <= log.last().index,
             "what was committed is in the log"
         );
+        // What was applied is committed, whatever the hard state remembers.
+        let commit = recovered.hard_state.commit.max(applied.index);
         let mut group = Self {
             config,
             rng,
-            hard_state: recovered.hard_state,
+            hard_state: HardState { commit, ..recovered.hard_state },
             log,
             state: State::Follower,
             leader: None,
@@ -214,7 +235,8 @@ impl Group {
             election_timeout: Duration::ZERO,
             heard_append: false,
             hard_state_unsaved: false,
-            applied: LogIndex(0),
+            applied: applied.index,
+            held_by_all: log_floor,
             outbox: Vec::new(),
             contradictions: Vec::new(),
         };
@@ -321,11 +343,13 @@ impl Group {
             RaftMessage::VoteReply { term, pre, granted } => {
                 self.on_vote_reply(now, from, term, pre, granted);
             }
-            RaftMessage::Append { term, prev, commit, entries } => {
-                self.on_append(now, from, term, prev, commit, entries);
+            RaftMessage::Append { term, prev, commit, held_by_all, entries } => {
+                let told = Told { commit, held_by_all };
+                self.on_append(now, from, term, prev, told, entries);
             }
-            RaftMessage::AppendAccepted { term, matched, commit } => {
-                self.on_append_accepted(now, from, term, matched, commit);
+            RaftMessage::AppendAccepted { term, matched, commit, held_by_all } => {
+                let told = Told { commit, held_by_all };
+                self.on_append_accepted(now, from, term, matched, told);
             }
             RaftMessage::AppendRejected { term, prev, hint } => {
                 self.on_append_rejected(now, from, term, prev, hint);
@@ -341,7 +365,7 @@ impl Group {
 
     /// What must be written since the last call, and notes that it is on its way as `append`.
     pub fn take_write(&mut self, append: AppendId) -> Option<GroupWrite> {
-        let entries: Vec<Entry> = self.log.unsaved().to_vec();
+        let entries = self.log.unsaved();
         if entries.is_empty() && !self.hard_state_unsaved {
             return None;
         }
@@ -371,11 +395,34 @@ impl Group {
         if to <= self.applied {
             return Vec::new();
         }
-        let entries = self.log.slice(self.applied.next(), to, bytes_max).to_vec();
+        let entries: Vec<_> = self.log.slice(self.applied.next(), to, bytes_max).cloned().collect();
         if let Some(last) = entries.last() {
             self.applied = last.id.index;
         }
         entries
+    }
+
+    /// Up to where every voter is known to hold the committed entries durably.
+    pub fn held_by_all(&self) -> LogIndex {
+        self.held_by_all
+    }
+
+    /// What the log follows: entries up to here were released.
+    pub fn floor(&self) -> LogId {
+        self.log.floor()
+    }
+
+    /// Forgets the entries that nobody needs any more: every voter holds them, and the applied
+    /// state, durable without the log up to `flushed`, has them. Returns the new floor if it rose.
+    pub fn release(&mut self, flushed: LogIndex) -> Option<LogId> {
+        let index = self.held_by_all.min(flushed).min(self.applied).min(self.log.persisted());
+        if index <= self.log.floor().index {
+            return None;
+        }
+        let term = self.log.term_at(index).expect("what is persisted is in the log");
+        let floor = LogId { term, index };
+        self.log.release(floor);
+        Some(floor)
     }
 
     /// Up to where this replica may count and tell its own log: as far as it is durable.

@@ -6,6 +6,7 @@
 
 use alloc::collections::VecDeque;
 
+use super::replication::Told;
 use crate::id::LogIndex;
 use crate::time::Instant;
 
@@ -22,6 +23,7 @@ pub(super) enum Mode {
 }
 
 /// - `matched < next`; `matched` never shrinks within a term.
+/// - What is held by all lies before `next`: nobody needs it sent, and it may be released.
 /// - In replicate mode everything in `matched+1 .. next` is in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -33,6 +35,8 @@ pub(super) struct Progress {
     /// What the follower last said its commit index is. May shrink: a restart forgets it, and
     /// answers may overtake one another.
     pub(super) commit: LogIndex,
+    /// What the follower last said it knows to be held by all. May shrink, too.
+    pub(super) held_by_all: LogIndex,
     /// First and last index of each append in flight.
     pub(super) in_flight: VecDeque<(LogIndex, LogIndex)>,
     /// When something last moved: an append sent into an empty window, or an acknowledgement.
@@ -49,6 +53,7 @@ impl Progress {
             matched: LogIndex(0),
             next,
             commit: LogIndex(0),
+            held_by_all: LogIndex(0),
             in_flight: VecDeque::new(),
             moved_at: now,
             contact: now,
@@ -67,9 +72,10 @@ impl Progress {
         self.next = last.next();
     }
 
-    pub(super) fn on_accepted(&mut self, matched: LogIndex, commit: LogIndex, now: Instant) {
+    pub(super) fn on_accepted(&mut self, matched: LogIndex, told: Told, now: Instant) {
         self.matched = self.matched.max(matched);
-        self.commit = commit;
+        self.commit = told.commit;
+        self.held_by_all = told.held_by_all;
         self.next = self.next.max(self.matched.next());
         while self.in_flight.front().is_some_and(|(_, last)| *last <= self.matched) {
             self.in_flight.pop_front();

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 /// How many of `voter_count` make a majority.
-pub(super) fn majority(voter_count: usize) -> usize {
+pub(crate) fn majority(voter_count: usize) -> usize {
     voter_count / 2 + 1
 }
 

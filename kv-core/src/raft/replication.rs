@@ -9,18 +9,28 @@ use super::quorum::reached_by_majority;
 use super::{Contradiction, Envelope, Group, State};
 use crate::id::{LogId, LogIndex, NodeId, Term};
 use crate::mutants::{self, Mutant};
+use crate::storage::HardState;
 use crate::time::Instant;
 use crate::wire::RaftMessage;
 
 /// Payload bytes of one append, unless a single entry is larger.
 pub(super) const APPEND_BYTES_MAX: usize = 256 * 1024;
 
+/// What an append tells of the log as a whole, and its answer repeats.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// The commit index.
+    pub(super) commit: LogIndex,
+    /// Every voter holds the entries up to here.
+    pub(super) held_by_all: LogIndex,
+}
+
 impl Group {
     /// As leader, once per heartbeat while [`Group::needs_heartbeat`]: sends again what may have
     /// been lost.
     pub fn on_heartbeat(&mut self, now: Instant) {
         let heartbeat = self.config.timings.heartbeat;
-        let commit = self.hard_state.commit;
+        let (commit, held_by_all) = (self.hard_state.commit, self.held_by_all);
         let State::Leader(leadership) = &mut self.state else {
             return;
         };
@@ -28,7 +38,7 @@ impl Group {
         for (peer, progress) in &mut leadership.followers {
             match progress.mode {
                 Mode::Replicate if progress.in_flight.is_empty() => {
-                    if progress.commit < commit {
+                    if progress.commit < commit || progress.held_by_all < held_by_all {
                         uninformed.push(*peer);
                     }
                 }
@@ -47,15 +57,17 @@ impl Group {
         self.send_appends(now);
     }
 
-    /// As leader: whether some follower lacks entries or does not know the commit index.
+    /// As leader: whether some follower lacks entries, or does not know what is committed or what
+    /// all hold.
     pub fn needs_heartbeat(&self) -> bool {
         let last = self.log.last().index;
         let commit = self.hard_state.commit;
         match &self.state {
-            State::Leader(leadership) => leadership
-                .followers
-                .values()
-                .any(|follower| follower.matched < last || follower.commit < commit),
+            State::Leader(leadership) => leadership.followers.values().any(|follower| {
+                follower.matched < last
+                    || follower.commit < commit
+                    || follower.held_by_all < self.held_by_all
+            }),
             State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => false,
         }
     }
@@ -98,16 +110,17 @@ impl Group {
         let from = progress.next;
         let prev = LogId {
             index: from.prev(),
-            term: self.log.term_at(from.prev()).expect("a leader sends from within its log"),
+            term: self.log.term_at(from.prev()).expect("what is held by all is not sent"),
         };
         let entries: Vec<(Term, Bytes)> = if to < from {
             Vec::new()
         } else {
             let slice = self.log.slice(from, to, APPEND_BYTES_MAX);
-            slice.iter().map(|entry| (entry.id.term, entry.payload.clone())).collect()
+            slice.map(|entry| (entry.id.term, entry.payload.clone())).collect()
         };
         let last = LogIndex(prev.index.0 + entries.len() as u64);
-        let message = RaftMessage::Append { term, prev, commit, entries };
+        let held_by_all = self.held_by_all;
+        let message = RaftMessage::Append { term, prev, commit, held_by_all, entries };
         // The term of a leader is durable since before it asked for votes, and what it sends need
         // not be.
         self.outbox.push(Envelope { to: peer, message, after_persist: false });
@@ -120,7 +133,7 @@ impl Group {
         from: NodeId,
         term: Term,
         prev: LogId,
-        commit: LogIndex,
+        told: Told,
         entries: Vec<(Term, Bytes)>,
     ) {
         if term < self.hard_state.term {
@@ -130,7 +143,11 @@ impl Group {
             return;
         }
         self.heard_append = true;
+        let (prev, entries) = self.skip_released(prev, entries);
         if self.log.term_at(prev.index) != Some(prev.term) {
+            if prev.index <= self.hard_state.commit {
+                return self.contradict(from, Contradiction::CommittedReplaced);
+            }
             return self.reject_append(from, prev);
         }
         if !self.may_append(prev, &entries) {
@@ -138,10 +155,33 @@ impl Group {
         }
         let matched = LogIndex(prev.index.0 + entries.len() as u64);
         self.append_after(prev, entries);
-        self.hard_state.commit = self.hard_state.commit.max(commit.min(matched));
-        let commit = self.hard_state.commit;
-        let term = self.hard_state.term;
-        self.send(from, RaftMessage::AppendAccepted { term, matched, commit });
+        self.hard_state.commit = self.hard_state.commit.max(told.commit.min(matched));
+        self.held_by_all = self.held_by_all.max(told.held_by_all.min(self.hard_state.commit));
+        let HardState { term, commit, .. } = self.hard_state;
+        let held_by_all = self.held_by_all;
+        self.send(from, RaftMessage::AppendAccepted { term, matched, commit, held_by_all });
+    }
+
+    /// An append without what was released here: it is committed, so it is what the leader has. The
+    /// message is then an old one, and if nothing of it lies behind the floor, the floor is left.
+    fn skip_released(
+        &self,
+        prev: LogId,
+        mut entries: Vec<(Term, Bytes)>,
+    ) -> (LogId, Vec<(Term, Bytes)>) {
+        let floor = self.log.floor();
+        let released = floor.index.0.saturating_sub(prev.index.0);
+        if released == 0 {
+            return (prev, entries);
+        }
+        match usize::try_from(released) {
+            Ok(count) if count <= entries.len() => {
+                let behind = entries.split_off(count);
+                let term = entries.last().map_or(prev.term, |(term, _)| *term);
+                (LogId { term, index: floor.index }, behind)
+            }
+            Ok(_) | Err(_) => (floor, Vec::new()),
+        }
     }
 
     /// Whether nothing committed would be replaced, and terms do not shrink.
@@ -185,7 +225,7 @@ impl Group {
         from: NodeId,
         term: Term,
         matched: LogIndex,
-        commit: LogIndex,
+        told: Told,
     ) {
         if self.is_foreign_answer(now, term) || matched > self.log.last().index {
             return;
@@ -194,7 +234,7 @@ impl Group {
             return;
         };
         progress.contact = now;
-        progress.on_accepted(matched, commit, now);
+        progress.on_accepted(matched, told, now);
         self.advance_commit();
         self.send_appends_to(now, from);
     }
@@ -212,6 +252,7 @@ impl Group {
         }
         // Where the leader's own log stops being newer than the follower's is the next candidate.
         let candidate = self.log.last_at_most(hint.term, hint.index.min(prev)).index;
+        let held_by_all = self.held_by_all;
         let Some(progress) = self.progress_mut(from) else {
             return;
         };
@@ -220,10 +261,11 @@ impl Group {
             Mode::Replicate => prev <= progress.matched || prev >= progress.next,
             Mode::Probe { .. } => prev != progress.next.prev(),
         };
-        if is_stale {
+        // What all hold is not what is missing: the answer is to an append of an earlier term.
+        if is_stale || prev <= held_by_all {
             return;
         }
-        progress.probe_from(candidate.next().min(prev));
+        progress.probe_from(candidate.max(held_by_all).next().min(prev));
         self.send_appends_to(now, from);
     }
 
@@ -250,6 +292,9 @@ impl Group {
         if reached > self.hard_state.commit && (is_own_term || any_term) {
             self.hard_state.commit = reached;
         }
+        let matched = leadership.followers.values().map(|follower| follower.matched);
+        let by_all = matched.chain([own]).min().unwrap_or(own);
+        self.held_by_all = self.held_by_all.max(by_all.min(self.hard_state.commit));
     }
 
     fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {

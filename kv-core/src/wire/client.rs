@@ -8,6 +8,7 @@ use crate::cluster::{ClusterMap, ShardEntry};
 use crate::id::{Epoch, NodeId, RequestId, SessionId, ShardId};
 use crate::node::Status;
 use crate::op::{Found, Key, WriteOp, WriteResult};
+use crate::storage::StorageDamage;
 
 /// A request on a client connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +121,22 @@ pub enum Refusal {
     /// The node has as much unfinished work as it may hold. Retry later.
     #[error("the node is overloaded")]
     Overloaded,
+    /// The disks of the shard's leader or of too many of its followers are full. Deletes are still
+    /// taken; other writes once there is room again.
+    #[error("no space is left on the disk of {node}; delete something or make room")]
+    NoSpace {
+        /// The leader of the shard, or a follower whose disk is full.
+        node: NodeId,
+    },
+    /// What the node has stored is damaged. It serves nothing until it is repaired. *A write may
+    /// still take effect; retry with the same request id at another node.*
+    #[error("{node} has damaged data and serves nothing: {damage}")]
+    Damaged {
+        /// The node.
+        node: NodeId,
+        /// What is damaged.
+        damage: StorageDamage,
+    },
     /// The key or value exceeds a limit. A retry cannot succeed.
     #[error("{bytes} bytes of {what} exceed the limit of {bytes_max}")]
     TooLarge {

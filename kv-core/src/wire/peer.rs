@@ -73,12 +73,14 @@ pub struct Confirmation {
     /// Confirmed shards in which the answerer has got no append of this leadership since its
     /// process started: it does not know what is committed, even if an earlier process of it did.
     pub unheard: Vec<ShardId>,
+    /// Whether the answerer's disk is full: it should get nothing but what makes room.
+    pub is_full: bool,
 }
 
 impl Confirmation {
     /// The answer of who does not have the list that was asked about.
-    pub(crate) fn unknown_list(boot: u64, round: Round) -> Self {
-        Self { boot, round, version: 0, except: Vec::new(), unheard: Vec::new() }
+    pub(crate) fn unknown_list(boot: u64, round: Round, is_full: bool) -> Self {
+        Self { boot, round, version: 0, except: Vec::new(), unheard: Vec::new(), is_full }
     }
 }
 
@@ -151,6 +153,9 @@ pub enum RaftMessage {
         prev: LogId,
         /// The leader's commit index.
         commit: LogIndex,
+        /// Every voter durably holds the committed entries up to here: nobody will have to send
+        /// them again.
+        held_by_all: LogIndex,
         /// Term and payload of each entry; the first has index `prev.index + 1`.
         entries: Vec<(Term, Bytes)>,
     },
@@ -162,6 +167,8 @@ pub enum RaftMessage {
         matched: LogIndex,
         /// The follower's commit index, so that the leader knows when it has told it.
         commit: LogIndex,
+        /// What the follower knows to be held by all, for the same reason.
+        held_by_all: LogIndex,
     },
     /// The follower's log does not hold `prev`, or the leader's term is old.
     AppendRejected {

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use kv_core::client::{Answer, Call, CallId};
 use kv_core::cluster::ClusterRecord;
 use kv_core::id::{
-    ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, SessionId, ShardId, Term,
-    Timestamp,
+    ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, SessionId, Term, Timestamp,
 };
 use kv_core::node::{ConfigError, Event, Input, Node, NodeConfig, Status};
 use kv_core::op::{Expect, Key, Value, WriteOp};
@@ -19,18 +18,15 @@ use kv_core::wire::{
     RaftMessage, Refusal,
 };
 
-use super::support::{self, Cluster};
-
-const SHARD: ShardId = ShardId(1);
-
-fn formed() -> Cluster {
-    let mut cluster = Cluster::new(3);
-    cluster.run(Duration::from_secs(5));
-    cluster
-}
+use super::support::{self, Cluster, SHARD, key_of_shard};
 
 /// A frame from `from` to `to` as `from` itself would send it.
-fn frame(cluster: &Cluster, from: NodeId, to: NodeId, message: PeerMessage) -> PeerFrame {
+pub(super) fn frame(
+    cluster: &Cluster,
+    from: NodeId,
+    to: NodeId,
+    message: PeerMessage,
+) -> PeerFrame {
     let identity = cluster.node(from).identity();
     PeerFrame {
         cluster: identity.cluster.as_ref().map(|cluster| cluster.id),
@@ -52,7 +48,7 @@ fn terms(status: &Status) -> Vec<Term> {
 
 #[test]
 fn rule_a24_frames_of_strangers_and_former_lives_touch_no_term() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let (from, to) = (NodeId(2), NodeId(1));
     let right = frame(&cluster, from, to, vote(99));
     let wrong = [
@@ -81,7 +77,7 @@ fn rule_a24_frames_of_strangers_and_former_lives_touch_no_term() {
 
 #[test]
 fn rule_a13_leadership_of_an_older_term_is_not_confirmed() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let leads = |term| Some(vec![Lead { shard: SHARD, term: Term(term) }]);
     let confirm =
         PeerMessage::Confirm { boot: 1, round: kv_core::id::Round(1), version: 1, leads: leads(0) };
@@ -107,12 +103,12 @@ fn last_asked(cluster: &Cluster, leader: NodeId, to: NodeId) -> Confirmation {
         _ => None,
     });
     let (boot, round, version) = asked.expect("the leader asked");
-    Confirmation { boot, round, version, except: vec![], unheard: vec![] }
+    Confirmation { boot, round, version, except: vec![], unheard: vec![], is_full: false }
 }
 
 #[test]
 fn rule_a13_read_waits_for_a_confirmation_of_this_process_and_a_later_round() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let key = key_of_shard();
     assert!(cluster.call(Call::Get { key: key.clone() }).is_ok());
     let leader = cluster.leader(SHARD).unwrap();
@@ -153,7 +149,7 @@ fn is_served(
 
 #[test]
 fn what_contradicts_raft_is_reported_and_changes_nothing() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let leader = cluster.leader(SHARD).unwrap();
     let others: Vec<_> = (1..=3).map(NodeId).filter(|id| *id != leader).collect();
     let (to, liar) = (others[0], others[1]);
@@ -166,7 +162,8 @@ fn what_contradicts_raft_is_reported_and_changes_nothing() {
     let append = |term, from| {
         let entries = vec![(term, Bytes::from_static(b"other"))];
         let prev = LogId::new(0, 0);
-        let message = RaftMessage::Append { term, prev, commit: LogIndex(0), entries };
+        let (commit, held_by_all) = (LogIndex(0), LogIndex(0));
+        let message = RaftMessage::Append { term, prev, commit, held_by_all, entries };
         (from, PeerMessage::Raft { shard: SHARD, message })
     };
     let beyond = Term(u64::MAX);
@@ -195,7 +192,7 @@ fn what_contradicts_raft_is_reported_and_changes_nothing() {
 
 #[test]
 fn cluster_that_cannot_be_is_not_adopted() {
-    let formed = formed();
+    let formed = Cluster::formed(3);
     let record = formed.node(NodeId(1)).identity().cluster.clone().unwrap();
     let invalid = [
         ClusterRecord { shard_count: u32::MAX, ..record.clone() },
@@ -263,7 +260,7 @@ fn rule_c54_answer_to_an_earlier_life_forms_no_second_cluster() {
 
 #[test]
 fn rule_a8_replica_of_a_newer_term_is_heard_by_an_idle_leader() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let leader = cluster.leader(SHARD).unwrap();
     let others: Vec<_> = (1..=3).map(NodeId).filter(|id| *id != leader).collect();
     let (x, voter) = (others[0], others[1]);
@@ -288,7 +285,7 @@ fn rule_a8_replica_of_a_newer_term_is_heard_by_an_idle_leader() {
 
 #[test]
 fn restarted_follower_learns_the_commit_index_even_if_an_old_append_comes_first() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let leader = cluster.leader(SHARD).unwrap();
     let follower = (1..=3).map(NodeId).find(|id| *id != leader).unwrap();
     let is_early = |frame: &&PeerFrame| {
@@ -312,10 +309,10 @@ fn restarted_follower_learns_the_commit_index_even_if_an_old_append_comes_first(
 
 #[test]
 fn member_that_the_peers_do_not_list_is_refused_at_start() {
-    let cluster = formed();
+    let cluster = Cluster::formed(3);
     let identity = cluster.node(NodeId(1)).identity().clone();
     let peers = [1, 2].map(|id| (NodeId(id), support::address(NodeId(id)))).to_vec();
-    let recovered = Recovered { identity, groups: BTreeMap::new() };
+    let recovered = Recovered { identity, groups: BTreeMap::new(), damage: None };
     let config = NodeConfig { shard_count: 4, ..NodeConfig::new(NodeId(1), "test", peers) };
     let refused = Node::new(config, recovered, 1, cluster.now).unwrap_err();
     assert_eq!(refused.0, [ConfigError::MemberMissing { id: NodeId(3) }]);
@@ -323,7 +320,7 @@ fn member_that_the_peers_do_not_list_is_refused_at_start() {
 
 #[test]
 fn session_from_the_future_is_refused_before_it_can_push_others_out() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let leader = cluster.leader(SHARD).unwrap();
     let key = key_of_shard();
     let session = SessionId { opened_ts: Timestamp(u64::MAX), nonce: 1 };
@@ -342,7 +339,7 @@ fn session_from_the_future_is_refused_before_it_can_push_others_out() {
 
 #[test]
 fn expected_value_is_limited_like_a_written_one() {
-    let mut cluster = formed();
+    let mut cluster = Cluster::formed(3);
     let leader = cluster.leader(SHARD).unwrap();
     let session = SessionId { opened_ts: Timestamp(1), nonce: 1 };
     let request = RequestId { session, sequence: 1, acked_below: 1 };
@@ -352,10 +349,4 @@ fn expected_value_is_limited_like_a_written_one() {
     let body = ClientRequest::Write { shard: SHARD, epoch: Epoch(1), request, op };
     let reply = cluster.request(leader, body);
     assert!(matches!(reply, ClientReply::Refused(Refusal::TooLarge { .. })), "{reply:?}");
-}
-
-fn key_of_shard() -> Key {
-    let keys = (0..).map(|at| Key::new(format!("k{at}").into_bytes()));
-    let is_there = |key: &Key| kv_core::ring::shard_of(key, 4) == SHARD;
-    keys.into_iter().find(is_there).expect("every shard has keys")
 }

@@ -2,42 +2,97 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::time::Duration;
 
 use kv_core::client::{
     Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
 };
 use kv_core::cluster::Identity;
-use kv_core::id::{Address, Incarnation, LogIndex, NodeId, RequestHandle, ShardId, Timestamp};
-use kv_core::machine::{self, Machine, ReadView};
+use kv_core::id::{
+    Address, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId, SessionId,
+    ShardId, Timestamp,
+};
+use kv_core::machine::{self, Machine, Newest, ReadView};
 use kv_core::node::{Event, Input, Node, NodeConfig, Output};
-use kv_core::op::{Key, Value};
+use kv_core::op::{Key, Value, WriteOp};
 use kv_core::storage::{
-    Append, LogCounters, ReadRefused, Recovered, RecoveredGroup, StorageReply, StorageRequest,
+    Append, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage, StorageReply,
+    StorageRequest,
 };
 use kv_core::time::Instant;
 use kv_core::wire::{self, ClientReply, ClientRequest, Frame, PeerFrame, ReplyFrame, RequestFrame};
 
-#[derive(Default)]
+/// The shard that most tests look at.
+pub(crate) const SHARD: ShardId = ShardId(1);
+
+/// A key of [`SHARD`].
+pub(crate) fn key_of_shard() -> Key {
+    let keys = (0..).map(|at| Key::new(format!("k{at}").into_bytes()));
+    let is_there = |key: &Key| kv_core::ring::shard_of(key, 4) == SHARD;
+    keys.into_iter().find(is_there).expect("every shard has keys")
+}
+
+/// Sets [`key_of_shard`].
+pub(crate) fn put_of_shard(text: &str) -> Call {
+    let value = Value::string(text.as_bytes().to_vec());
+    Call::Write(WriteOp::Put { key: key_of_shard(), value })
+}
+
+/// A put as a client sends it.
+pub(crate) fn write_of_shard(sequence: u64) -> ClientRequest {
+    let session = SessionId { opened_ts: Timestamp(1), nonce: 1 };
+    let request = RequestId { session, sequence, acked_below: 1 };
+    let op = WriteOp::Put { key: key_of_shard(), value: Value::string("v") };
+    ClientRequest::Write { shard: SHARD, epoch: Epoch(1), request, op }
+}
+
+#[derive(Clone, Default)]
 struct View(BTreeMap<Key, (Timestamp, Option<Value>)>);
 
 impl ReadView for View {
-    fn newest(&self, key: &Key, at: Timestamp) -> Option<(Timestamp, Option<Value>)> {
-        self.0.get(key).filter(|(version, _)| *version <= at).cloned()
+    type Error = Infallible;
+
+    fn newest(&self, key: &Key, at: Timestamp) -> Result<Option<Newest>, Infallible> {
+        Ok(self.0.get(key).filter(|(version, _)| *version <= at).cloned())
     }
 }
 
-/// What survives a restart, and the applied state, which does not.
+/// What survives a restart, and the applied state, which does not until it is flushed.
 struct Store {
     identity: Identity,
     groups: BTreeMap<ShardId, RecoveredGroup>,
     applied: BTreeMap<ShardId, (Machine, View)>,
+    /// The applied state that is durable without the log, the machine as a store keeps it.
+    flushed: BTreeMap<ShardId, (Vec<u8>, View)>,
+    /// What the store finds damaged when it is opened next.
+    damage: Option<StorageDamage>,
 }
 
 impl Store {
-    fn execute(&mut self, request: StorageRequest) -> StorageReply {
-        match request {
+    fn open(&mut self) -> Recovered {
+        let decode = |(machine, view): &(Vec<u8>, View)| {
+            (Machine::decode(machine).expect("it was encoded"), view.clone())
+        };
+        self.applied = self.flushed.iter().map(|(shard, state)| (*shard, decode(state))).collect();
+        let (identity, groups) = (self.identity.clone(), self.groups.clone());
+        Recovered { identity, groups, damage: self.damage.clone() }
+    }
+
+    /// Makes the applied state durable without the log.
+    fn flush(&mut self) -> StorageReply {
+        let mut applied = BTreeMap::new();
+        for (shard, (machine, view)) in &self.applied {
+            self.flushed.insert(*shard, (machine.encode(), view.clone()));
+            self.groups.entry(*shard).or_default().applied = machine.applied();
+            applied.insert(*shard, machine.applied());
+        }
+        StorageReply::Flushed { applied }
+    }
+
+    fn execute(&mut self, request: StorageRequest) -> Option<StorageReply> {
+        Some(match request {
             StorageRequest::Append(append) => self.append(append),
             StorageRequest::StoreIdentity(identity) => {
                 self.identity = identity;
@@ -47,7 +102,7 @@ impl Store {
                 let (machine, view) = self.applied.entry(shard).or_default();
                 let mut outcomes = Vec::new();
                 for entry in &entries {
-                    let (batch, outcome) = machine.apply(view, entry);
+                    let Ok((batch, outcome)) = machine.apply(view, entry);
                     for write in batch.writes {
                         view.0.insert(write.key, (write.version, write.value));
                     }
@@ -59,13 +114,27 @@ impl Store {
                 let (machine, view) = self.applied.entry(read.shard).or_default();
                 let applied = machine.applied().index;
                 let result = if applied < read.at_least {
-                    Err(ReadRefused { at_least: read.at_least, applied })
+                    Err(ReadError::NotApplied { at_least: read.at_least, applied })
                 } else {
-                    Ok(machine::read(view, &read.key, read.timestamp))
+                    let Ok(found) = machine::read(view, &read.key, read.timestamp);
+                    Ok(found)
                 };
                 StorageReply::Read { handle: read.handle, result }
             }
-        }
+            StorageRequest::Release { shard, floor } => {
+                self.release(shard, floor);
+                return None;
+            }
+        })
+    }
+
+    fn release(&mut self, shard: ShardId, floor: LogId) {
+        let group = self.groups.get_mut(&shard).unwrap();
+        assert!(floor.index <= group.applied.index, "what is released is durable without the log");
+        let count = usize::try_from(floor.index.0 - group.floor.index.0).unwrap();
+        assert_eq!(group.entries[count - 1].id, floor, "what is released is there");
+        group.entries.drain(..count);
+        group.floor = floor;
     }
 
     fn append(&mut self, append: Append) -> StorageReply {
@@ -73,7 +142,7 @@ impl Store {
         for write in append.writes {
             let group = self.groups.entry(write.shard).or_default();
             if let Some(first) = write.entries.first() {
-                let keep = usize::try_from(first.id.index.0 - 1).unwrap();
+                let keep = usize::try_from(first.id.index.0 - 1 - group.floor.index.0).unwrap();
                 assert!(keep <= group.entries.len(), "an append leaves no gap");
                 group.entries.truncate(keep);
                 written.push((write.shard, write.entries[write.entries.len() - 1].id));
@@ -88,6 +157,8 @@ impl Store {
 struct Process {
     node: Option<Node>,
     store: Store,
+    /// What a stalled store has not looked at.
+    waiting: VecDeque<StorageRequest>,
     events: Vec<Event>,
 }
 
@@ -105,6 +176,12 @@ pub(crate) struct Cluster {
     pub(crate) sent: Vec<PeerFrame>,
     /// Links that carry nothing, by sender and receiver.
     pub(crate) cut: Vec<(NodeId, NodeId)>,
+    /// Nodes whose stores do nothing for the time being.
+    pub(crate) stalled: BTreeSet<NodeId>,
+    /// Handles of requests that the test made itself.
+    asked: BTreeSet<RequestHandle>,
+    /// The answers to those.
+    pub(crate) replies: BTreeMap<RequestHandle, ClientReply>,
 }
 
 pub(crate) fn address(id: NodeId) -> Address {
@@ -125,6 +202,9 @@ impl Cluster {
             boot_count: 0,
             sent: Vec::new(),
             cut: Vec::new(),
+            stalled: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            replies: BTreeMap::new(),
         };
         for id in (1..=count).map(NodeId) {
             let identity = Identity {
@@ -133,12 +213,27 @@ impl Cluster {
                 incarnation: Incarnation(100 + id.0),
                 cluster: None,
             };
-            let store = Store { identity, groups: BTreeMap::new(), applied: BTreeMap::new() };
-            cluster.processes.insert(id, Process { node: None, store, events: Vec::new() });
+            let store = Store {
+                identity,
+                groups: BTreeMap::new(),
+                applied: BTreeMap::new(),
+                flushed: BTreeMap::new(),
+                damage: None,
+            };
+            let process =
+                Process { node: None, store, waiting: VecDeque::new(), events: Vec::new() };
+            cluster.processes.insert(id, process);
         }
         for id in (1..=count).map(NodeId) {
             cluster.start(id);
         }
+        cluster
+    }
+
+    /// A cluster whose shards have leaders.
+    pub(crate) fn formed(count: u64) -> Self {
+        let mut cluster = Self::new(count);
+        cluster.run(Duration::from_secs(5));
         cluster
     }
 
@@ -152,24 +247,23 @@ impl Cluster {
         self.boot_count += 1;
         let config = self.config(id);
         let process = self.processes.get_mut(&id).unwrap();
-        process.store.applied.clear();
-        let recovered = Recovered {
-            identity: process.store.identity.clone(),
-            groups: process.store.groups.clone(),
-        };
+        let recovered = process.store.open();
         let node = Node::new(config, recovered, id.0 * 1_000 + self.boot_count, self.now).unwrap();
         process.node = Some(node);
         self.drain(id);
     }
 
     pub(crate) fn stop(&mut self, id: NodeId) {
-        self.processes.get_mut(&id).unwrap().node = None;
+        let process = self.processes.get_mut(&id).unwrap();
+        process.node = None;
+        process.waiting.clear();
     }
 
     /// Forgets everything that `id` has stored; its next life has another incarnation.
     pub(crate) fn wipe(&mut self, id: NodeId) {
         let store = &mut self.processes.get_mut(&id).unwrap().store;
         store.groups.clear();
+        store.flushed.clear();
         store.identity.cluster = None;
         store.identity.incarnation = Incarnation(store.identity.incarnation.0 + 1_000);
     }
@@ -200,9 +294,37 @@ impl Cluster {
         }
     }
 
+    /// Lets the store of `id` make what it has applied durable without the log.
+    pub(crate) fn flush(&mut self, id: NodeId) {
+        let flushed = self.processes.get_mut(&id).unwrap().store.flush();
+        self.input(id, Input::Stored(flushed));
+    }
+
+    /// Lets the store of `id` go on.
+    pub(crate) fn resume(&mut self, id: NodeId) {
+        self.stalled.remove(&id);
+        let process = self.processes.get_mut(&id).unwrap();
+        for request in std::mem::take(&mut process.waiting) {
+            let reply = self.processes.get_mut(&id).unwrap().store.execute(request);
+            reply.into_iter().for_each(|reply| self.input(id, Input::Stored(reply)));
+        }
+    }
+
+    /// What the store of `id` finds damaged when it is opened next.
+    pub(crate) fn damage(&mut self, id: NodeId, damage: StorageDamage) {
+        self.processes.get_mut(&id).unwrap().store.damage = Some(damage);
+    }
+
+    /// The log that the store of `id` holds: its floor, and its last entry.
+    pub(crate) fn stored_log(&self, id: NodeId, shard: ShardId) -> (LogId, LogId) {
+        let group = &self.processes[&id].store.groups[&shard];
+        (group.floor, group.entries.last().map_or(group.floor, |entry| entry.id))
+    }
+
     /// Executes what the node wants, storage at once and in order.
     fn drain(&mut self, id: NodeId) {
         let now = self.now;
+        let is_stalled = self.stalled.contains(&id);
         let process = self.processes.get_mut(&id).unwrap();
         let node = process.node.as_mut().unwrap();
         while let Some(output) = node.poll_output() {
@@ -215,12 +337,18 @@ impl Cluster {
                     self.sent.push(frame.clone());
                     self.network.push_back(frame);
                 }
+                Output::Store(request) if is_stalled => process.waiting.push_back(request),
                 Output::Store(request) => {
-                    let reply = process.store.execute(request);
-                    node.handle(now, Input::Stored(reply));
+                    if let Some(reply) = process.store.execute(request) {
+                        node.handle(now, Input::Stored(reply));
+                    }
                 }
                 Output::Reply { handle, body } => {
-                    let (_, correlation) = self.requests.remove(&handle).unwrap();
+                    let Some((_, correlation)) = self.requests.remove(&handle) else {
+                        assert!(self.asked.remove(&handle), "a request is answered once");
+                        self.replies.insert(handle, body);
+                        continue;
+                    };
                     let reply = ReplyFrame { correlation, body };
                     let from = address(id);
                     self.router.handle(now, RouterInput::Receive { from, reply });
@@ -267,6 +395,15 @@ impl Cluster {
         }
     }
 
+    /// Asks a node directly; its answer, whenever it comes, is found in `replies`.
+    pub(crate) fn ask(&mut self, id: NodeId, body: ClientRequest) -> RequestHandle {
+        self.last_handle += 1;
+        let handle = RequestHandle(self.last_handle);
+        self.asked.insert(handle);
+        self.input(id, Input::Request { handle, body });
+        handle
+    }
+
     /// Asks a node directly, and returns what it answers at once.
     pub(crate) fn request(&mut self, id: NodeId, body: ClientRequest) -> ClientReply {
         let now = self.now;
@@ -277,6 +414,23 @@ impl Cluster {
             Some(Output::Reply { handle: answered, body }) if answered == handle => body,
             other => panic!("expected an answer at once, got {other:?}"),
         }
+    }
+
+    /// Gives a leader a request, then damage, and counts the frames that it still has for its peers.
+    pub(crate) fn frames_after_damage(
+        &mut self,
+        id: NodeId,
+        body: ClientRequest,
+        damage: StorageDamage,
+    ) -> usize {
+        let now = self.now;
+        let node = self.processes.get_mut(&id).unwrap().node.as_mut().unwrap();
+        node.handle(now, Input::Request { handle: RequestHandle(u64::MAX), body });
+        node.handle(now, Input::Stored(StorageReply::Damaged(damage)));
+        let outputs: Vec<_> = std::iter::from_fn(|| node.poll_output()).collect();
+        let is_reply = |output: &&Output| matches!(output, Output::Reply { .. });
+        assert_eq!(outputs.iter().filter(is_reply).count(), 1, "a request is answered once");
+        outputs.iter().filter(|output| matches!(output, Output::Send(_))).count()
     }
 
     /// Lets `duration` pass, in steps of one millisecond.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kv_core::id::{AppendId, LogIndex, NodeId, ShardId, Term};
+use kv_core::id::{AppendId, LogId, LogIndex, NodeId, ShardId, Term};
 use kv_core::machine::Command;
 use kv_core::node::Timings;
 use kv_core::raft::{Envelope, Group, GroupConfig, Role};
@@ -18,14 +18,38 @@ use kv_core::wire::RaftMessage;
 struct Replica {
     group: Option<Group>,
     /// What survives a crash.
-    disk: RecoveredGroup,
+    disk: Disk,
     /// Writes that are not durable yet.
     writes: VecDeque<(AppendId, GroupWrite)>,
     last_append: AppendId,
     /// Messages that wait for a write.
     held: Vec<(AppendId, Envelope)>,
     durable: AppendId,
+    /// What was applied last.
+    applied: LogId,
     reported: (Role, Term, LogIndex),
+}
+
+#[derive(Default)]
+struct Disk(RecoveredGroup);
+
+impl Disk {
+    fn last(&self) -> LogId {
+        self.0.entries.last().map_or(self.0.floor, |entry| entry.id)
+    }
+
+    /// Term of the entry at `index`, if it was not released.
+    fn term_at(&self, index: LogIndex) -> Option<Term> {
+        let found = self.0.entries.iter().find(|entry| entry.id.index == index);
+        found.map(|entry| entry.id.term)
+    }
+
+    fn release(&mut self, floor: LogId) {
+        assert_eq!(self.term_at(floor.index), Some(floor.term), "what is released is there");
+        assert!(floor.index <= self.0.applied.index, "and durable without the log");
+        self.0.entries.retain(|entry| entry.id.index > floor.index);
+        self.0.floor = floor;
+    }
 }
 
 #[derive(Clone)]
@@ -57,6 +81,20 @@ pub(crate) fn run(script: &str) -> String {
         }
     }
     runner.out
+}
+
+/// Runs `count` random commands for three or five replicas, then lets them come to rest, and checks
+/// that all end up with the same log, all of it released.
+pub(crate) fn run_random(seed: u64, count: usize) {
+    let mut rng = Rng::fork(seed, "schedule");
+    let mut runner = Script::default();
+    runner.say(if rng.below(3) == 0 { "group 5" } else { "group 3" });
+    for _ in 0..count {
+        if let Some(line) = runner.random_command(&mut rng) {
+            runner.say(&line);
+        }
+    }
+    runner.come_to_rest();
 }
 
 fn node(word: &str) -> NodeId {
@@ -100,20 +138,102 @@ impl Script {
             "read-index" => self.read_index(node(rest[0])),
             "crash" => self.crash(node(rest[0])),
             "restart" => self.restart(node(rest[0])),
+            "flush" => rest.iter().for_each(|word| self.flush(node(word))),
+            "claim-lack" => self.claim_lack(node(rest[0]), node(rest[1]), rest[2]),
             "status" => self.status(),
             other => panic!("unknown command {other:?}"),
         }
+    }
+
+    /// Carries out one command and prints it, for whoever looks for what went wrong.
+    fn say(&mut self, line: &str) {
+        println!("{line}");
+        self.command(&line.split_whitespace().collect::<Vec<_>>());
+    }
+
+    /// A command that can be carried out.
+    fn random_command(&self, rng: &mut Rng) -> Option<String> {
+        let id = NodeId(1 + rng.below(self.replicas.len() as u64));
+        let replica = &self.replicas[&id];
+        let n = id.0;
+        let Some(group) = &replica.group else {
+            return (rng.below(3) == 0).then(|| format!("restart {n}"));
+        };
+        let leads = group.role() == Role::Leader;
+        Some(match rng.below(28) {
+            0 => format!("timeout {n}"),
+            1 => format!("tick {}", 50 + rng.below(400)),
+            2..=5 if leads => format!("propose {n} x"),
+            6 if leads => format!("alive {n}"),
+            7..=8 if leads => format!("heartbeat {n}"),
+            9..=12 if !replica.writes.is_empty() => format!("persist-one {n}"),
+            13..=16 => format!("deliver to {n}"),
+            17 => "deliver".into(),
+            18 => format!("deliver to {n} last"),
+            19 => "duplicate".into(),
+            20 => format!("drop to {n}"),
+            21 => format!("hold from {n}"),
+            22 => "release".into(),
+            23..=24 => format!("flush {n}"),
+            25 if rng.below(3) == 0 => format!("crash {n}"),
+            26 if self.cut.is_empty() => format!("cut {n}"),
+            27 => "heal".into(),
+            _ => return None,
+        })
+    }
+
+    fn come_to_rest(&mut self) {
+        self.say("release");
+        self.say("heal");
+        let ids: Vec<_> = self.replicas.keys().copied().collect();
+        for id in &ids {
+            if self.replicas[id].group.is_none() {
+                self.say(&format!("restart {}", id.0));
+            }
+        }
+        for round in 0..40 {
+            self.say("settle");
+            let leads = |id: &&NodeId| self.role(**id) == Role::Leader;
+            let Some(leader) = ids.iter().find(leads) else {
+                self.say("tick 2000");
+                self.say(&format!("timeout {}", ids[round % ids.len()].0));
+                continue;
+            };
+            for line in ["alive", "heartbeat"].map(|word| format!("{word} {}", leader.0)) {
+                self.say(&line);
+            }
+            self.say("tick 300");
+        }
+        self.say("settle");
+        for id in &ids {
+            self.say(&format!("flush {}", id.0));
+        }
+        let logs = self.replicas.values().map(|replica| {
+            let group = replica.group.as_ref().unwrap();
+            (group.floor(), group.last(), group.commit_index(), replica.disk.last())
+        });
+        let logs: Vec<_> = logs.collect();
+        let last = logs[0].1;
+        assert!(last.index > LogIndex(0), "somebody was elected");
+        for log in &logs {
+            assert_eq!(*log, (last, last, last.index, last), "{logs:?}");
+        }
+    }
+
+    fn role(&self, id: NodeId) -> Role {
+        self.replicas[&id].group.as_ref().unwrap().role()
     }
 
     fn start_group(&mut self, count: u64) {
         for id in (1..=count).map(NodeId) {
             let replica = Replica {
                 group: None,
-                disk: RecoveredGroup::default(),
+                disk: Disk::default(),
                 writes: VecDeque::new(),
                 last_append: AppendId(0),
                 held: Vec::new(),
                 durable: AppendId(0),
+                applied: LogId::default(),
                 reported: (Role::Follower, Term(0), LogIndex(0)),
             };
             self.replicas.insert(id, replica);
@@ -134,7 +254,8 @@ impl Script {
         let rng = Rng::fork(self.boot_count, "script");
         let replica = self.replicas.get_mut(&id).unwrap();
         assert!(replica.group.is_none(), "{id} is running");
-        let group = Group::new(config, replica.disk.clone(), rng, self.now);
+        let group = Group::new(config, replica.disk.0.clone(), rng, self.now);
+        replica.applied = replica.disk.0.applied;
         replica.reported = (Role::Follower, group.term(), group.commit_index());
         replica.group = Some(group);
     }
@@ -217,6 +338,10 @@ impl Script {
                 self.network.push_back(send(&mut self.out, id, group, envelope));
             }
         }
+        for (from, what) in group.take_contradictions() {
+            writeln!(self.out, "    {} is contradicted by {from}: {what}", label(id, group))
+                .unwrap();
+        }
         let state = (group.role(), group.term(), group.commit_index());
         if (state.0, state.1) != (replica.reported.0, replica.reported.1) {
             writeln!(self.out, "    {} is {}", label(id, group), state.0).unwrap();
@@ -227,7 +352,10 @@ impl Script {
         replica.reported = state;
         for entry in group.take_committed(usize::MAX) {
             writeln!(self.out, "    {} applies {}", label(id, group), show_entry(&entry)).unwrap();
+            replica.applied = entry.id;
         }
+        let held_by_all = group.held_by_all();
+        self.check_held(held_by_all);
     }
 
     fn persist_one(&mut self, id: NodeId) -> bool {
@@ -237,10 +365,11 @@ impl Script {
         };
         let last = write.entries.last().map(|entry| entry.id);
         if let Some(first) = write.entries.first() {
-            replica.disk.entries.truncate(usize::try_from(first.id.index.0 - 1).unwrap());
+            let keep = first.id.index.0 - 1 - replica.disk.0.floor.index.0;
+            replica.disk.0.entries.truncate(usize::try_from(keep).unwrap());
         }
-        replica.disk.entries.extend(write.entries);
-        replica.disk.hard_state = write.hard_state.unwrap_or(replica.disk.hard_state);
+        replica.disk.0.entries.extend(write.entries);
+        replica.disk.0.hard_state = write.hard_state.unwrap_or(replica.disk.0.hard_state);
         replica.durable = append;
         let group = replica.group.as_mut().unwrap();
         if let Some(last) = last {
@@ -254,6 +383,37 @@ impl Script {
         }
         self.collect(id);
         true
+    }
+
+    /// The applied state of `id` is durable without the log.
+    fn flush(&mut self, id: NodeId) {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        replica.disk.0.applied = replica.applied;
+        let group = replica.group.as_mut().unwrap();
+        if let Some(floor) = group.release(replica.applied.index) {
+            writeln!(self.out, "    {} releases up to {floor}", label(id, group)).unwrap();
+            replica.disk.release(floor);
+            self.check_held(floor.index);
+        }
+    }
+
+    /// Every replica durably holds the log up to `index`, and the same one.
+    fn check_held(&self, index: LogIndex) {
+        for (id, replica) in &self.replicas {
+            let held = replica.disk.last().index;
+            assert!(held >= index, "{id} durably holds {held}, {index} is said to be held by all");
+        }
+        let term_at = |replica: &Replica| replica.disk.term_at(index);
+        let terms: BTreeSet<_> = self.replicas.values().filter_map(term_at).collect();
+        assert!(terms.len() <= 1, "replicas differ at {index}: {terms:?}");
+    }
+
+    /// `from` tells leader `to` that it lacks the entry at `base` and everything before it.
+    fn claim_lack(&mut self, from: NodeId, to: NodeId, base: &str) {
+        let term = self.replicas[&to].group.as_ref().unwrap().term();
+        let prev = LogIndex(base.parse().unwrap());
+        let body = RaftMessage::AppendRejected { term, prev, hint: LogId::default() };
+        self.receive(Message { from, to, body });
     }
 
     fn deliver(&mut self, words: &[&str]) {
@@ -355,17 +515,18 @@ fn show_message(message: &RaftMessage) -> String {
             let answer = if *granted { "granted" } else { "refused" };
             format!("{}Reply term {term} {answer}", kind(*pre))
         }
-        RaftMessage::Append { prev, commit, entries, .. } => {
+        RaftMessage::Append { prev, commit, held_by_all, entries, .. } => {
             let indexes = prev.index.0 + 1..;
             let entries: Vec<_> = entries
                 .iter()
                 .zip(indexes)
                 .map(|((term, payload), index)| format!("{index}@{term} {}", show_payload(payload)))
                 .collect();
-            format!("Append base {prev} commit {commit} [{}]", entries.join(", "))
+            let entries = entries.join(", ");
+            format!("Append base {prev} commit {commit} held {held_by_all} [{entries}]")
         }
-        RaftMessage::AppendAccepted { matched, commit, .. } => {
-            format!("Accepted matched {matched} commit {commit}")
+        RaftMessage::AppendAccepted { matched, commit, held_by_all, .. } => {
+            format!("Accepted matched {matched} commit {commit} held {held_by_all}")
         }
         RaftMessage::AppendRejected { term, prev, hint } => {
             format!("Rejected term {term} base {prev} hint {hint}")

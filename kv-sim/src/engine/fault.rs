@@ -37,6 +37,13 @@ pub enum FaultKind {
     Reorder,
     /// The links of a server become slow for a while.
     DelaySpike,
+    /// Bits change on the disk of a server.
+    BitRot,
+    /// The disk of a server is full for a while.
+    DiskFull,
+    /// A crash leaves a write on the disk in part, or without an earlier one. It follows from
+    /// crashes; declaring it demands that it happens.
+    TornWrite,
 }
 
 impl FaultKind {
@@ -53,6 +60,9 @@ impl FaultKind {
             Self::Duplicate => "duplicate",
             Self::Reorder => "reorder",
             Self::DelaySpike => "delay-spike",
+            Self::BitRot => "bit-rot",
+            Self::DiskFull => "disk-full",
+            Self::TornWrite => "torn-write",
         }
     }
 }
@@ -81,6 +91,15 @@ pub enum Target {
     Any,
     /// A server that leads something.
     Leader,
+}
+
+/// Which servers a fault of disks may strike in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victims {
+    /// The same minority all the time: the others have all that is needed.
+    Minority,
+    /// Every one.
+    All,
 }
 
 /// How a partition divides the servers.
@@ -171,6 +190,24 @@ pub enum FaultSpec {
         /// How much later they arrive at most.
         delay_max: u64,
     },
+    /// See [`FaultKind::BitRot`].
+    BitRot {
+        /// From one to the next.
+        interval: u64,
+        /// Half of the bits rot while the server is down: for how long it is.
+        downtime: u64,
+        /// Where.
+        victims: Victims,
+    },
+    /// See [`FaultKind::DiskFull`].
+    DiskFull {
+        /// From one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+    },
+    /// See [`FaultKind::TornWrite`].
+    TornWrite,
 }
 
 impl FaultSpec {
@@ -186,6 +223,9 @@ impl FaultSpec {
             Self::Loss { .. } => FaultKind::Loss,
             Self::Duplicate { .. } => FaultKind::Duplicate,
             Self::Reorder { .. } => FaultKind::Reorder,
+            Self::BitRot { .. } => FaultKind::BitRot,
+            Self::DiskFull { .. } => FaultKind::DiskFull,
+            Self::TornWrite => FaultKind::TornWrite,
         }
     }
 
@@ -197,8 +237,12 @@ impl FaultSpec {
             | Self::Pause { interval, .. }
             | Self::Partition { interval, .. }
             | Self::OneWayPartition { interval, .. }
-            | Self::DelaySpike { interval, .. } => Some(*interval),
-            Self::Loss { .. } | Self::Duplicate { .. } | Self::Reorder { .. } => None,
+            | Self::DelaySpike { interval, .. }
+            | Self::BitRot { interval, .. }
+            | Self::DiskFull { interval, .. } => Some(*interval),
+            Self::Loss { .. } | Self::Duplicate { .. } | Self::Reorder { .. } | Self::TornWrite => {
+                None
+            }
         }
     }
 }
@@ -217,6 +261,9 @@ pub(crate) enum Action {
     Mend(Links),
     Delay(Links, u64),
     Hasten(Links, u64),
+    Rot(u16),
+    Fill(u16),
+    MakeRoom(u16),
     /// Tells of the end of a fault.
     End(FaultEvent),
 }
@@ -250,7 +297,9 @@ const STORM_PAUSE_MAX: u64 = 500_000_000;
 #[derive(Debug)]
 pub(crate) struct Nemesis {
     spec: FaultSpec,
-    rng: Rng,
+    pub(super) rng: Rng,
+    /// Servers whose disks may be struck, drawn with the first strike.
+    pub(super) chosen: Vec<u16>,
     interval: u64,
 }
 
@@ -260,7 +309,7 @@ impl Nemesis {
         let mut rng = Rng::fork(seed, spec.kind().name(), 0);
         let stated = spec.interval()?;
         let interval = rng.between(stated * 3 / 4, stated * 5 / 4);
-        Some(Self { spec: spec.clone(), rng, interval })
+        Some(Self { spec: spec.clone(), rng, chosen: Vec::new(), interval })
     }
 
     pub(crate) fn kind(&self) -> FaultKind {
@@ -287,9 +336,14 @@ impl Nemesis {
             FaultSpec::DelaySpike { duration, delay, .. } => {
                 Some(self.delay_spike(view, duration, delay))
             }
-            FaultSpec::Loss { .. } | FaultSpec::Duplicate { .. } | FaultSpec::Reorder { .. } => {
-                None
+            FaultSpec::BitRot { downtime, victims, .. } => {
+                Some(self.bit_rot(view, downtime, victims))
             }
+            FaultSpec::DiskFull { duration, .. } => Some(self.disk_full(view, duration)),
+            FaultSpec::Loss { .. }
+            | FaultSpec::Duplicate { .. }
+            | FaultSpec::Reorder { .. }
+            | FaultSpec::TornWrite => None,
         };
         let pause = if strike.is_some() { self.rng.around(self.interval) } else { RETRY };
         (strike, pause)
@@ -450,7 +504,7 @@ impl Nemesis {
 
 impl Strike {
     /// Adds the news of the end to what happens last.
-    fn ending(mut self, kind: FaultKind) -> Self {
+    pub(super) fn ending(mut self, kind: FaultKind) -> Self {
         let event = FaultEvent { kind, begins: false, detail: self.detail.clone() };
         if let Some((_, last)) = self.later.last_mut() {
             last.push(Action::End(event));
@@ -472,7 +526,7 @@ fn cross(left: &[u16], right: &[u16], mut each: impl FnMut(ProcessId, ProcessId)
     }
 }
 
-fn names(servers: &[u16]) -> String {
+pub(super) fn names(servers: &[u16]) -> String {
     let names: Vec<String> =
         servers.iter().map(|index| ProcessId::Server(*index).to_string()).collect();
     names.join(" ")

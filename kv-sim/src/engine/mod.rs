@@ -37,6 +37,7 @@
 //! clocks that jump, clients that die.
 
 mod clock;
+mod disk_fault;
 mod disk_timing;
 mod driver;
 mod event;
@@ -52,7 +53,7 @@ mod trace;
 
 pub use clock::ClockProfile;
 pub use disk_timing::DiskProfile;
-pub use fault::{FaultEvent, FaultKind, FaultSpec, Shape, Target};
+pub use fault::{FaultEvent, FaultKind, FaultSpec, Shape, Target, Victims};
 pub use machine::{Input, Io, IoToken, Machine, Outbox, Phase, ProcessId};
 pub use network::{LinkProfile, NetworkProfile};
 pub(crate) use panic::catch;

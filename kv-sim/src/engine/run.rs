@@ -103,13 +103,14 @@ pub fn run<S: System>(
     });
     let checks = judge(config, &mut driver);
     runtime.block_on(driver.shut_down());
+    let faults = fault_counts(&driver);
     let system = driver.system.take().expect("the system is lent out only while a server starts");
     let outcome = Outcome {
         simulated: driver.now,
         events: driver.events,
         messages: driver.messages,
         operations: system.operations(),
-        faults: fault_counts(&driver),
+        faults,
         checks,
         trace_hash: driver.outbox.tracer.hash(),
     };
@@ -118,6 +119,10 @@ pub fn run<S: System>(
 
 fn fault_counts<S: System>(driver: &Driver<'_, S>) -> BTreeMap<FaultKind, u64> {
     let mut counts = driver.fault_counts.clone();
+    for (kind, count) in &mut counts {
+        let told = driver.system.as_ref().and_then(|system| system.fault_count(*kind));
+        *count = told.unwrap_or(*count);
+    }
     let network = &driver.network;
     for (kind, fault) in [
         (FaultKind::Loss, network.loss),
@@ -139,7 +144,7 @@ fn judge<S: System>(config: &RunConfig, driver: &mut Driver<'_, S>) -> Vec<Check
         Check::pass("progress", "time never stood still"),
         driver
             .convergence
-            .take()
+            .clone()
             .unwrap_or_else(|| Check::skipped("convergence", "the run ended before")),
     ];
     let mut system =

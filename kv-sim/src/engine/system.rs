@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::sync::MutexGuard;
 
-use super::fault::FaultEvent;
+use super::fault::{FaultEvent, FaultKind};
 use super::machine::{IoToken, Machine, ProcessId};
 use super::rng::Rng;
 
@@ -58,6 +58,20 @@ pub trait System: Send + Sized + 'static {
 
     /// A fault begins or ends.
     fn on_fault(&mut self, _now: u64, _fault: &FaultEvent) {}
+
+    /// Changes bits of what is durable on a server's disk, up or down. Says which; none if there is
+    /// nothing yet.
+    fn rot(&mut self, _server: ProcessId, _rng: &mut Rng) -> Option<String> {
+        None
+    }
+
+    /// Fills a server's disk, or makes room on it. May be told again what is so already.
+    fn set_full(&mut self, _server: ProcessId, _is_full: bool, _rng: &mut Rng) {}
+
+    /// How often a kind of fault struck, where only the system can tell.
+    fn fault_count(&self, _kind: FaultKind) -> Option<u64> {
+        None
+    }
 
     /// The servers that lead something at the moment: some faults aim at them.
     fn leaders(&self) -> Vec<ProcessId>;
@@ -184,6 +198,7 @@ pub struct Operations {
 /// All processes, between two steps.
 pub struct World<'a, S: System> {
     pub(crate) now: u64,
+    pub(crate) is_complete: bool,
     pub(crate) servers: Vec<MutexGuard<'a, Option<S::Server>>>,
     pub(crate) clients: Vec<&'a S::Client>,
 }
@@ -192,6 +207,12 @@ impl<S: System> World<'_, S> {
     /// True time, in nanoseconds since the start of the run.
     pub fn now(&self) -> u64 {
         self.now
+    }
+
+    /// Whether the run came to its end. One that a violation ended early leaves replicas that had no
+    /// time to catch up.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// Every server; none for one that is down.

@@ -50,6 +50,8 @@ pub struct Client {
     /// What is left to be done in the liveness phase.
     final_calls: VecDeque<Call>,
     quiet_until: Instant,
+    /// Calls of the liveness phase that came to nothing.
+    refused_count: u32,
     scratch: Vec<u8>,
 }
 
@@ -95,8 +97,14 @@ impl Client {
             phase: Phase::Safety,
             final_calls: final_calls(scenario, u64::from(index)),
             quiet_until: Instant::ZERO,
+            refused_count: 0,
             scratch: Vec::new(),
         }
+    }
+
+    /// Whether the client was told in the liveness phase that it gets nothing.
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused_count > 0
     }
 
     /// Whether the client has ended its work.
@@ -169,6 +177,8 @@ impl Client {
         if result.is_ok() && self.final_calls.front() == Some(&call) {
             self.final_calls.pop_front();
         }
+        let in_liveness = self.phase == Phase::Liveness && now >= self.quiet_until;
+        self.refused_count += u32::from(in_liveness && result.is_err());
         let is_unknown = matches!(result, Err(CallError::UnknownOutcome { .. }));
         let process = self.process;
         out.note(Note::Client(Box::new(ClientEvent { process, call, result: Some(result) })));

@@ -72,7 +72,12 @@ impl Invariants {
                 "contradiction",
                 format!("{server} heard of an invalid cluster from {from}"),
             ),
+            Event::Damaged(_) => {
+                self.leading.remove(&server);
+                Ok(())
+            }
             Event::Committed { .. }
+            | Event::SpaceChanged { .. }
             | Event::Joined
             | Event::WipedNode
             | Event::FrameIgnored { .. } => Ok(()),

@@ -6,6 +6,7 @@ use kv_check::{EventKind, History, MicroOp, Process, Verdict};
 use kv_core::id::{NodeId, ShardId};
 use kv_core::op::Key;
 use kv_core::ring;
+use kv_core::storage::StorageDamage;
 
 use super::client::Client;
 use super::replica::Replica;
@@ -59,11 +60,12 @@ impl Promise {
 }
 
 /// Every acknowledged write is there: each replica's newest version of a key is at least the highest
-/// that was acknowledged, unless a delete may have followed.
+/// that was acknowledged, unless a delete may have followed. What `may_rot` may also be refused.
 pub(super) fn durability(
     history: &History,
     world: &World<'_, KvSystem>,
     shard_count: u32,
+    may_rot: bool,
 ) -> Check {
     let name = "durability";
     let mut by_shard: BTreeMap<ShardId, Vec<(Key, Promise)>> = BTreeMap::new();
@@ -71,21 +73,31 @@ pub(super) fn durability(
         let key = Key::new(key.into_bytes());
         by_shard.entry(ring::shard_of(&key, shard_count)).or_default().push((key, promise));
     }
-    let mut copies = 0;
+    let (mut copies, mut damaged) = (0, Vec::new());
     for (server, replica) in world.servers() {
         let Some(replica) = replica else {
             return Check::skipped(name, format!("{server} is down"));
         };
+        if replica.is_damaged() {
+            continue;
+        }
         for shard in replica.node().status().shards.iter().map(|status| status.shard) {
             let promises = by_shard.get(&shard).map_or(&[][..], Vec::as_slice);
             copies += promises.len();
-            if let Some(broken) = broken_promise(replica, shard, promises) {
-                return Check::fail(name, format!("{server}: {broken}"));
+            match broken_promise(replica, shard, promises) {
+                Ok(None) => {}
+                Ok(Some(broken)) => return Check::fail(name, format!("{server}: {broken}")),
+                Err(damage) if may_rot => damaged.push(format!("{server}: {damage}")),
+                Err(damage) => return Check::fail(name, format!("{server}: {damage}")),
             }
         }
     }
     let keys: usize = by_shard.values().map(Vec::len).sum();
-    Check::pass(name, format!("{keys} acknowledged keys, {copies} copies"))
+    let detail = format!("{keys} acknowledged keys, {copies} copies");
+    match damaged.is_empty() {
+        true => Check::pass(name, detail),
+        false => Check::pass(name, format!("{detail}; damage: {}", damaged.join(", "))),
+    }
 }
 
 /// The first promise about `shard` that the replica does not keep.
@@ -93,17 +105,21 @@ fn broken_promise(
     replica: &Replica,
     shard: ShardId,
     promises: &[(Key, Promise)],
-) -> Option<String> {
-    let held: BTreeMap<Key, u64> =
-        replica.engine().scan(shard).map(|(key, found)| (key, found.version.0)).collect();
-    promises.iter().find_map(|(key, promise)| {
+) -> Result<Option<String>, StorageDamage> {
+    let held: BTreeMap<Key, u64> = replica
+        .engine()
+        .scan(shard)?
+        .into_iter()
+        .map(|(key, found)| (key, found.version.0))
+        .collect();
+    Ok(promises.iter().find_map(|(key, promise)| {
         let found = held.get(key);
         let is_kept = found.map_or(promise.may_be_absent, |found| *found >= promise.version);
         let key = String::from_utf8_lossy(&key.bytes);
         let acknowledged = promise.version;
         (!is_kept)
             .then(|| format!("{key} was acknowledged at version {acknowledged}, is at {found:?}"))
-    })
+    }))
 }
 
 fn promises(history: &History) -> BTreeMap<String, Promise> {
@@ -149,16 +165,41 @@ pub(super) fn served(world: &World<'_, KvSystem>) -> Result<(), String> {
     }
 }
 
-/// Whether all is well once nothing is broken: one leader per shard, all replicas equal.
+/// Damage was noticed: who does not notice any proves nothing about it.
+pub(super) fn damage(world: &World<'_, KvSystem>) -> Check {
+    let found = world.servers().filter_map(|(server, replica)| {
+        let damage = replica?.node().status().damage?;
+        Some(format!("{server}: {damage}"))
+    });
+    let found: Vec<_> = found.collect();
+    match found.is_empty() {
+        true => Check::invalid("damage", "no server has noticed any"),
+        false => Check::pass("damage", found.join("; ")),
+    }
+}
+
+/// Whether every client got its calls answered or refused, now that nothing changes any more.
+pub(super) fn refused(world: &World<'_, KvSystem>) -> Result<(), String> {
+    let waits = |client: &Client| !client.is_done() && !client.was_refused();
+    match world.clients().find(|(_, client)| waits(client)) {
+        Some((client, _)) => Err(format!("{client} still waits for an answer")),
+        None => Ok(()),
+    }
+}
+
+/// Whether all is well once nothing is broken: one leader per shard, all replicas equal that are not
+/// damaged.
 pub(super) fn equal_replicas(world: &World<'_, KvSystem>) -> Result<(), String> {
     let replicas: BTreeMap<NodeId, &Replica> = world
         .servers()
         .filter_map(|(server, replica)| Some((super::replica::node_id(server), replica?)))
         .collect();
+    let is_damaged =
+        |voter: &&NodeId| replicas.get(*voter).is_some_and(|replica| replica.is_damaged());
     let map = replicas.values().find_map(|replica| replica.node().map());
     let map = map.ok_or("no server knows the map")?;
     for entry in &map.shards {
-        let states = entry.voters.iter().map(|voter| {
+        let states = entry.voters.iter().filter(|voter| !is_damaged(voter)).map(|voter| {
             let replica = replicas.get(voter).ok_or_else(|| format!("{voter} is down"))?;
             let engine = replica.engine();
             Ok((engine.applied(entry.shard), engine.state_hash(entry.shard)))

@@ -13,6 +13,7 @@
 //! there, and the clients' history is linearizable.
 
 mod client;
+mod disks;
 mod history;
 mod invariants;
 mod judge;
@@ -24,6 +25,7 @@ mod workload;
 mod tests;
 
 use kv_core::mutants::Mutant as CoreMutant;
+use kv_storage::mutants::{Mutant as StorageMutant, Mutants};
 
 use crate::protocol::{Mutant, Protocol};
 use crate::scenario::Scenario;
@@ -36,8 +38,9 @@ pub use system::KvSystem;
 #[derive(Clone, Copy, Debug)]
 pub struct KvProtocol;
 
-/// Where each mutant is to be found, and by which check.
-const MUTANTS: [Mutant; 5] = [
+/// Where each mutant is to be found, and by which check. Those of the storage that are not here are
+/// found by its own tests.
+const MUTANTS: [Mutant; 10] = [
     Mutant {
         id: CoreMutant::VoteNotPersisted.id(),
         summary: "a vote is told before it is durable, and forgotten by a restart",
@@ -68,6 +71,36 @@ const MUTANTS: [Mutant; 5] = [
         scenario: "sim-scenarios/smoke/lossy-network.toml",
         check: "linearizability",
     },
+    Mutant {
+        id: StorageMutant::DirectorySyncSkipped.id(),
+        summary: "tables are listed before their names are durable",
+        scenario: "sim-scenarios/storage/torn-writes.toml",
+        check: "false-damage",
+    },
+    Mutant {
+        id: StorageMutant::FlushWithoutApplied.id(),
+        summary: "a flush does not say what is applied with it",
+        scenario: "sim-scenarios/storage/torn-writes.toml",
+        check: "false-damage",
+    },
+    Mutant {
+        id: StorageMutant::TombstoneDroppedEarly.id(),
+        summary: "a compaction drops tombstones above older versions",
+        scenario: "sim-scenarios/storage/torn-writes.toml",
+        check: "same-states",
+    },
+    Mutant {
+        id: StorageMutant::BloomFalseNegative.id(),
+        summary: "a bloom filter lacks a key of its table",
+        scenario: "sim-scenarios/storage/torn-writes.toml",
+        check: "same-states",
+    },
+    Mutant {
+        id: StorageMutant::ChecksumIgnoredInCompaction.id(),
+        summary: "a compaction gives damage a valid checksum",
+        scenario: "sim-scenarios/storage/bit-rot-minority.toml",
+        check: "panic",
+    },
 ];
 
 impl Protocol for KvProtocol {
@@ -79,8 +112,7 @@ impl Protocol for KvProtocol {
         _seed: u64,
         mutant: Option<&str>,
     ) -> Result<KvSystem, String> {
-        activate(mutant)?;
-        KvSystem::new(scenario)
+        KvSystem::new(scenario, activate(mutant)?)
     }
 
     fn mutants(&self) -> &[Mutant] {
@@ -88,17 +120,20 @@ impl Protocol for KvProtocol {
     }
 }
 
+/// Turns on a mutant of the core, or returns one of the storage.
 #[cfg(feature = "mutants")]
-fn activate(mutant: Option<&str>) -> Result<(), String> {
-    let chosen = mutant.map(|id| CoreMutant::from_id(id).ok_or_else(|| format!("no mutant {id}")));
+fn activate(mutant: Option<&str>) -> Result<Mutants, String> {
+    let of_storage = mutant.and_then(StorageMutant::from_id);
+    let of_core = mutant.filter(|_| of_storage.is_none());
+    let chosen = of_core.map(|id| CoreMutant::from_id(id).ok_or_else(|| format!("no mutant {id}")));
     kv_core::mutants::activate(chosen.transpose()?);
-    Ok(())
+    Ok(of_storage.map_or(Mutants::NONE, Mutants::only))
 }
 
 #[cfg(not(feature = "mutants"))]
-fn activate(mutant: Option<&str>) -> Result<(), String> {
+fn activate(mutant: Option<&str>) -> Result<Mutants, String> {
     match mutant {
-        None => Ok(()),
+        None => Ok(Mutants::NONE),
         Some(id) => Err(format!("mutant {id} needs a build with --features mutants")),
     }
 }

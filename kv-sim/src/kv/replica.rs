@@ -2,10 +2,12 @@
 //!
 //! The same small functions as in the production driver: take an input, drain the outputs, start
 //! one write at a time for all appends that wait. An append is carried out only when its simulated
-//! time is over, so a crash before that loses it.
+//! time is over, so a crash before that loses it; so is a step that brings the applied state to the
+//! disk. Applying and reading are in memory, or a few reads of the disk, and take no time.
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,11 +20,19 @@ use kv_core::wire::{self, Frame, ReplyFrame};
 use kv_storage::Opened;
 use kv_storage::engine::Engine;
 use kv_storage::identity::IdentityFile;
-use kv_storage::log::{IDLE_BATCH_AFTER, Log};
+use kv_storage::log::IDLE_BATCH_AFTER;
+use kv_storage::vfs::SimDisk;
+use kv_storage::writer::LogWriter;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::disks::RESERVE_BYTES;
 use super::history::ClientEvent;
 use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId};
+
+/// How often a full disk is looked at.
+const SPACE_INTERVAL: Duration = Duration::from_millis(200);
+/// What a step of the engine writes, for the time that it takes.
+const STEP_BYTES: usize = 16 * 1024;
 
 /// What a process tells the checks.
 #[derive(Debug)]
@@ -51,17 +61,26 @@ pub struct Applied {
 struct Work {
     appends: Vec<Append>,
     identity: Option<Identity>,
+    /// Entries that are needed no more.
+    releases: BTreeMap<ShardId, LogId>,
     /// Whether the log is to state that its end is durable.
     idle_batch: bool,
+    /// Whether the applied state is to be brought to the disk by a step.
+    step: bool,
 }
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.appends.is_empty() && self.identity.is_none() && !self.idle_batch
+        self.appends.is_empty()
+            && self.identity.is_none()
+            && self.releases.is_empty()
+            && !self.idle_batch
+            && !self.step
     }
 
     fn bytes(&self) -> usize {
-        self.appends.iter().map(Append::size).sum()
+        let step = if self.step { STEP_BYTES } else { 0 };
+        self.appends.iter().map(Append::size).sum::<usize>() + step
     }
 
     /// Takes what one write may hold, and leaves the rest.
@@ -82,7 +101,7 @@ impl Work {
 #[derive(Debug)]
 pub struct Replica {
     node: Node,
-    log: Log,
+    log: LogWriter,
     engine: Engine,
     identity: IdentityFile,
     /// What waits for the disk to be free.
@@ -92,6 +111,10 @@ pub struct Replica {
     last_token: u64,
     /// When the log is to state that its end is durable.
     idle_at: Option<Instant>,
+    /// When to look again whether the disk has room; until then appends that found none wait.
+    retry_at: Option<Instant>,
+    /// When to look at the space of a full disk.
+    space_at: Option<Instant>,
     requests: BTreeMap<RequestHandle, (ProcessId, u64)>,
     last_handle: u64,
     scratch: Vec<u8>,
@@ -111,16 +134,18 @@ pub(super) fn server_of(node: NodeId) -> ProcessId {
 }
 
 impl Replica {
-    pub(super) fn new(node: Node, opened: Opened) -> Self {
+    pub(super) fn new(node: Node, opened: Opened, disk: SimDisk) -> Self {
         Self {
             node,
-            log: opened.log,
+            log: LogWriter::new(opened.log, Arc::new(disk), RESERVE_BYTES),
             engine: opened.engine,
             identity: opened.identity,
             queued: Work::default(),
             in_flight: None,
             last_token: 0,
             idle_at: None,
+            retry_at: None,
+            space_at: None,
             requests: BTreeMap::new(),
             last_handle: 0,
             scratch: Vec::new(),
@@ -129,6 +154,11 @@ impl Replica {
 
     pub(super) fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Whether the node has given up because of damage.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.node.status().damage.is_some()
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -141,6 +171,10 @@ impl Replica {
         if let Some((_, work)) = self.in_flight.take() {
             // What fails here fails because the power is gone; nobody is told.
             let _ = self.log.append(&work.appends);
+            let _ = self.log.release(&work.releases);
+            if work.step {
+                let _ = self.engine.work();
+            }
             if let Some(identity) = &work.identity {
                 let _ = self.identity.store(identity);
             }
@@ -188,8 +222,18 @@ impl Replica {
                 self.idle_at = Some(now + IDLE_BATCH_AFTER);
             }
             StorageRequest::StoreIdentity(identity) => self.queued.identity = Some(identity),
+            StorageRequest::Release { shard, floor } => {
+                out.record(Kind::StorageRequest, &floor.index.0.to_le_bytes(), || {
+                    format!("release {shard} to {floor}")
+                });
+                self.queued.releases.insert(shard, floor);
+            }
             StorageRequest::Apply { shard, entries } => {
                 let reply = self.engine.apply(shard, &entries);
+                self.queued.step |= self.engine.is_work_due();
+                if let StorageReply::Damaged(_) = &reply {
+                    return self.node.handle(now, NodeInput::Stored(reply));
+                }
                 let hash = |payload: &[u8]| xxh3_64_with_seed(payload, 0);
                 let entries: Vec<_> =
                     entries.iter().map(|entry| (entry.id, hash(&entry.payload))).collect();
@@ -227,7 +271,7 @@ impl Replica {
 
     /// Starts what waits for the disk, if the disk is free. All appends that wait share one sync.
     fn start_io(&mut self, out: &mut Outbox<Note>) {
-        if self.in_flight.is_some() || self.queued.is_empty() {
+        if self.in_flight.is_some() || self.queued.is_empty() || self.retry_at.is_some() {
             return;
         }
         let work = self.queued.take_one_write();
@@ -250,13 +294,65 @@ impl Replica {
         if work.idle_batch {
             self.log.write_idle_batch().expect("the disk takes an empty batch");
         }
-        let replies = self.log.append(&work.appends).expect("the disk takes appends");
-        for reply in replies {
-            if let StorageReply::Appended { id, .. } = &reply {
-                let id = id.0;
-                out.record(Kind::StorageResult, &id.to_le_bytes(), || format!("durable: a{id}"));
-            }
+        match self.log.append(&work.appends) {
+            Ok(replies) => replies.into_iter().for_each(|reply| self.appended(now, reply, out)),
+            Err(error) if error.is_retryable() => self.wait_for_room(now, work.appends, out),
+            Err(error) => panic!("the disk takes appends: {error}"),
+        }
+        let damage = self.log.release(&work.releases).expect("the disk takes releases");
+        damage.into_iter().for_each(|damage| self.node.handle(now, NodeInput::Stored(damage)));
+        if work.step {
+            self.step_engine(now, out);
+        }
+        self.look_at_space(now);
+    }
+
+    fn appended(&mut self, now: Instant, reply: StorageReply, out: &mut Outbox<Note>) {
+        if let StorageReply::Appended { id, .. } = &reply {
+            let id = id.0;
+            out.record(Kind::StorageResult, &id.to_le_bytes(), || format!("durable: a{id}"));
+        }
+        self.node.handle(now, NodeInput::Stored(reply));
+    }
+
+    /// Puts back appends for which there was no room, before those that came later.
+    fn wait_for_room(&mut self, now: Instant, mut appends: Vec<Append>, out: &mut Outbox<Note>) {
+        out.record(Kind::StorageResult, &[], || "no room for appends".into());
+        appends.append(&mut self.queued.appends);
+        self.queued.appends = appends;
+        self.retry_at = Some(now + SPACE_INTERVAL);
+    }
+
+    fn step_engine(&mut self, now: Instant, out: &mut Outbox<Note>) {
+        let reply = self.engine.work().expect("the disk takes tables");
+        if let Some(StorageReply::Flushed { applied }) = &reply {
+            let indexes: Vec<u8> =
+                applied.values().flat_map(|applied| applied.index.0.to_le_bytes()).collect();
+            out.record(Kind::StorageResult, &indexes, || format!("flushed: {applied:?}"));
+        }
+        reply.into_iter().for_each(|reply| self.node.handle(now, NodeInput::Stored(reply)));
+        if self.engine.is_full() {
+            self.retry_at.get_or_insert(now + SPACE_INTERVAL);
+        }
+        self.queued.step |= self.engine.is_work_due();
+    }
+
+    fn look_at_space(&mut self, now: Instant) {
+        let changed = self.log.look_at_space().expect("the disk knows its free space");
+        if let Some(reply) = changed {
             self.node.handle(now, NodeInput::Stored(reply));
+            // A full disk is looked at until it has room.
+            self.space_at = Some(now + SPACE_INTERVAL);
+        }
+    }
+
+    fn check_space(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+        if self.space_at.is_some_and(|at| at <= now) {
+            self.space_at = self.log.is_full().then(|| now + SPACE_INTERVAL);
+            self.look_at_space(now);
         }
     }
 
@@ -279,6 +375,7 @@ impl Machine for Replica {
             Input::Timer => {
                 self.node.handle(now, NodeInput::Timeout);
                 self.check_idle(now);
+                self.check_space(now);
             }
             Input::IoDone(token) => self.finish_io(now, token, out),
         }
@@ -288,7 +385,8 @@ impl Machine for Replica {
 
     fn deadline(&self) -> Option<u64> {
         let node = self.node.poll_timeout().map(|(at, _)| at);
-        node.into_iter().chain(self.idle_at).min().map(Instant::as_nanos)
+        let disk = [self.idle_at, self.retry_at, self.space_at].into_iter().flatten();
+        node.into_iter().chain(disk).min().map(Instant::as_nanos)
     }
 }
 

@@ -7,38 +7,42 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use kv_core::id::{Address, Incarnation, NodeId};
-use kv_core::node::{Node, NodeConfig};
+use kv_core::node::{Event, Node, NodeConfig};
 use kv_core::rng::Rng as CoreRng;
 use kv_core::time::Instant;
 use kv_core::wire;
 use kv_storage::OpenOptions;
-use kv_storage::vfs::SimDisk;
+use kv_storage::mutants::Mutants;
+use kv_storage::vfs::{SimDisk, SimDiskCounters};
 
 use super::client::{Client, QUIET};
+use super::disks::{self, FullDisks, RESERVE_BYTES, SEGMENT_BYTES, tree_options};
 use super::history::Recorder;
 use super::invariants::Invariants;
 use super::judge;
 use super::replica::{Note, Replica, node_id, timings};
 use crate::engine::{
-    Boot, Check, Draw, FaultEvent, IoToken, Operations, ProcessId, Rng, Step, System, Violation,
-    World,
+    Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Operations, ProcessId, Rng, Step,
+    System, Violation, World,
 };
-use crate::scenario::Scenario;
+use crate::scenario::{Expect, Scenario};
 
 const CLUSTER_NAME: &str = "sim";
 
-/// Calls of a Vfs that one write of the log makes at most: a new segment with its directory entry,
-/// the batch, the sync.
-const CALLS_PER_WRITE_MAX: u64 = 8;
+/// Calls of a Vfs among which a crash chooses: a write of the log with a new segment and a release,
+/// and a step of the engine, make about as many.
+const CALLS_PER_WRITE_MAX: u64 = 24;
 
 /// The store: its disks, what the checks remember, and the clients' history.
 #[derive(Debug)]
 pub struct KvSystem {
     scenario: Scenario,
+    mutants: Mutants,
     disks: BTreeMap<ProcessId, SimDisk>,
     invariants: Invariants,
     recorder: Recorder,
     quiet: Quiet,
+    full_disks: FullDisks,
 }
 
 /// What the liveness phase has shown before the clients began to work again. The engine asks from
@@ -68,15 +72,17 @@ impl Quiet {
 
 impl KvSystem {
     /// A cluster of empty disks.
-    pub(super) fn new(scenario: &Scenario) -> Result<Self, String> {
+    pub(super) fn new(scenario: &Scenario, mutants: Mutants) -> Result<Self, String> {
         let system = Self {
             scenario: scenario.clone(),
+            mutants,
             disks: (0..scenario.cluster.nodes)
                 .map(|index| (ProcessId::Server(index), SimDisk::new()))
                 .collect(),
             invariants: Invariants::default(),
             recorder: Recorder::new(scenario.workload.kind),
             quiet: Quiet::default(),
+            full_disks: FullDisks::default(),
         };
         system.config(NodeId(1)).validate().map_err(|errors| errors.to_string())?;
         Ok(system)
@@ -95,6 +101,19 @@ impl KvSystem {
     }
 }
 
+impl KvSystem {
+    /// A server may call its data damaged only if its disk was.
+    fn check_damage(&self, server: ProcessId, event: &Event) -> Result<(), Violation> {
+        match event {
+            Event::Damaged(damage) if self.disks[&server].counters().bits_rotten == 0 => {
+                let detail = format!("{server} on a disk that did nothing wrong: {damage}");
+                Err(Violation { check: "false-damage", detail })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl System for KvSystem {
     type Note = Note;
     type Server = Replica;
@@ -104,20 +123,22 @@ impl System for KvSystem {
         let id = node_id(boot.process);
         let disk = self.disks[&boot.process].clone();
         let fresh_incarnation = Incarnation(CoreRng::fork(boot.seed, "incarnation").next_u64());
-        let options =
-            OpenOptions { cluster_name: CLUSTER_NAME.into(), node: id, fresh_incarnation };
-        let mut opened =
-            kv_storage::open(Arc::new(disk), options).map_err(|error| error.to_string())?;
-        let recovered = std::mem::replace(
-            &mut opened.recovered,
-            kv_core::storage::Recovered {
-                identity: opened.identity.identity().clone(),
-                groups: BTreeMap::new(),
-            },
-        );
+        let options = OpenOptions {
+            log_segment_bytes: SEGMENT_BYTES,
+            tree: tree_options(self.mutants),
+            ..OpenOptions::new(CLUSTER_NAME, id, fresh_incarnation)
+        };
+        let mut opened = kv_storage::open(Arc::new(disk.clone()), options)
+            .map_err(|error| format!("{error}: {:?}", std::error::Error::source(&error)))?;
+        let nothing = kv_core::storage::Recovered {
+            identity: opened.identity.identity().clone(),
+            groups: BTreeMap::new(),
+            damage: None,
+        };
+        let recovered = std::mem::replace(&mut opened.recovered, nothing);
         let node = Node::new(self.config(id), recovered, boot.seed, Instant::from_nanos(boot.now))
             .map_err(|errors| errors.to_string())?;
-        Ok(Replica::new(node, opened))
+        Ok(Replica::new(node, opened, disk))
     }
 
     fn client(&mut self, boot: Boot) -> Client {
@@ -134,7 +155,11 @@ impl System for KvSystem {
         self.invariants.on_crash(server);
         let disk = &self.disks[&server];
         if !in_flight.is_empty() {
-            disk.fail_from_call(rng.below(CALLS_PER_WRITE_MAX));
+            if rng.chance(500_000) {
+                disk.fail_from_sync();
+            } else {
+                disk.fail_from_call(rng.below(CALLS_PER_WRITE_MAX));
+            }
             machine.crash_during_io();
         }
         disk.crash(&mut CoreRng::fork(rng.next_u64(), "crash"));
@@ -148,7 +173,10 @@ impl System for KvSystem {
     ) -> Result<(), Violation> {
         for note in notes.drain(..) {
             match note {
-                Note::Node(event) => self.invariants.on_event(step.process, &event)?,
+                Note::Node(event) => {
+                    self.check_damage(step.process, &event)?;
+                    self.invariants.on_event(step.process, &event)?;
+                }
                 Note::Applied(applied) => self.invariants.on_applied(step.process, &applied)?,
                 Note::Client(_) => {}
             }
@@ -164,6 +192,7 @@ impl System for KvSystem {
     ) -> Result<(), Violation> {
         for note in notes.drain(..) {
             if let Note::Client(event) = note {
+                self.full_disks.on_client(&event);
                 self.recorder.record(step.now, &event);
             }
         }
@@ -174,11 +203,37 @@ impl System for KvSystem {
         self.recorder.history.push_fault(now, &fault.kind.to_string());
     }
 
+    fn rot(&mut self, server: ProcessId, rng: &mut Rng) -> Option<String> {
+        disks::rot(&self.disks[&server], rng)
+    }
+
+    fn set_full(&mut self, server: ProcessId, is_full: bool, rng: &mut Rng) {
+        let disk = &self.disks[&server];
+        disk.set_capacity(is_full.then(|| disk.used_space() + rng.below(RESERVE_BYTES)));
+        self.full_disks.set(server, is_full, self.disks.len());
+    }
+
+    fn fault_count(&self, kind: FaultKind) -> Option<u64> {
+        let sum = |count: fn(SimDiskCounters) -> u64| {
+            Some(self.disks.values().map(|disk| count(disk.counters())).sum())
+        };
+        match kind {
+            FaultKind::BitRot => sum(|counters| counters.bits_rotten),
+            FaultKind::TornWrite => {
+                sum(|counters| counters.torn + counters.zeroed + counters.reordered)
+            }
+            _ => None,
+        }
+    }
+
     fn leaders(&self) -> Vec<ProcessId> {
         self.invariants.leaders()
     }
 
     fn converged(&self, world: &World<'_, Self>) -> Result<(), String> {
+        if self.scenario.expect == Expect::Refusal {
+            return judge::refused(world);
+        }
         let equal = judge::equal_replicas(world);
         let became_equal = self.quiet.check(world.now(), &equal);
         equal.and(became_equal).and_then(|()| judge::served(world))
@@ -186,15 +241,30 @@ impl System for KvSystem {
 
     fn finish(&mut self, world: &World<'_, Self>) -> Vec<Check> {
         let history = &self.recorder.history;
-        vec![
+        let shard_count = self.scenario.cluster.shards;
+        let kinds = || self.scenario.faults.iter().map(FaultSpec::kind);
+        let may_rot = kinds().any(|kind| kind == FaultKind::BitRot);
+        let mut checks = vec![
             Check::pass("one-leader-per-term", "no term of a shard had two"),
             Check::pass("commit-rule", "every leader committed by an entry of its own term"),
             Check::pass("contradiction", "nobody said what cannot be true"),
             Check::pass("same-entries", "all replicas applied the same"),
             Check::pass("same-states", "and came to the same states"),
-            judge::durability(history, world, self.scenario.cluster.shards),
+            match self.scenario.expect {
+                _ if !world.is_complete() => Check::skipped("durability", "the run ended before"),
+                Expect::Convergence => judge::durability(history, world, shard_count, may_rot),
+                Expect::Refusal => Check::skipped("durability", "what is damaged is not there"),
+            },
             judge::linearizability(history),
-        ]
+        ];
+        for kind in kinds() {
+            match kind {
+                FaultKind::BitRot => checks.push(judge::damage(world)),
+                FaultKind::DiskFull => checks.push(self.full_disks.judge()),
+                _ => {}
+            }
+        }
+        checks
     }
 
     fn operations(&self) -> Operations {

@@ -2,7 +2,7 @@
 
 use super::reader::Reader;
 use super::{MILLISECOND, SECOND};
-use crate::engine::{FaultSpec, Shape, Target};
+use crate::engine::{FaultSpec, Shape, Target, Victims};
 
 /// Longest interval: a fault must have its turn in the shortest safety phase that counts.
 const INTERVAL_MAX: f64 = 30.0;
@@ -49,6 +49,20 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
         rate: rate(reader, 0.05, 1.0),
         delay_max: milliseconds(reader, "delay_max_ms", 50.0),
     }));
+    faults.extend(reader.table("bit-rot", |reader| FaultSpec::BitRot {
+        interval: interval(reader, 10.0),
+        downtime: seconds(reader, "downtime_seconds", 1.0),
+        victims: reader.choice(
+            "servers",
+            Victims::Minority,
+            &[("minority", Victims::Minority), ("all", Victims::All)],
+        ),
+    }));
+    faults.extend(reader.table("disk-full", |reader| FaultSpec::DiskFull {
+        interval: interval(reader, 10.0),
+        duration: seconds(reader, "duration_seconds", 4.0),
+    }));
+    faults.extend(reader.table("torn-write", |_| FaultSpec::TornWrite));
     faults
 }
 

@@ -19,6 +19,7 @@
 //! [run]
 //! safety_seconds = 60            # below 60 the run is invalid
 //! liveness_seconds = 30          # budget for converging
+//! expect = "convergence"         # or "refusal": so much is damaged that it may be refused for good
 //!
 //! [workload]
 //! kind = "register"              # few keys: read, write, cas; or "kv": many keys
@@ -53,6 +54,9 @@
 //! [faults.loss]                  # rate
 //! [faults.duplicate]             # rate, delay_max_ms
 //! [faults.reorder]               # rate, delay_max_ms
+//! [faults.bit-rot]               # interval_seconds, downtime_seconds, servers: minority or all
+//! [faults.disk-full]             # interval_seconds, duration_seconds
+//! [faults.torn-write]            # nothing: a crash or power loss must leave some
 //! ```
 
 mod faults;
@@ -91,6 +95,8 @@ pub struct Scenario {
     pub safety: u64,
     /// Budget of the liveness phase.
     pub liveness: u64,
+    /// What the liveness phase must come to.
+    pub expect: Expect,
     /// The clients.
     pub workload: Workload,
     /// The network without its faults.
@@ -99,6 +105,15 @@ pub struct Scenario {
     pub disk: DiskProfile,
     /// The declared faults.
     pub faults: Vec<FaultSpec>,
+}
+
+/// What a run must come to when all that can be healed is healed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// All servers but those with damaged data are equal and serve everything.
+    Convergence,
+    /// So much may be damaged that nothing can be served. Then it is refused.
+    Refusal,
 }
 
 /// The servers of a scenario.
@@ -177,10 +192,12 @@ impl Scenario {
         let name = reader.text("name").unwrap_or(name).to_owned();
         let description = reader.text("description").unwrap_or_default().to_owned();
         let cluster = section(&mut reader, "cluster", cluster);
-        let (safety, liveness) = section(&mut reader, "run", |reader| {
+        let expectations = [("convergence", Expect::Convergence), ("refusal", Expect::Refusal)];
+        let (safety, liveness, expect) = section(&mut reader, "run", |reader| {
             (
                 reader.time("safety_seconds", 60.0, SECOND, 1.0..=36_000.0),
                 reader.time("liveness_seconds", 30.0, SECOND, 1.0..=3_600.0),
+                reader.choice("expect", Expect::Convergence, &expectations),
             )
         });
         let workload = section(&mut reader, "workload", workload);
@@ -189,7 +206,18 @@ impl Scenario {
         let disk = section(&mut reader, "disk", disk);
         let faults = section(&mut reader, "faults", faults::read);
         reader.finish();
-        Self { name, description, cluster, safety, liveness, workload, network, disk, faults }
+        Self {
+            name,
+            description,
+            cluster,
+            safety,
+            liveness,
+            expect,
+            workload,
+            network,
+            disk,
+            faults,
+        }
     }
 
     /// The run of this scenario with a seed.

@@ -1,121 +1,310 @@
 //! The applied state of all shards.
 //!
-//! One `Memtable` holds the keys and values of every shard in their stored form, and each shard has
-//! its [`Machine`], which decides what an entry does. [`Engine::apply`] and [`Engine::read`] answer
-//! at once.
+//! A [`Tree`] holds the keys and values of every shard in their stored form, and each shard has its
+//! [`Machine`], which decides what an entry does. [`Engine::apply`] and [`Engine::read`] answer at
+//! once; they write to memory only.
+//!
+//! # What is durable
+//!
+//! The log is: whatever is in memory here can be applied again. When the memtable is large, or much
+//! of the log was applied to it, it is *sealed*, together with the machines as they are at that
+//! moment, and written to the disk in steps ([`Engine::work`]). Both become durable in one edit of
+//! the tree's manifest, so the tables and what the machines say is applied always belong together;
+//! after a crash the log is applied from there on. When a flush is complete,
+//! [`StorageReply::Flushed`] says how far, and the node may let go of the log before it.
 //!
 //! # Only the newest version
 //!
-//! Reads of the past do not exist yet, so the retention watermark of a shard is its newest applied
-//! entry: a write replaces the older versions of its key, and a delete removes the key. Dropping
-//! the tombstone at once is sound because nothing depends on it. Apply treats a tombstone as
-//! absence; a version is the index of its entry, so it grows on every key whether or not the store
-//! remembers the last one; and a read at or above the watermark sees the same either way. A read
-//! below it cannot be answered truthfully, so [`Engine::read`] asserts that there is none.
+//! Reads of the past do not exist yet, so nobody reads below the newest version of a key, and
+//! flushes and compactions drop the older ones. [`Engine::read`] asserts it.
 //!
-//! **What this leaves out:** tables on disk. The state is rebuilt by applying the log from its
-//! start.
+//! # Damage and a full disk
+//!
+//! Damaged tables make the engine answer everything with the damage, from then on. On a full disk
+//! the steps wait, and applying goes on in memory: what is committed is applied.
 
-mod memtable;
+mod stored;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use kv_core::id::{LogId, ShardId, Timestamp};
-use kv_core::machine::{self, LocalShardId, Machine, ReadView, WriteBatch};
-use kv_core::op::{Found, Key, Value};
-use kv_core::storage::{Entry, Read, ReadRefused, StorageReply};
+use kv_core::machine::{self, LocalShardId, Machine, Newest, ReadView, StoredKey, WriteBatch};
+use kv_core::machine::{decode_value, encode_value};
+use kv_core::op::{Found, Key};
+use kv_core::storage::{Entry, Outcome, Read, ReadError, StorageDamage, StorageReply};
 
-use memtable::Memtable;
+use crate::lsm::{Corruption, Scan, Tree, TreeError, TreeOptions, TreeStats};
+use crate::vfs::Vfs;
+
+/// The tree's folder in the data directory.
+pub const TREE_FOLDER: &str = "tree";
+
+/// A flush is due when so many times the size of a memtable were applied from the log, even if the
+/// memtable is small: entries may write nothing, and overwrite one another, and the log would grow.
+const LOG_PER_MEMTABLE: u64 = 4;
+/// Rows of a scan that are fetched at a time.
+const SCAN_ROWS: usize = 1_000;
+const SCAN_BYTES: usize = 1 << 20;
+
+/// One shard's state, beside its keys and values.
+#[derive(Debug)]
+struct Shard {
+    /// Its number in the tree.
+    local_id: LocalShardId,
+    machine: Machine,
+}
 
 /// The state machines of a node, with their keys and values.
-#[derive(Debug, Default)]
+///
+/// - `sealed` has an element for each sealed memtable, and says what is durable with it.
+/// - After damage nothing is changed any more.
+#[derive(Debug)]
 pub struct Engine {
-    memtable: Memtable,
+    /// None if it could not be opened.
+    tree: Option<Tree>,
+    /// What made the engine give up.
+    damage: Option<StorageDamage>,
     /// A shard is here from its first applied entry on.
-    machines: BTreeMap<ShardId, Machine>,
+    shards: BTreeMap<ShardId, Shard>,
+    next_local_id: u32,
+    sealed: VecDeque<BTreeMap<ShardId, LogId>>,
+    /// Bytes applied since the last [`Engine::work`].
+    unpaid_bytes: u64,
+    /// Bytes of log that were applied since the memtable was begun.
+    unsealed_log_bytes: u64,
+    /// How many of them are enough for a flush.
+    seal_log_bytes: u64,
+    /// Whether the last step found no room.
+    is_full: bool,
 }
 
 /// One shard's keys.
 struct ShardView<'a> {
-    memtable: &'a Memtable,
-    shard: LocalShardId,
+    tree: &'a Tree,
+    local_id: LocalShardId,
 }
 
 impl ReadView for ShardView<'_> {
-    fn newest(&self, key: &Key, at: Timestamp) -> Option<(Timestamp, Option<Value>)> {
-        self.memtable.newest(self.shard, key, at)
+    type Error = TreeError;
+
+    fn newest(&self, key: &Key, at: Timestamp) -> Result<Option<Newest>, TreeError> {
+        let Some((version, value)) = self.tree.get(&StoredKey::prefix(self.local_id, key), at)?
+        else {
+            return Ok(None);
+        };
+        let value = decode_value(&value).map_err(|_| malformed("a value that is none"))?;
+        Ok(Some((version, value)))
     }
 }
 
 impl Engine {
-    /// An engine that has applied nothing.
-    pub fn new() -> Self {
-        Self::default()
+    /// Opens the applied state below the root of `vfs`, or begins an empty one.
+    ///
+    /// # Errors
+    /// [`TreeError`]. *Nothing was changed.* What is damaged can be opened with
+    /// [`Engine::damaged`].
+    pub(crate) fn open(vfs: Arc<dyn Vfs>, options: TreeOptions) -> Result<Self, TreeError> {
+        let seal_log_bytes = LOG_PER_MEMTABLE * options.memtable_bytes;
+        let (tree, metadata) = Tree::open(vfs, TREE_FOLDER, options)?;
+        let state = stored::decode(&metadata).map_err(|_| malformed("metadata that are none"))?;
+        Ok(Self {
+            tree: Some(tree),
+            damage: None,
+            shards: state.shards,
+            next_local_id: state.next_local_id,
+            sealed: VecDeque::new(),
+            unpaid_bytes: 0,
+            unsealed_log_bytes: 0,
+            seal_log_bytes,
+            is_full: false,
+        })
     }
 
-    /// Applies entries to a shard. Returns [`StorageReply::Applied`].
+    /// An engine that holds nothing and answers everything with the damage.
+    pub(crate) fn damaged(damage: StorageDamage) -> Self {
+        Self {
+            tree: None,
+            damage: Some(damage),
+            shards: BTreeMap::new(),
+            next_local_id: 0,
+            sealed: VecDeque::new(),
+            unpaid_bytes: 0,
+            unsealed_log_bytes: 0,
+            seal_log_bytes: u64::MAX,
+            is_full: false,
+        }
+    }
+
+    /// Applies entries to a shard. Returns [`StorageReply::Applied`], or [`StorageReply::Damaged`]
+    /// if what they depend on cannot be read.
     ///
     /// # Panics
     /// If the entries do not follow the last applied one, or hold what this program does not know:
     /// the node must stop.
     pub fn apply(&mut self, shard: ShardId, entries: &[Entry]) -> StorageReply {
-        let local = local_id(shard);
-        let machine = self.machines.entry(shard).or_default();
-        let mut outcomes = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let view = ShardView { memtable: &self.memtable, shard: local };
-            let (batch, outcome) = machine.apply(&view, entry);
-            write(&mut self.memtable, local, batch);
-            outcomes.push((entry.id.index, outcome));
+        let (None, Some(tree)) = (&self.damage, &mut self.tree) else {
+            return self.damage_reply();
+        };
+        let state = self.shards.entry(shard).or_insert_with(|| {
+            let local_id = LocalShardId(self.next_local_id);
+            self.next_local_id += 1;
+            Shard { local_id, machine: Machine::new() }
+        });
+        let log_bytes = entries.iter().map(|entry| entry.payload.len() as u64 + 64);
+        self.unsealed_log_bytes += log_bytes.sum::<u64>();
+        match apply_to(tree, state, entries) {
+            Ok((outcomes, bytes)) => {
+                self.unpaid_bytes += bytes;
+                StorageReply::Applied { shard, applied: state.machine.applied(), outcomes }
+            }
+            Err(error) => {
+                self.damage = Some(damage_of(error));
+                self.damage_reply()
+            }
         }
-        StorageReply::Applied { shard, applied: machine.applied(), outcomes }
     }
 
     /// Reads one key. Returns [`StorageReply::Read`], refused if the shard has not applied what the
-    /// read must see.
+    /// read must see, or what is stored is damaged.
     ///
     /// # Panics
     /// If the read is done at a timestamp below the last applied entry's index: what was true then
     /// is no longer known.
-    pub fn read(&self, read: &Read) -> StorageReply {
-        let applied = self.applied(read.shard).index;
-        let result = if applied < read.at_least {
-            Err(ReadRefused { at_least: read.at_least, applied })
-        } else {
-            assert!(read.timestamp.0 >= applied.0, "only the newest versions can be read");
-            let view = ShardView { memtable: &self.memtable, shard: local_id(read.shard) };
-            Ok(machine::read(&view, &read.key, read.timestamp))
-        };
+    pub fn read(&mut self, read: &Read) -> StorageReply {
+        let result = self.try_read(read);
+        if let Err(ReadError::Damaged(damage)) = &result {
+            self.damage = Some(damage.clone());
+        }
         StorageReply::Read { handle: read.handle, result }
+    }
+
+    fn try_read(&self, read: &Read) -> Result<Option<Found>, ReadError> {
+        let (None, Some(tree)) = (&self.damage, &self.tree) else {
+            return Err(ReadError::Damaged(self.damage.clone().expect("no tree without a reason")));
+        };
+        let applied = self.applied(read.shard).index;
+        if applied < read.at_least {
+            return Err(ReadError::NotApplied { at_least: read.at_least, applied });
+        }
+        assert!(read.timestamp.0 >= applied.0, "only the newest versions can be read");
+        let Some(shard) = self.shards.get(&read.shard) else { return Ok(None) };
+        let view = ShardView { tree, local_id: shard.local_id };
+        machine::read(&view, &read.key, read.timestamp)
+            .map_err(|error| ReadError::Damaged(damage_of(error)))
+    }
+
+    fn damage_reply(&self) -> StorageReply {
+        StorageReply::Damaged(self.damage.clone().expect("an engine gives up for a reason"))
+    }
+
+    /// What made the engine give up, if anything did.
+    pub fn damage(&self) -> Option<&StorageDamage> {
+        self.damage.as_ref()
     }
 
     /// The last entry applied to a shard.
     pub fn applied(&self, shard: ShardId) -> LogId {
-        self.machines.get(&shard).map(Machine::applied).unwrap_or_default()
+        self.shards.get(&shard).map(|shard| shard.machine.applied()).unwrap_or_default()
+    }
+
+    /// The last entry applied to each shard.
+    pub fn all_applied(&self) -> BTreeMap<ShardId, LogId> {
+        self.shards.iter().map(|(shard, state)| (*shard, state.machine.applied())).collect()
     }
 
     /// The rolling hash over everything applied to a shard. Replicas that applied the same entries
     /// agree on it.
     pub fn state_hash(&self, shard: ShardId) -> u64 {
-        self.machines.get(&shard).map_or_else(|| Machine::new().state_hash(), Machine::state_hash)
+        let hash = |shard: &Shard| shard.machine.state_hash();
+        self.shards.get(&shard).map_or_else(|| Machine::new().state_hash(), hash)
     }
 
     /// A shard's keys with their newest values, in order.
-    pub fn scan(&self, shard: ShardId) -> impl Iterator<Item = (Key, Found)> {
-        self.memtable.scan(local_id(shard))
+    ///
+    /// # Errors
+    /// [`StorageDamage`] if what is stored cannot be read.
+    pub fn scan(&self, shard: ShardId) -> Result<Vec<(Key, Found)>, StorageDamage> {
+        let (Some(tree), Some(shard)) = (&self.tree, self.shards.get(&shard)) else {
+            return self.damage.clone().map_or(Ok(Vec::new()), Err);
+        };
+        scan(tree, shard.local_id).map_err(damage_of)
+    }
+
+    /// What the tree consists of; none if it could not be opened.
+    pub fn stats(&self) -> Option<TreeStats> {
+        self.tree.as_ref().map(Tree::stats)
     }
 }
 
-/// The number under which a shard's keys are stored. A shard's content is never replaced as a whole
-/// yet, so it is the shard's own.
-fn local_id(shard: ShardId) -> LocalShardId {
-    LocalShardId(shard.0)
+/// What entries did, and how many bytes that took.
+type Applied = (Vec<(kv_core::id::LogIndex, Outcome)>, u64);
+
+fn apply_to(tree: &mut Tree, shard: &mut Shard, entries: &[Entry]) -> Result<Applied, TreeError> {
+    let mut outcomes = Vec::with_capacity(entries.len());
+    let mut bytes = 0;
+    for entry in entries {
+        let view = ShardView { tree, local_id: shard.local_id };
+        let (batch, outcome) = shard.machine.apply(&view, entry)?;
+        bytes += write(tree, shard.local_id, &batch);
+        outcomes.push((entry.id.index, outcome));
+    }
+    Ok((outcomes, bytes))
 }
 
-fn write(memtable: &mut Memtable, shard: LocalShardId, batch: WriteBatch) {
-    for write in batch.writes {
-        memtable.write(shard, &write);
+fn write(tree: &mut Tree, local_id: LocalShardId, batch: &WriteBatch) -> u64 {
+    let mut bytes = 0;
+    for write in &batch.writes {
+        let key = StoredKey::encode(local_id, &write.key, write.version);
+        let value = encode_value(write.value.as_ref());
+        bytes += (key.0.len() + value.len()) as u64;
+        tree.write(&[(key.0, value)]);
+    }
+    bytes
+}
+
+fn scan(tree: &Tree, local_id: LocalShardId) -> Result<Vec<(Key, Found)>, TreeError> {
+    let (mut from, to) = (local_id.0.to_be_bytes().to_vec(), (local_id.0 + 1).to_be_bytes());
+    let mut found = Vec::new();
+    loop {
+        let scan = Scan { from: &from, to: Some(&to), at: Timestamp::MAX };
+        let page = tree.scan(scan, SCAN_ROWS, SCAN_BYTES)?;
+        for row in page.rows {
+            let mut stored = row.prefix.to_vec();
+            stored.extend_from_slice(&(!row.version.0).to_be_bytes());
+            let decoded = StoredKey(stored).decode().ok();
+            let value = decode_value(&row.value).ok().flatten();
+            let (Some((_, key, version)), Some(value)) = (decoded, value) else {
+                return Err(malformed("a row that is none"));
+            };
+            found.push((key, Found { version, value }));
+        }
+        match page.next {
+            Some(next) => from = next,
+            None => return Ok(found),
+        }
+    }
+}
+
+/// Bytes with a right checksum that this program cannot have written.
+fn malformed(what: &'static str) -> TreeError {
+    Corruption { file: TREE_FOLDER.into(), offset: 0, what }.into()
+}
+
+/// A tree that cannot be read is as good as damaged: the node cannot know what it has promised.
+pub(crate) fn damage_of(error: TreeError) -> StorageDamage {
+    match error {
+        TreeError::Corruption(Corruption { file, offset, what }) => {
+            StorageDamage { file, offset, what: what.into() }
+        }
+        TreeError::Read { file, source } => {
+            StorageDamage { file, offset: 0, what: format!("cannot be read: {source}") }
+        }
+        TreeError::NoSpace(_) | TreeError::Write(_) | TreeError::Poisoned => {
+            StorageDamage { file: TREE_FOLDER.into(), offset: 0, what: error.to_string() }
+        }
     }
 }

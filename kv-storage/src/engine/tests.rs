@@ -6,11 +6,25 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kv_core::id::{KeyspaceId, LogIndex, RequestHandle, RequestId, SessionId};
 use kv_core::machine::Command;
-use kv_core::op::{Expect, WriteOp, WriteResult};
+use kv_core::op::{Expect, Value, WriteOp, WriteResult};
 use kv_core::rng::Rng;
 use kv_core::storage::Outcome;
 
 use super::*;
+use crate::vfs::SimDisk;
+
+/// Options under which a few hundred entries fill several tables.
+fn small_options() -> TreeOptions {
+    TreeOptions { memtable_bytes: 4 << 10, table_bytes: 2 << 10, ..TreeOptions::new(7) }
+}
+
+fn open(disk: &SimDisk) -> Engine {
+    Engine::open(Arc::new(disk.clone()), small_options()).unwrap()
+}
+
+fn new_engine() -> Engine {
+    open(&SimDisk::new())
+}
 
 fn write_entry(index: u64, op: WriteOp) -> Entry {
     let session = SessionId { opened_ts: Timestamp(1), nonce: 7 };
@@ -23,7 +37,7 @@ fn key(keyspace: u32, bytes: &[u8]) -> Key {
     Key { keyspace: KeyspaceId(keyspace), bytes: Bytes::copy_from_slice(bytes) }
 }
 
-fn read(engine: &Engine, shard: ShardId, key: &Key) -> Option<Found> {
+fn read(engine: &mut Engine, shard: ShardId, key: &Key) -> Option<Found> {
     let handle = RequestHandle(3);
     let at_least = engine.applied(shard).index;
     let read = Read { handle, shard, at_least, timestamp: Timestamp::MAX, key: key.clone() };
@@ -81,7 +95,7 @@ fn draw_op(rng: &mut Rng, index: u64) -> WriteOp {
 fn engine_equals_a_map() {
     for seed in 0..20 {
         let mut rng = Rng::fork(seed, "engine");
-        let (mut engine, mut model) = (Engine::new(), Model::new());
+        let (mut engine, mut model) = (new_engine(), Model::new());
         let mut logs: BTreeMap<ShardId, Vec<Entry>> = BTreeMap::new();
         for _ in 0..300 {
             let shard = ShardId([1, 2, u32::MAX][rng.below(3) as usize]);
@@ -95,25 +109,25 @@ fn engine_equals_a_map() {
             let applied = LogId::new(1, index);
             assert_eq!(reply, StorageReply::Applied { shard, applied, outcomes });
             let found = model.get(&(shard, op.key().clone())).cloned();
-            assert_eq!(read(&engine, shard, op.key()), found);
+            assert_eq!(read(&mut engine, shard, op.key()), found);
         }
         for (shard, log) in &logs {
-            let mine: Vec<_> = engine.scan(*shard).collect();
+            let mine: Vec<_> = engine.scan(*shard).unwrap();
             let same_shard = model.iter().filter(|((of, _), _)| of == shard);
             let expected: Vec<_> =
                 same_shard.map(|((_, key), found)| (key.clone(), found.clone())).collect();
             assert_eq!(mine, expected);
-            let mut replica = Engine::new();
+            let mut replica = new_engine();
             replica.apply(*shard, log);
             assert_eq!(replica.state_hash(*shard), engine.state_hash(*shard));
-            assert!(replica.scan(*shard).eq(mine));
+            assert_eq!(replica.scan(*shard).unwrap(), mine);
         }
     }
 }
 
 #[test]
 fn read_is_refused_below_what_it_must_see() {
-    let mut engine = Engine::new();
+    let mut engine = new_engine();
     let shard = ShardId(4);
     let read = |at_least| Read {
         handle: RequestHandle(9),
@@ -124,7 +138,10 @@ fn read_is_refused_below_what_it_must_see() {
     };
     let refused = |at_least, applied| StorageReply::Read {
         handle: RequestHandle(9),
-        result: Err(ReadRefused { at_least: LogIndex(at_least), applied: LogIndex(applied) }),
+        result: Err(ReadError::NotApplied {
+            at_least: LogIndex(at_least),
+            applied: LogIndex(applied),
+        }),
     };
     assert_eq!(engine.read(&read(1)), refused(1, 0));
     engine.apply(shard, &[write_entry(1, WriteOp::Delete { key: key(0, b"k") })]);
@@ -136,7 +153,7 @@ fn read_is_refused_below_what_it_must_see() {
 #[test]
 #[should_panic(expected = "only the newest versions can be read")]
 fn read_of_the_past_is_not_answered_wrongly() {
-    let (mut engine, shard, key) = (Engine::new(), ShardId(1), key(0, b"k"));
+    let (mut engine, shard, key) = (new_engine(), ShardId(1), key(0, b"k"));
     let put = |value| WriteOp::Put { key: key.clone(), value: Value::string(value) };
     engine.apply(shard, &[write_entry(1, put("old")), write_entry(2, put("new"))]);
     let (handle, timestamp) = (RequestHandle(1), Timestamp(1));
@@ -144,13 +161,78 @@ fn read_of_the_past_is_not_answered_wrongly() {
 }
 
 #[test]
-fn overwritten_and_deleted_versions_take_no_space() {
-    let (mut engine, shard, key) = (Engine::new(), ShardId(1), key(0, b"k"));
+fn overwritten_and_deleted_versions_take_no_space_in_tables() {
+    let (mut engine, shard, key) = (new_engine(), ShardId(1), key(0, b"k"));
     for index in 1..=9 {
-        let value = Value::string("value");
+        let value = Value::string("v".repeat(500));
         engine.apply(shard, &[write_entry(index, WriteOp::Put { key: key.clone(), value })]);
     }
-    assert_eq!(engine.memtable.len(), 1);
-    engine.apply(shard, &[write_entry(10, WriteOp::Delete { key })]);
-    assert_eq!(engine.memtable.len(), 0);
+    let flushed = StorageReply::Flushed { applied: [(shard, LogId::new(1, 9))].into() };
+    assert_eq!(engine.flush().unwrap(), Some(flushed));
+    let bytes: u64 = engine.stats().unwrap().level_bytes.iter().sum();
+    assert!(bytes < 2 * 500, "one of nine versions is kept, in {bytes} bytes");
+}
+
+/// A write that could not be applied must not count as applied after a restart.
+#[test]
+fn flush_after_damage_makes_nothing_durable() {
+    let (disk, shard, key) = (SimDisk::new(), ShardId(1), key(0, b"k"));
+    let mut engine = open(&disk);
+    let value = Value::string("value");
+    engine.apply(shard, &[write_entry(1, WriteOp::Put { key: key.clone(), value: value.clone() })]);
+    engine.flush().unwrap();
+    disk.rot("tree/table-0000000000000001.kvt", 0, 0).unwrap();
+    let mut engine = open(&disk);
+    let cas = WriteOp::Cas { key, expect: Expect::Value(value.clone()), value };
+    let reply = engine.apply(shard, &[write_entry(2, cas)]);
+    assert!(matches!(reply, StorageReply::Damaged(_)), "{reply:?}");
+    assert_eq!(engine.flush().unwrap(), None);
+    assert_eq!(engine.work().unwrap(), None);
+    assert_eq!(open(&disk).applied(shard), LogId::new(1, 1));
+}
+
+#[test]
+fn flush_that_found_no_room_can_be_repeated() {
+    let (disk, shard) = (SimDisk::new(), ShardId(1));
+    let mut engine = open(&disk);
+    let put = WriteOp::Put { key: key(0, b"k"), value: Value::string("value") };
+    engine.apply(shard, &[write_entry(1, put)]);
+    disk.set_capacity(Some(disk.used_space()));
+    for _ in 0..3 {
+        assert!(engine.flush().unwrap_err().is_retryable());
+        assert!(engine.is_full());
+    }
+    disk.set_capacity(None);
+    let flushed = StorageReply::Flushed { applied: [(shard, LogId::new(1, 1))].into() };
+    assert_eq!(engine.flush().unwrap(), Some(flushed));
+    assert!(!engine.is_full());
+}
+
+/// Entries that write nothing fill no memtable, and the log before them could never go.
+#[test]
+fn log_that_writes_nothing_is_flushed_too() {
+    let (disk, shard) = (SimDisk::new(), ShardId(1));
+    let mut engine = open(&disk);
+    let mut flushed = 0;
+    for index in 1..=2_000 {
+        engine.apply(shard, &[write_entry(index, WriteOp::Delete { key: key(0, b"absent") })]);
+        while engine.is_work_due() {
+            flushed += u32::from(engine.work().unwrap().is_some());
+        }
+    }
+    assert!(flushed > 3, "{flushed} flushes");
+    assert!(open(&disk).applied(shard).index > LogIndex(1_500));
+}
+
+/// What is written must be readable, however many sessions the shards remember.
+#[test]
+fn metadata_beyond_the_limit_of_the_codec_are_read_back() {
+    let disk = SimDisk::new();
+    let (mut tree, _) = Tree::open(Arc::new(disk.clone()), TREE_FOLDER, small_options()).unwrap();
+    let large = Bytes::from(vec![7; kv_core::codec::DECODED_BYTES_MAX + 1]);
+    tree.seal(large.clone());
+    tree.flush_step(u64::MAX, Timestamp::MAX).unwrap();
+    drop(tree);
+    let (_, metadata) = Tree::open(Arc::new(disk), TREE_FOLDER, small_options()).unwrap();
+    assert!(metadata == large);
 }

@@ -7,9 +7,9 @@
 //! batch                                        record
 //! size  field                                  size  field
 //!    4  magic "KVWB"                              4  length of the content
-//!    4  format version, 1                         1  type, 1 = write of one group
+//!    4  format version, 2                         1  type
 //!    4  length, header and padding included       3  zero
-//!    4  count of records                          4  group
+//!    4  count of records                          4  group, 0 if the record is of all groups
 //!    8  incarnation of the directory  \ file      4  crc32c of the 12 bytes before it,
 //!    8  number of the segment         / id           the file id, its position, the content
 //!    8  position in the file                      *  content
@@ -25,20 +25,32 @@
 //! another segment or another node's directory is as damaged as one with a flipped bit. The header
 //! keeps its layout in every version: a batch of an unknown version is told from damage.
 //!
-//! The content of a record is an enum of versions in the encoding of [`kv_core::codec`].
+//! The content of a record is an enum of versions in the encoding of [`kv_core::codec`]. What
+//! follows the version depends on the type:
+//!
+//! - 1, *write*: a [`GroupWrite`].
+//! - 2, *start*: the [`GroupMark`] of every group. The first record of a segment, and only that.
+//! - 3, *trim*: the [`Trim`] of each group whose floor rises.
+//! - 4, *copy*: a [`GroupCopy`], entries that an older segment holds.
 
 use kv_core::codec::{self, CodecError};
-use kv_core::id::Incarnation;
-use kv_core::storage::GroupWrite;
+use kv_core::id::{Incarnation, LogId, ShardId};
+use kv_core::storage::{Entry, GroupWrite, HardState};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 pub(super) const BATCH_HEADER_BYTES: usize = 64;
 const RECORD_HEADER_BYTES: usize = 16;
 /// Batches start and end at multiples of it.
 pub(super) const ALIGNMENT: usize = 8;
 const MAGIC: [u8; 4] = *b"KVWB";
-const RECORD_GROUP_WRITE: u8 = 1;
+const RECORD_WRITE: u8 = 1;
+const RECORD_START: u8 = 2;
+const RECORD_TRIM: u8 = 3;
+const RECORD_COPY: u8 = 4;
+/// The group of a record that is of all groups.
+const ALL_GROUPS: ShardId = ShardId(0);
 /// Where the batch header's checksum stands.
 const BATCH_CRC_AT: usize = 60;
 /// Where the record header's checksum stands.
@@ -84,6 +96,45 @@ enum StoredRecord<W> {
     V1(W),
 }
 
+/// Where a group stands when a segment starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GroupMark {
+    pub(super) shard: ShardId,
+    pub(super) hard_state: HardState,
+    /// Entries up to here are not needed.
+    pub(super) floor: LogId,
+    /// The last entry, or the floor.
+    pub(super) last: LogId,
+}
+
+/// Says that a group needs less than before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trim {
+    pub(super) shard: ShardId,
+    /// Entries up to here are not needed.
+    pub(super) floor: LogId,
+    /// The last entry after the trim, or the floor. Entries behind it are gone.
+    pub(super) last: LogId,
+}
+
+/// Entries that a group still needs, from a segment that is about to go. They were written before
+/// and change nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GroupCopy {
+    pub(super) shard: ShardId,
+    /// In the order of their indexes, possibly with gaps.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// A record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Write(GroupWrite),
+    Start(Vec<GroupMark>),
+    Trim(Vec<Trim>),
+    Copy(GroupCopy),
+}
+
 /// Builds one batch after the other in one buffer.
 #[derive(Debug, Default)]
 pub(super) struct BatchBuilder {
@@ -100,14 +151,38 @@ impl BatchBuilder {
         self.records.clear();
     }
 
-    /// Adds a record.
+    /// Adds the write of a group.
     pub(super) fn push(&mut self, write: &GroupWrite) {
+        self.push_record(RECORD_WRITE, write.shard, write);
+    }
+
+    /// Adds where all groups stand.
+    pub(super) fn push_start(&mut self, marks: &[GroupMark]) {
+        self.push_record(RECORD_START, ALL_GROUPS, &marks);
+    }
+
+    /// Adds trims.
+    pub(super) fn push_trims(&mut self, trims: &[Trim]) {
+        self.push_record(RECORD_TRIM, ALL_GROUPS, &trims);
+    }
+
+    /// Adds a copy.
+    pub(super) fn push_copy(&mut self, copy: &GroupCopy) {
+        self.push_record(RECORD_COPY, copy.shard, copy);
+    }
+
+    fn push_record(&mut self, kind: u8, shard: ShardId, content: &impl Serialize) {
         self.records.push(self.bytes.len());
         let mut header = [0; RECORD_HEADER_BYTES];
-        header[4] = RECORD_GROUP_WRITE;
-        header[8..12].copy_from_slice(&write.shard.0.to_le_bytes());
+        header[4] = kind;
+        header[8..12].copy_from_slice(&shard.0.to_le_bytes());
         self.bytes.extend_from_slice(&header);
-        codec::encode_into(&StoredRecord::V1(write), &mut self.bytes);
+        codec::encode_into(&StoredRecord::V1(content), &mut self.bytes);
+    }
+
+    /// Whether the batch has no record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
     }
 
     /// Size of the batch, padding included.
@@ -216,13 +291,13 @@ impl<'a> Batch<'a> {
         Ok(Self { info, record_count: u32_at(header, 12), bytes: &bytes[..length] })
     }
 
-    /// Whether a whole batch of another file stands at `position` of `file`: the file was brought
-    /// from elsewhere.
-    pub(super) fn is_foreign(bytes: &[u8], file: FileId, position: u64) -> bool {
-        let Some(header) = bytes.first_chunk::<BATCH_HEADER_BYTES>() else { return false };
+    /// The file of a whole batch of another file, in any version, that stands at `position`.
+    pub(super) fn other_file(bytes: &[u8], file: FileId, position: u64) -> Option<FileId> {
+        let header = bytes.first_chunk::<BATCH_HEADER_BYTES>()?;
         let incarnation = Incarnation(u64_at(header, 16));
         let stated = FileId { incarnation, segment: u64_at(header, 24) };
-        stated != file && !matches!(Batch::parse(bytes, stated, position), Err(NotABatch::Damaged))
+        let is_whole = !matches!(Batch::parse(bytes, stated, position), Err(NotABatch::Damaged));
+        (stated != file && is_whole).then_some(stated)
     }
 
     /// Its size in bytes.
@@ -231,40 +306,73 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes the records apart, in order.
-    pub(super) fn records(&self) -> Result<Vec<GroupWrite>, RecordError> {
+    pub(super) fn records(&self) -> Result<Vec<Record>, RecordError> {
+        self.records_of(|_| true)
+    }
+
+    /// Takes those records apart that are of a wanted group, or of all groups.
+    pub(super) fn records_of(
+        &self,
+        wanted: impl Fn(ShardId) -> bool,
+    ) -> Result<Vec<Record>, RecordError> {
         let mut at = BATCH_HEADER_BYTES;
-        let mut writes = Vec::new();
+        let mut records = Vec::new();
         for _ in 0..self.record_count {
-            let (write, size) = self.record(at)?;
-            writes.push(write);
-            at += size;
+            let (header, content) = self.record_at(at)?;
+            if wanted(ShardId(u32_at(header, 8))) {
+                records.push(decode(header, content)?);
+            }
+            at += RECORD_HEADER_BYTES + content.len();
         }
         let padding = self.bytes.get(at..).unwrap_or_default();
         match padding.len() < ALIGNMENT && padding.iter().all(|byte| *byte == 0) {
-            true => Ok(writes),
+            true => Ok(records),
             false => Err(RecordError::Damaged),
         }
     }
 
-    fn record(&self, at: usize) -> Result<(GroupWrite, usize), RecordError> {
+    /// The header and content of the record at a place in the batch.
+    fn record_at(&self, at: usize) -> Result<(&[u8; RECORD_HEADER_BYTES], &[u8]), RecordError> {
         let rest = self.bytes.get(at..).ok_or(RecordError::Damaged)?;
-        let header: &[u8; RECORD_HEADER_BYTES] = rest.first_chunk().ok_or(RecordError::Damaged)?;
+        let (header, _) = rest.split_first_chunk().ok_or(RecordError::Damaged)?;
         let size = RECORD_HEADER_BYTES + u32_at(header, 0) as usize;
         let record = rest.get(..size).ok_or(RecordError::Damaged)?;
         let crc = record_crc(record, self.info.file, self.info.position + at as u64);
-        if crc != u32_at(header, RECORD_CRC_AT) {
-            return Err(RecordError::Damaged);
-        }
-        if header[4..8] != [RECORD_GROUP_WRITE, 0, 0, 0] {
-            return Err(RecordError::UnknownType(header[4]));
-        }
-        let StoredRecord::V1(write) =
-            codec::decode::<StoredRecord<GroupWrite>>(&record[RECORD_HEADER_BYTES..])?;
-        match write.shard.0 == u32_at(header, 8) {
-            true => Ok((write, size)),
+        match crc == u32_at(header, RECORD_CRC_AT) {
+            true => Ok((header, &record[RECORD_HEADER_BYTES..])),
             false => Err(RecordError::Damaged),
         }
     }
+}
+
+fn decode(header: &[u8; RECORD_HEADER_BYTES], content: &[u8]) -> Result<Record, RecordError> {
+    if header[5..8] != [0; 3] {
+        return Err(RecordError::UnknownType(header[4]));
+    }
+    let (record, shard) = match header[4] {
+        RECORD_WRITE => {
+            let write: GroupWrite = decode_content(content)?;
+            let shard = write.shard;
+            (Record::Write(write), shard)
+        }
+        RECORD_COPY => {
+            let copy: GroupCopy = decode_content(content)?;
+            let shard = copy.shard;
+            (Record::Copy(copy), shard)
+        }
+        RECORD_START => (Record::Start(decode_content(content)?), ALL_GROUPS),
+        RECORD_TRIM => (Record::Trim(decode_content(content)?), ALL_GROUPS),
+        unknown => return Err(RecordError::UnknownType(unknown)),
+    };
+    match shard.0 == u32_at(header, 8) {
+        true => Ok(record),
+        false => Err(RecordError::Damaged),
+    }
+}
+
+fn decode_content<T: DeserializeOwned>(content: &[u8]) -> Result<T, CodecError> {
+    let StoredRecord::V1(content) = codec::decode(content)?;
+    Ok(content)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -291,4 +399,7 @@ pub enum RecordError {
     /// Its entries do not follow what the log holds of the group. *Nothing was changed.*
     #[error("the record's entries leave a gap in the group's log")]
     Gap,
+    /// It contradicts what the log says before. *Nothing was changed.*
+    #[error("the record contradicts the log before it")]
+    Contradiction,
 }

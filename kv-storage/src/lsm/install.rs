@@ -32,7 +32,7 @@ impl Tree {
         ids_deleted.retain(|id| !edit.ids_purged.contains(id));
         let metadata = edit.metadata.clone().unwrap_or_else(|| self.metadata.clone());
         if self.manifest.has_room_for(&edit) {
-            self.manifest.append(&edit).map_err(TreeError::Write)?;
+            self.manifest.append(&edit)?;
         } else {
             let whole = open::whole(&version, self.disk.next_number, &ids_deleted, &metadata);
             let place = self.manifest.next_place();

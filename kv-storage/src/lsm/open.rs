@@ -44,10 +44,11 @@ pub(super) fn open(
     options: TreeOptions,
 ) -> Result<Found, TreeError> {
     let names = begin_folder(&*vfs, folder)?;
-    let (state, place) = match manifest::read(&*vfs, folder, options.owner)? {
+    let mut found = manifest::read(&*vfs, folder, options.owner)?;
+    let (state, place) = match &mut found {
         Some(found) => {
             let place = manifest::place_after(options.owner, found.number);
-            (replay(folder, found.edits)?, place)
+            (replay(folder, std::mem::take(&mut found.edits))?, place)
         }
         None if names.iter().any(|name| table_number(name).is_some()) => {
             let what = "there are tables but no manifest";
@@ -65,7 +66,13 @@ pub(super) fn open(
     let State { ids_deleted, metadata, tables, .. } = state;
     // What a process that died left in the manifest may not be durable; a new one is.
     let whole = whole(&version, disk.next_number, &ids_deleted, &metadata);
-    let manifest = Manifest::create(&*disk.vfs, folder, place, &whole)?;
+    let manifest = match (Manifest::create(&*disk.vfs, folder, place, &whole), &found) {
+        // A tree on a full disk must be readable, and go on when there is room.
+        (Err(TreeError::NoSpace(_)), Some(found)) => {
+            Manifest::resume(&*disk.vfs, folder, options.owner, found)?
+        }
+        (result, _) => result?,
+    };
     let leftovers = names.iter().filter_map(|name| table_number(name));
     for number in leftovers.filter(|number| !tables.contains_key(number)) {
         disk.discard(number);

@@ -1,26 +1,43 @@
 //! What would go wrong: a node that starts on somebody else's directory, or on one that lost a
 //! part, or that changes a directory it refuses.
 
+mod crash;
+mod damage;
+mod differential;
+mod faults;
+mod join;
+mod model;
+mod mutants;
+mod world;
+
 use kv_core::cluster::ClusterRecord;
 use kv_core::codec;
 use kv_core::id::{AppendId, ClusterId, LogId, ShardId};
 use kv_core::rng::Rng;
-use kv_core::storage::{Append, Entry, GroupWrite, StorageReply};
+use kv_core::storage::{Append, Entry, GroupWrite, ReadError, StorageReply};
 
 use super::*;
 use crate::identity::IDENTITY_FILE;
 use crate::vfs::{OsVfs, SimDisk, read_all};
 
+/// How much a heavy test does: the first, or the second with `KV_TEST_SCALE=full`.
+fn scaled<T>(ci: T, full: T) -> T {
+    match std::env::var("KV_TEST_SCALE").as_deref() {
+        Ok("full") => full,
+        Ok(_) | Err(_) => ci,
+    }
+}
+
 fn options() -> OpenOptions {
-    let cluster_name = "test".to_owned();
-    OpenOptions { cluster_name, node: NodeId(2), fresh_incarnation: Incarnation(0xfeed) }
+    let options = OpenOptions::new("test", NodeId(2), Incarnation(0xfeed));
+    OpenOptions { log_segment_bytes: 4096, ..options }
 }
 
 fn open_on(vfs: &(impl Vfs + Clone + 'static)) -> Result<Opened, OpenError> {
     open(Arc::new(vfs.clone()), options())
 }
 
-fn append(log: &mut Log, index: u64) -> Result<(), log::LogError> {
+fn append(log: &mut Log, index: u64) -> Result<(), LogError> {
     let entry = Entry { id: LogId::new(1, index), payload: vec![index as u8; 50].into() };
     let write = GroupWrite { shard: ShardId(1), hard_state: None, entries: vec![entry] };
     log.append(&[Append { id: AppendId(index), writes: vec![write] }]).map(|_| ())
@@ -32,14 +49,20 @@ fn formed(identity: &Identity, id: u128) -> Identity {
     Identity { cluster: Some(record), ..identity.clone() }
 }
 
-/// Names and contents of all files.
+fn file_bytes(vfs: &dyn Vfs, name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    read_all(&*vfs.open(name).unwrap(), &mut bytes).unwrap();
+    bytes
+}
+
+/// Paths and contents of all files.
 fn files(vfs: &dyn Vfs) -> Vec<(String, Vec<u8>)> {
-    let content = |name: String| {
-        let mut bytes = Vec::new();
-        read_all(&*vfs.open(&name).unwrap(), &mut bytes).unwrap();
-        (name, bytes)
+    let below = |name: String| match vfs.list(&name) {
+        Ok(names) => names.into_iter().map(|inner| format!("{name}/{inner}")).collect(),
+        Err(_) => vec![name],
     };
-    vfs.list("").unwrap().into_iter().map(content).collect()
+    let paths = vfs.list("").unwrap().into_iter().flat_map(below);
+    paths.map(|path| (path.clone(), file_bytes(vfs, &path))).collect()
 }
 
 fn check_life(vfs: &(impl Vfs + Clone + 'static)) {
@@ -169,9 +192,14 @@ fn whole_file_with_another_content_is_refused() {
 }
 
 #[test]
-fn log_without_identity_is_refused() {
+fn log_or_tree_without_identity_is_refused() {
     let disk = used_disk();
     disk.remove(IDENTITY_FILE).unwrap();
+    assert!(matches!(refused(&disk, options()), OpenError::IdentityMissing));
+    for name in disk.list("").unwrap().iter().filter(|name| name.ends_with(".log")) {
+        disk.remove(name).unwrap();
+    }
+    assert_eq!(disk.list("").unwrap(), ["tree"]);
     assert!(matches!(refused(&disk, options()), OpenError::IdentityMissing));
 }
 
@@ -188,15 +216,26 @@ fn formed_identity_without_log_is_refused() {
 }
 
 #[test]
-fn corrupt_log_is_refused() {
+fn corrupt_log_is_told_and_takes_no_writes() {
     let disk = SimDisk::new();
     let mut opened = open_on(&disk).unwrap();
     append(&mut opened.log, 1).unwrap();
     append(&mut opened.log, 2).unwrap();
     drop(opened);
-    disk.open("wal-0000000000000001.log").unwrap().write_at(70, b"damage").unwrap();
-    let error = refused(&disk, options());
-    assert!(matches!(error, OpenError::Log(RecoveryError::Corrupt { .. })), "{error:?}");
+    let segment = "wal-0000000000000001.log";
+    let whole = file_bytes(&disk, segment);
+    let at = whole.windows(20).position(|bytes| bytes == [1; 20]).unwrap() as u64;
+    disk.rot(segment, at, 3).unwrap();
+    let before = file_bytes(&disk, segment);
+    let mut opened = open_on(&disk).unwrap();
+    let damage = opened.recovered.damage.unwrap();
+    assert_eq!(damage.file, segment);
+    assert!(damage.offset < at);
+    assert!(opened.recovered.groups.is_empty(), "nobody may go on from what is left");
+    assert!(matches!(append(&mut opened.log, 1), Err(LogError::ReadOnly)));
+    assert!(matches!(opened.log.write_idle_batch(), Err(LogError::ReadOnly)));
+    assert!(!opened.log.owes_idle_batch());
+    assert_eq!(file_bytes(&disk, segment), before);
 }
 
 /// First start, an append, and two changes of the identity. Returns how many of the four steps were
@@ -231,7 +270,7 @@ fn crash_at_every_call_leaves_the_old_or_the_new_directory() {
 /// builds on.
 #[test]
 fn crash_after_the_death_of_a_process_leaves_what_the_next_one_saw() {
-    for succeed in 0..12 {
+    for succeed in 0..24 {
         for seed in 0..20 {
             let disk = SimDisk::new();
             disk.fail_from_call(succeed);

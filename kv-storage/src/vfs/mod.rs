@@ -12,6 +12,10 @@
 //! - Closing a file makes nothing durable.
 //! - After a failed sync nobody knows what is durable, and asking again does not help
 //!   (the kernel may have dropped the dirty pages): the caller must stop.
+//! - Space is certain only where it was claimed ([`VfsFile::preallocate`]) or written before. Any
+//!   other change may find the disk full.
+//! - What was durable may be damaged, and a read or write may go astray. Whoever stores bytes says
+//!   in a checksum what they are and where they belong.
 //!
 //! Paths are relative to a root and separated by `/`; the empty path is the root itself.
 //!
@@ -29,7 +33,7 @@ use std::fmt;
 use std::io;
 
 pub use os::OsVfs;
-pub use sim::{SECTOR_BYTES, SimDisk, SimDiskCounters};
+pub use sim::{Delay, DiskFaults, Rot, SECTOR_BYTES, SimDisk, SimDiskCounters, SimError};
 
 /// A file system below one root directory.
 pub trait Vfs: fmt::Debug + Send + Sync {
@@ -88,6 +92,12 @@ pub trait Vfs: fmt::Debug + Send + Sync {
     /// The disk's; what is durable is unknown then.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
+    /// How many bytes can still be claimed. An estimate: others may use the disk too.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn free_space(&self) -> io::Result<u64>;
+
     /// Takes a directory for exclusive use, until the lock is dropped or the process ends. Never
     /// waits, and writes nothing.
     ///
@@ -123,10 +133,11 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     /// The disk's.
     fn set_len(&self, size: u64) -> io::Result<()>;
 
-    /// Claims space so that the file has at least `size` bytes, the new ones zero.
+    /// Claims space so that the file has at least `size` bytes, the new ones zero. Writes within
+    /// that size find room from then on.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`], or the disk's.
+    /// [`io::ErrorKind::StorageFull`], and then nothing was claimed, or the disk's.
     fn preallocate(&self, size: u64) -> io::Result<()>;
 
     /// The file's size in bytes.

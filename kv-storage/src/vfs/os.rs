@@ -105,6 +105,11 @@ impl Vfs for OsVfs {
         File::open(self.path(dir)?)?.sync_all()
     }
 
+    fn free_space(&self) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(&self.root)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     fn lock_dir(&self, dir: &str) -> io::Result<DirLock> {
         let handle = File::open(self.path(dir)?)?;
         match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
@@ -117,6 +122,20 @@ impl Vfs for OsVfs {
 
 #[derive(Debug)]
 struct OsFile(File);
+
+impl OsFile {
+    /// Claims space on a file system that knows no other way.
+    fn fill_with_zeros(&self, size: u64) -> io::Result<()> {
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        let mut at = self.0.metadata()?.len();
+        while at < size {
+            let len = (size - at).min(ZEROS.len() as u64);
+            self.0.write_all_at(&ZEROS[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+}
 
 impl VfsFile for OsFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -148,7 +167,10 @@ impl VfsFile for OsFile {
         if size == 0 {
             return Ok(());
         }
-        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, size)?)
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, size) {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.fill_with_zeros(size),
+            result => Ok(result?),
+        }
     }
 
     fn size(&self) -> io::Result<u64> {

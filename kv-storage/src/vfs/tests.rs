@@ -1,6 +1,8 @@
 //! What would go wrong: a disk that promises more in the simulator than in production hides bugs,
 //! one that promises less invents them.
 
+mod faults;
+
 use std::io::ErrorKind;
 
 use kv_core::rng::Rng;
@@ -35,6 +37,7 @@ fn check_semantics(vfs: &dyn Vfs) {
     check_files(vfs);
     check_names(vfs);
     check_lock(vfs);
+    assert!(vfs.free_space().unwrap() > 0);
 }
 
 fn check_files(vfs: &dyn Vfs) {

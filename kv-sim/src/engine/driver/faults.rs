@@ -88,7 +88,26 @@ impl<S: System> Driver<'_, S> {
             Action::Mend(links) => self.network.mend(&links),
             Action::Delay(links, extra) => self.network.delay(&links, extra),
             Action::Hasten(links, extra) => self.network.hasten(&links, extra),
+            Action::Rot(server) => self.rot(server),
+            Action::Fill(server) => self.set_full(server, true),
+            Action::MakeRoom(server) => self.set_full(server, false),
             Action::End(event) => self.tell_fault(&event),
+        }
+    }
+
+    fn rot(&mut self, server: u16) {
+        let process = ProcessId::Server(server);
+        let Some(system) = &mut self.system else { return };
+        let what = system.rot(process, &mut self.crash_rng).unwrap_or_else(|| "nothing".into());
+        let text = format!("rotten: {what}");
+        self.outbox
+            .tracer
+            .event(self.now, process.into(), Kind::Fault, text.as_bytes(), || text.clone());
+    }
+
+    fn set_full(&mut self, server: u16, is_full: bool) {
+        if let Some(system) = &mut self.system {
+            system.set_full(ProcessId::Server(server), is_full, &mut self.crash_rng);
         }
     }
 
@@ -176,6 +195,7 @@ impl<S: System> Driver<'_, S> {
         self.pending.clear();
         self.network.heal();
         for server in 0..self.config.servers {
+            self.set_full(server, false);
             self.resume(server);
             self.start(server).await;
         }

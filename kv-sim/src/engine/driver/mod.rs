@@ -466,6 +466,7 @@ impl<'a, S: System> Driver<'a, S> {
     pub(crate) fn world(&self) -> World<'_, S> {
         World {
             now: self.now,
+            is_complete: self.convergence.is_some(),
             servers: (0..self.config.servers).map(|index| self.lifecycle.slot(index)).collect(),
             clients: self.clients.iter().map(|(_, client)| client).collect(),
         }

@@ -133,8 +133,12 @@ fn parse(bytes: &[u8], at: usize, place: Place) -> Option<Record<'_>> {
     (is_whole && is_known).then(|| Record { durable: u64_at(header, 8), is_edit, content, size })
 }
 
-/// The edits of a manifest with their offsets, or the offset of damage to what was durable.
-pub(super) fn records(bytes: &[u8], place: Place) -> Result<Vec<(u64, &[u8])>, u64> {
+/// The edits of a manifest with their offsets.
+pub(super) type Edits<'a> = Vec<(u64, &'a [u8])>;
+
+/// The edits of a manifest and where its whole records end, or the offset of damage to what was
+/// durable.
+pub(super) fn records(bytes: &[u8], place: Place) -> Result<(Edits<'_>, u64), u64> {
     let mut edits = Vec::new();
     let mut at = HEADER_BYTES;
     while let Some(record) = parse(bytes, at, place) {
@@ -148,7 +152,7 @@ pub(super) fn records(bytes: &[u8], place: Place) -> Result<Vec<(u64, &[u8])>, u
         || (at + ALIGNMENT..bytes.len()).step_by(ALIGNMENT).any(|behind| {
             parse(bytes, behind, place).is_some_and(|record| record.durable > at as u64)
         });
-    if is_damaged { Err(at as u64) } else { Ok(edits) }
+    if is_damaged { Err(at as u64) } else { Ok((edits, at as u64)) }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -7,7 +7,7 @@
 //! # Switching
 //!
 //! A manifest is created at its full size, zero-filled. When the next edit does not fit, and
-//! whenever the tree is opened, a new one is written beside it and synced, renamed over the old
+//! whenever the tree is opened and there is room, a new one is written beside it and synced, renamed over the old
 //! one, and the directory is synced. So there is always one whole manifest, a full disk is met only
 //! by a switch, which it refuses before anything is changed, and a manifest of another size is one
 //! that was cut.
@@ -41,8 +41,8 @@ pub(super) const NAME: &str = "MANIFEST";
 pub(super) const NAME_NEW: &str = "MANIFEST.new";
 /// A manifest is at least this large, and at least four times its first edit.
 const SIZE_MIN: u64 = 64 * 1024;
-/// No manifest is larger: four times an edit that the codec decodes, rounded up.
-const SIZE_MAX: u64 = 512 * 1024 * 1024;
+/// No manifest is larger: four times an edit with metadata of 1 GiB.
+const SIZE_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// A step of the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,9 @@ pub(super) struct Edit {
     pub(super) added: Vec<(u8, TableMeta)>,
     /// Numbers of tables that stop being part of it.
     pub(super) removed: Vec<u64>,
-    /// The caller's metadata, if it changes.
+    /// The caller's metadata, if it changes. Stored behind the rest, because it may be larger than
+    /// what the codec decodes.
+    #[serde(skip)]
     pub(super) metadata: Option<Bytes>,
     /// Local ids whose keys are deleted from here on.
     pub(super) ids_deleted: Vec<u32>,
@@ -61,9 +63,10 @@ pub(super) struct Edit {
     pub(super) ids_purged: Vec<u32>,
 }
 
+/// An edit as it is stored: its size (32 bits), this, and then the metadata.
 #[derive(Serialize, Deserialize)]
 enum StoredEdit {
-    V1(Edit),
+    V1 { edit: Edit, has_metadata: bool },
 }
 
 /// The manifest of an open tree.
@@ -85,6 +88,8 @@ pub(super) struct Found {
     pub(super) number: u64,
     /// The first edit describes a whole tree.
     pub(super) edits: Vec<Edit>,
+    /// Where the whole records end.
+    end: u64,
 }
 
 /// Reads the manifest in `folder`. None if there is none.
@@ -112,15 +117,14 @@ pub(super) fn read(vfs: &dyn Vfs, folder: &str, owner: u64) -> Result<Option<Fou
         return Err(corrupt(size.min(header.size), "the manifest was cut"));
     }
     let place = Place { owner, number: header.number };
+    let (records, end) = format::records(&bytes, place)
+        .map_err(|offset| corrupt(offset, "an edit that was durable is damaged"))?;
     let mut edits = Vec::new();
-    for (offset, content) in format::records(&bytes, place)
-        .map_err(|offset| corrupt(offset, "an edit that was durable is damaged"))?
-    {
-        let StoredEdit::V1(edit) = codec::decode(content)
-            .map_err(|_| corrupt(offset, "the checksum is right, but the edit makes no sense"))?;
-        edits.push(edit);
+    for (offset, content) in records {
+        let senseless = || corrupt(offset, "the checksum is right, but the edit makes no sense");
+        edits.push(decode(content).ok_or_else(senseless)?);
     }
-    Ok(Some(Found { number: header.number, edits }))
+    Ok(Some(Found { number: header.number, edits, end }))
 }
 
 impl Manifest {
@@ -143,9 +147,32 @@ impl Manifest {
             }
             Err(error) => return Err(error),
         };
-        vfs.rename(&path, &super::join(folder, NAME)).map_err(TreeError::Write)?;
+        if let Err(error) = vfs.rename(&path, &super::join(folder, NAME)) {
+            let _ = vfs.remove(&path);
+            return Err(TreeError::from_write(error));
+        }
         vfs.sync_dir(folder).map_err(TreeError::Write)?;
         Ok(manifest)
+    }
+
+    /// Goes on with the manifest in `folder`, which was just read, where there is no room for a new
+    /// one. What its whole records say becomes durable, and what a crash left of others is removed.
+    pub(super) fn resume(
+        vfs: &dyn Vfs,
+        folder: &str,
+        owner: u64,
+        found: &Found,
+    ) -> Result<Self, TreeError> {
+        let path = super::join(folder, NAME);
+        let file = vfs.open(&path).map_err(|source| TreeError::Read { file: path, source })?;
+        let size = file.size().map_err(TreeError::Write)?;
+        let rest = vec![0; usize::try_from(size - found.end).unwrap_or(0)];
+        // The space was claimed when the manifest was made.
+        file.write_at(found.end, &rest).map_err(TreeError::Write)?;
+        file.sync_data().map_err(TreeError::Write)?;
+        vfs.sync_dir(folder).map_err(TreeError::Write)?;
+        let place = Place { owner, number: found.number };
+        Ok(Self { file, place, size, position: found.end, durable: found.end })
     }
 
     fn prepare(vfs: &dyn Vfs, path: &str, place: Place, edit: &Edit) -> Result<Self, TreeError> {
@@ -158,7 +185,7 @@ impl Manifest {
         let content = encode(edit);
         let first = format::record(place, HEADER_BYTES as u64, 0, RecordKind::Edit, &content);
         let size = (4 * first.len() as u64).next_multiple_of(SIZE_MIN).max(SIZE_MIN);
-        assert!(size <= SIZE_MAX, "an edit is far smaller than the codec's limit");
+        assert!(size <= SIZE_MAX, "metadata are far smaller than 1 GiB");
         let file = vfs.create(path).map_err(TreeError::from_write)?;
         file.preallocate(size).map_err(TreeError::from_write)?;
         let mut bytes = Header { number: place.number, size }.encode(place.owner).to_vec();
@@ -179,12 +206,17 @@ impl Manifest {
     }
 
     /// Adds an edit, durably.
-    pub(super) fn append(&mut self, edit: &Edit) -> io::Result<()> {
-        self.write(RecordKind::Edit, &encode(edit))?;
-        self.file.sync_data()?;
+    pub(super) fn append(&mut self, edit: &Edit) -> Result<(), TreeError> {
+        // The space was claimed, but a file system that copies on write may want more. A part of a
+        // record is none, and the next record is written over it.
+        self.write(RecordKind::Edit, &encode(edit)).map_err(TreeError::from_write)?;
+        self.file.sync_data().map_err(TreeError::Write)?;
         self.durable = self.position;
         // Becomes durable with the next edit, or whenever the disk gets to it.
-        self.write(RecordKind::Durable, &[])
+        match self.write(RecordKind::Durable, &[]).map_err(TreeError::from_write) {
+            Err(TreeError::NoSpace(_)) => Ok(()),
+            result => result,
+        }
     }
 
     fn write(&mut self, kind: RecordKind, content: &[u8]) -> io::Result<()> {
@@ -213,7 +245,22 @@ pub(super) fn place_after(owner: u64, number: u64) -> Place {
 fn encode(edit: &Edit) -> Vec<u8> {
     #[derive(Serialize)]
     enum Stored<'a> {
-        V1(&'a Edit),
+        V1 { edit: &'a Edit, has_metadata: bool },
     }
-    codec::encode(&Stored::V1(edit))
+    let mut out = vec![0; 4];
+    codec::encode_into(&Stored::V1 { edit, has_metadata: edit.metadata.is_some() }, &mut out);
+    let size = u32::try_from(out.len() - 4).expect("an edit is far smaller than 4 GiB");
+    out[..4].copy_from_slice(&size.to_le_bytes());
+    out.extend_from_slice(edit.metadata.as_deref().unwrap_or_default());
+    out
+}
+
+fn decode(content: &[u8]) -> Option<Edit> {
+    let (size, rest) = content.split_first_chunk::<4>()?;
+    let (edit, metadata) = rest.split_at_checked(u32::from_le_bytes(*size) as usize)?;
+    let StoredEdit::V1 { edit, has_metadata } = codec::decode(edit).ok()?;
+    match has_metadata {
+        true => Some(Edit { metadata: Some(Bytes::copy_from_slice(metadata)), ..edit }),
+        false => metadata.is_empty().then_some(edit),
+    }
 }

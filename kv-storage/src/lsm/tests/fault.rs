@@ -95,6 +95,9 @@ impl Vfs for Faulty {
         self.sync()?;
         self.inner.sync_dir(dir)
     }
+    fn free_space(&self) -> io::Result<u64> {
+        self.inner.free_space()
+    }
     fn lock_dir(&self, dir: &str) -> io::Result<DirLock> {
         self.inner.lock_dir(dir)
     }

@@ -24,8 +24,33 @@ pub(super) struct Content {
 
 #[derive(Clone, Copy, Debug)]
 enum Pending {
-    Write { offset: usize, len: usize },
+    Write {
+        offset: usize,
+        len: usize,
+    },
+    /// A write that reads as if it were where it should be, and will reach the disk elsewhere.
+    Stray {
+        offset: usize,
+        len: usize,
+        to: Place,
+    },
     SetLen(usize),
+}
+
+/// A place on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Number of the file.
+    pub(super) file: usize,
+    /// Where in it.
+    pub(super) offset: usize,
+}
+
+/// Bytes that reach the disk at a place where they do not belong.
+#[derive(Debug)]
+pub(super) struct Stray {
+    pub(super) to: Place,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// What a crash does to one pending write.
@@ -63,6 +88,15 @@ impl Content {
         }
     }
 
+    /// Writes `bytes` so that they will reach the disk at `to`, and not at `offset`.
+    pub(super) fn write_astray(&mut self, offset: u64, bytes: &[u8], to: Place) {
+        self.write(offset, bytes);
+        let stray = Pending::Stray { offset: offset as usize, len: bytes.len(), to };
+        if let Some(last) = self.pending.last_mut() {
+            *last = stray;
+        }
+    }
+
     pub(super) fn set_len(&mut self, size: u64) {
         self.pending.push(Pending::SetLen(size as usize));
         self.size = size;
@@ -77,7 +111,7 @@ impl Content {
         let mut rest = &self.bytes[..];
         for pending in &self.pending {
             match *pending {
-                Pending::Write { offset, len } => {
+                Pending::Write { offset, len } | Pending::Stray { offset, len, .. } => {
                     let (bytes, after) = rest.split_at(len);
                     overlay(buffer, start, offset, bytes);
                     rest = after;
@@ -91,25 +125,65 @@ impl Content {
         count
     }
 
-    /// Makes everything durable.
-    pub(super) fn sync(&mut self) {
+    /// Makes everything durable. Returns what went astray.
+    pub(super) fn sync(&mut self) -> Vec<Stray> {
+        self.settle_all(|_| true)
+    }
+
+    /// Makes pending operations durable for which `keeps` holds and forgets the others: the file is
+    /// clean afterwards. This is what the kernel does when writing a page back fails. Returns what
+    /// went astray.
+    pub(super) fn settle_all(&mut self, mut keeps: impl FnMut(usize) -> bool) -> Vec<Stray> {
+        let mut strays = Vec::new();
         let mut rest = &self.bytes[..];
-        for pending in &self.pending {
+        for (number, pending) in self.pending.iter().enumerate() {
+            let is_kept = keeps(number);
+            let bytes;
             match *pending {
                 Pending::Write { offset, len } => {
-                    let (bytes, after) = rest.split_at(len);
-                    put(&mut self.durable, offset, bytes);
-                    rest = after;
+                    (bytes, rest) = rest.split_at(len);
+                    if is_kept {
+                        put(&mut self.durable, offset, bytes);
+                    }
                 }
-                Pending::SetLen(size) => self.durable.resize(size, 0),
+                Pending::Stray { offset, len, to } => {
+                    (bytes, rest) = rest.split_at(len);
+                    if is_kept {
+                        grow(&mut self.durable, offset + len);
+                        strays.push(Stray { to, bytes: bytes.to_vec() });
+                    }
+                }
+                Pending::SetLen(size) if is_kept => resize(&mut self.durable, size),
+                Pending::SetLen(_) => {}
             }
         }
         self.pending.clear();
         self.bytes.clear();
+        self.size = self.durable.len() as u64;
+        strays
     }
 
-    /// Decides by `rng` what of the pending operations reached the disk.
-    pub(super) fn crash(&mut self, rng: &mut Rng, counters: &mut SimDiskCounters) {
+    /// How many bytes are durable.
+    pub(super) fn durable_len(&self) -> usize {
+        self.durable.len()
+    }
+
+    /// Inverts one durable bit. Returns whether there is such a byte.
+    pub(super) fn rot(&mut self, offset: usize, bit: u8) -> bool {
+        let byte = self.durable.get_mut(offset);
+        byte.map(|byte| *byte ^= 1 << (bit % 8)).is_some()
+    }
+
+    /// Overwrites what is durable at `offset`, as far as the file goes.
+    pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
+        let target = self.durable.get_mut(offset..).unwrap_or_default();
+        let len = target.len().min(bytes.len());
+        target[..len].copy_from_slice(&bytes[..len]);
+    }
+
+    /// Decides by `rng` what of the pending operations reached the disk. Returns what went astray.
+    pub(super) fn crash(&mut self, rng: &mut Rng, counters: &mut SimDiskCounters) -> Vec<Stray> {
+        let mut strays = Vec::new();
         let mut rest = &self.bytes[..];
         let mut earlier_lost = false;
         for pending in &self.pending {
@@ -120,6 +194,14 @@ impl Content {
                     rest = after;
                     settle(&mut self.durable, offset, bytes, fate, rng, counters)
                 }
+                Pending::Stray { len, to, .. } => {
+                    let (bytes, after) = rest.split_at(len);
+                    rest = after;
+                    if fate == Fate::Kept {
+                        strays.push(Stray { to, bytes: bytes.to_vec() });
+                    }
+                    false
+                }
                 Pending::SetLen(size) => settle_size(&mut self.durable, size, fate, counters),
             };
             counters.reordered += u64::from(kept && earlier_lost);
@@ -128,6 +210,7 @@ impl Content {
         self.pending.clear();
         self.bytes.clear();
         self.size = self.durable.len() as u64;
+        strays
     }
 }
 
@@ -153,7 +236,7 @@ fn settle(
         Fate::Torn => tear(durable, offset, bytes, rng, counters),
         Fate::Zeroed => {
             counters.zeroed += 1;
-            durable.resize(durable.len().max(offset + bytes.len()), 0);
+            grow(durable, offset + bytes.len());
             false
         }
     }
@@ -195,7 +278,7 @@ fn settle_size(
     let kept = fate == Fate::Kept || fate == Fate::Zeroed;
     if kept {
         counters.kept += 1;
-        durable.resize(size, 0);
+        resize(durable, size);
     } else {
         counters.dropped += 1;
     }
@@ -208,11 +291,25 @@ fn put(durable: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
         return durable.extend_from_slice(bytes);
     }
     let end = offset + bytes.len();
-    if durable.len() < end && !bytes.is_empty() {
-        durable.resize(end, 0);
-    }
     if !bytes.is_empty() {
+        grow(durable, end);
         durable[offset..end].copy_from_slice(bytes);
+    }
+}
+
+/// Cuts `durable`, or fills it up with zeros.
+fn resize(durable: &mut Vec<u8>, size: usize) {
+    if durable.is_empty() {
+        // Fresh zeros cost nothing until they are touched: a large preallocated file is cheap.
+        *durable = vec![0; size];
+    } else {
+        durable.resize(size, 0);
+    }
+}
+
+fn grow(durable: &mut Vec<u8>, size: usize) {
+    if durable.len() < size {
+        resize(durable, size);
     }
 }
 

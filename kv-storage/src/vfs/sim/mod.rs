@@ -10,60 +10,36 @@
 //! call runs until its k-th disk operation fails, its caller is thrown away, and the crash resolves
 //! what it left behind.
 //!
-//! Everything is a function of the calls and the seeds. A handle is cheap to clone; all clones are
-//! the same disk.
+//! [`faults`] is about everything else that goes wrong on a disk.
 //!
-//! **What this leaves out:** bytes that rot or go astray, a disk that lies about a sync, a full
-//! disk.
+//! Everything is a function of the calls and the seeds. A handle is cheap to clone; all clones are
+//! the same disk. A disk on which no fault was armed pays nothing for them.
+//!
+//! **What this leaves out:** a page cache that forgets (what was synced is read from the disk at
+//! once), and the space that names take.
 
+mod counters;
 mod dir;
+mod faults;
 mod file;
+mod handle;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kv_core::rng::Rng;
 
 use super::{DirLock, Vfs, VfsFile, busy, parts, split, split_rename};
+pub use counters::SimDiskCounters;
 use dir::{Directory, Node};
+use faults::{Call, Trouble};
+pub use faults::{Delay, DiskFaults, Rot, SimError};
 use file::Content;
 pub use file::SECTOR_BYTES;
-
-/// What a simulated disk did since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SimDiskCounters {
-    /// Calls, failed ones included.
-    pub calls: u64,
-    /// Calls that failed because of [`SimDisk::fail_from_call`].
-    pub calls_failed: u64,
-    /// Syncs of files and directories.
-    pub syncs: u64,
-    /// Bytes written to files.
-    pub bytes_written: u64,
-    /// Bytes read from files.
-    pub bytes_read: u64,
-    /// Crashes.
-    pub crashes: u64,
-    /// Unsynced writes and size changes that a crash kept.
-    pub kept: u64,
-    /// Unsynced writes and size changes that a crash dropped.
-    pub dropped: u64,
-    /// Unsynced writes of which a crash kept some sectors.
-    pub torn: u64,
-    /// Unsynced writes of which a crash kept only the size.
-    pub zeroed: u64,
-    /// Unsynced writes and size changes that a crash kept though it lost an earlier one of the
-    /// file.
-    pub reordered: u64,
-    /// Unsynced changes of names that a crash kept.
-    pub names_kept: u64,
-    /// Unsynced changes of names that a crash dropped.
-    pub names_dropped: u64,
-    /// Unsynced changes of names that a crash kept though it lost an earlier one of the directory.
-    pub names_reordered: u64,
-}
+use handle::SimFile;
 
 /// A simulated disk.
 #[derive(Clone, Default)]
@@ -80,18 +56,32 @@ impl fmt::Debug for SimDisk {
 #[derive(Debug)]
 struct Disk {
     files: Vec<File>,
+    /// Files whose content was not freed.
+    alive: Vec<usize>,
     directories: Vec<Directory>,
     locked: BTreeSet<usize>,
     /// Crashes so far: a handle of an earlier life is stale.
     life: u64,
     /// Calls from this one on fail.
     fail_from: Option<u64>,
+    /// The next sync of a file and all calls behind it fail.
+    fail_from_sync: bool,
+    /// Armed faults.
+    trouble: Option<Box<Trouble>>,
+    /// Bytes that files may claim together.
+    capacity: Option<u64>,
+    /// Bytes that files claim: the sum over all of them.
+    used: u64,
     counters: SimDiskCounters,
 }
 
 #[derive(Debug, Default)]
 struct File {
     content: Content,
+    /// Bytes for which there is room.
+    claimed: u64,
+    /// Ranges of which every read fails.
+    unreadable: Vec<Range<u64>>,
     /// Shared with every open handle, so that a file without a name lives as long as they do.
     handles: Arc<()>,
 }
@@ -100,10 +90,15 @@ impl Default for Disk {
     fn default() -> Self {
         Self {
             files: Vec::new(),
+            alive: Vec::new(),
             directories: vec![Directory::default()],
             locked: BTreeSet::new(),
             life: 0,
             fail_from: None,
+            fail_from_sync: false,
+            trouble: None,
+            capacity: None,
+            used: 0,
             counters: SimDiskCounters::default(),
         }
     }
@@ -122,6 +117,12 @@ impl SimDisk {
         disk.fail_from = Some(disk.counters.calls + succeed + 1);
     }
 
+    /// As [`SimDisk::fail_from_call`], from the next sync of a file on: what was written before it is
+    /// there in any part.
+    pub fn fail_from_sync(&self) {
+        self.lock().fail_from_sync = true;
+    }
+
     /// Loses power: `rng` decides what of everything unsynced is kept. All open handles become
     /// stale and all locks are released; calls work again.
     pub fn crash(&self, rng: &mut Rng) {
@@ -129,10 +130,16 @@ impl SimDisk {
         disk.counters.crashes += 1;
         disk.life += 1;
         disk.fail_from = None;
+        disk.fail_from_sync = false;
+        disk.disarm_once();
         disk.locked.clear();
-        for file in &mut disk.files {
-            file.content.crash(rng, &mut disk.counters);
+        let mut strays = Vec::new();
+        for number in &disk.alive {
+            let file = &mut disk.files[*number];
+            strays.extend(file.content.crash(rng, &mut disk.counters));
+            file.claimed = file.content.size();
         }
+        disk.deliver(strays);
         for directory in &mut disk.directories {
             directory.crash(rng, &mut disk.counters);
         }
@@ -148,13 +155,30 @@ impl SimDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a call.
-    fn call(&self) -> io::Result<MutexGuard<'_, Disk>> {
+    /// Counts a call.
+    fn start_call(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let mut disk = self.lock();
         disk.counters.calls += 1;
         if disk.fail_from.is_some_and(|from| disk.counters.calls >= from) {
             disk.counters.calls_failed += 1;
-            return Err(rustix::io::Errno::IO.into());
+            return Err(SimError::Io.into());
+        }
+        Ok(disk)
+    }
+
+    /// Lets what waits for the sync of a file begin.
+    fn start_sync(&self) {
+        let disk = &mut *self.lock();
+        if std::mem::take(&mut disk.fail_from_sync) {
+            disk.fail_from = Some(disk.counters.calls + 1);
+        }
+    }
+
+    /// Starts a call to the file system.
+    fn call(&self, call: Call) -> io::Result<MutexGuard<'_, Disk>> {
+        let mut disk = self.start_call()?;
+        if disk.trouble.is_some() {
+            disk.strike(call, None)?;
         }
         Ok(disk)
     }
@@ -215,31 +239,138 @@ impl Disk {
                 Node::Dir(_) => None,
             })
             .collect();
-        for (number, file) in self.files.iter_mut().enumerate() {
-            if !named.contains(&number) && unused(file) {
-                file.content = Content::default();
+        let files = &mut self.files;
+        self.alive.retain(|number| {
+            let is_alive = named.contains(number) || !unused(&files[*number]);
+            if !is_alive {
+                files[*number].content = Content::default();
+                files[*number].claimed = 0;
+            }
+            is_alive
+        });
+        self.used = self.alive.iter().map(|number| self.files[*number].claimed).sum();
+    }
+
+    /// Every file that has a name, with one of its paths, in the order of the paths.
+    fn named_files(&self) -> Vec<(String, usize)> {
+        let mut files = Vec::new();
+        let mut waiting = vec![(String::new(), 0)];
+        while let Some((path, dir)) = waiting.pop() {
+            for name in self.directories[dir].names() {
+                let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+                match self.directories[dir].get(&name) {
+                    Some(Node::File(file)) => files.push((below, file)),
+                    Some(Node::Dir(dir)) => waiting.push((below, dir)),
+                    None => {}
+                }
             }
         }
+        files.sort();
+        files.dedup_by_key(|(_, file)| *file);
+        files
+    }
+
+    fn free_space(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used))
+    }
+
+    /// Claims space of a file up to `end`, or as far as there is room. Returns how far.
+    fn claim(&mut self, file: usize, end: u64) -> u64 {
+        let claimed = self.files[file].claimed;
+        if end <= claimed {
+            return end;
+        }
+        let grown = (end - claimed).min(self.free_space());
+        self.files[file].claimed += grown;
+        self.used += grown;
+        claimed + grown
+    }
+
+    fn unclaim(&mut self, file: usize, size: u64) {
+        let claimed = &mut self.files[file].claimed;
+        self.used -= claimed.saturating_sub(size);
+        *claimed = size.min(*claimed);
+    }
+
+    fn write(&mut self, file: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        let reach = if bytes.is_empty() { end } else { self.claim(file, end) };
+        let part = &bytes[..reach.saturating_sub(offset) as usize];
+        self.counters.bytes_written += part.len() as u64;
+        let file = &mut self.files[file];
+        file.content.write(offset, part);
+        if !file.unreadable.is_empty() {
+            file.make_readable(offset..reach.max(offset));
+        }
+        if reach < end {
+            self.counters.no_space += 1;
+            return Err(SimError::NoSpace.into());
+        }
+        Ok(())
+    }
+
+    fn write_astray(&mut self, file: usize, offset: u64, bytes: &[u8]) {
+        let to = self.stray_target(Call::Write, file, offset);
+        self.counters.writes_misdirected += 1;
+        self.counters.bytes_written += bytes.len() as u64;
+        self.claim(file, offset + bytes.len() as u64);
+        self.files[file].content.write_astray(offset, bytes, to);
+    }
+
+    /// How much of a failing write is done.
+    fn draw_part(&mut self, len: usize) -> usize {
+        self.trouble.as_mut().map_or(0, |trouble| trouble.rng.below(len as u64 + 1) as usize)
+    }
+
+    fn preallocate(&mut self, file: usize, size: u64) -> io::Result<()> {
+        if size.saturating_sub(self.files[file].claimed) > self.free_space() {
+            self.counters.no_space += 1;
+            return Err(SimError::NoSpace.into());
+        }
+        self.claim(file, size);
+        let content = &mut self.files[file].content;
+        if content.size() < size {
+            content.set_len(size);
+        }
+        Ok(())
+    }
+}
+
+impl File {
+    fn is_unreadable(&self, offset: u64, len: usize) -> bool {
+        let end = offset + len as u64;
+        self.unreadable.iter().any(|range| range.start < end && offset < range.end)
+    }
+
+    /// Takes `written` out of what cannot be read.
+    fn make_readable(&mut self, written: Range<u64>) {
+        let parts = self.unreadable.drain(..).flat_map(|range| {
+            let before = range.start..range.end.min(written.start);
+            let after = range.start.max(written.end)..range.end;
+            [before, after].into_iter().filter(|part| part.start < part.end)
+        });
+        self.unreadable = parts.collect();
     }
 }
 
 impl Vfs for SimDisk {
     fn create(&self, path: &str) -> io::Result<Box<dyn VfsFile>> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Change)?;
         let file = disk.files.len();
         disk.name(path, Node::File(file))?;
         disk.files.push(File::default());
+        disk.alive.push(file);
         Ok(self.handle(&disk, file))
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn VfsFile>> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Look)?;
         let file = disk.file(path)?;
         Ok(self.handle(&disk, file))
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Look)?;
         if path.is_empty() {
             return Ok(true);
         }
@@ -251,13 +382,13 @@ impl Vfs for SimDisk {
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Look)?;
         let dir = disk.directory(dir)?;
         Ok(disk.directories[dir].names())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Change)?;
         let (_, from_name, to_name) = split_rename(from, to)?;
         disk.file(from)?;
         let (directory, _) = disk.place(from)?;
@@ -271,13 +402,13 @@ impl Vfs for SimDisk {
     }
 
     fn link(&self, existing: &str, new: &str) -> io::Result<()> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Change)?;
         let file = disk.file(existing)?;
         disk.name(new, Node::File(file))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Change)?;
         disk.file(path)?;
         let (directory, name) = disk.place(path)?;
         directory.remove(name);
@@ -285,7 +416,7 @@ impl Vfs for SimDisk {
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Change)?;
         let number = disk.directories.len();
         disk.name(path, Node::Dir(number))?;
         disk.directories.push(Directory::default());
@@ -293,7 +424,7 @@ impl Vfs for SimDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::SyncDir)?;
         let dir = disk.directory(dir)?;
         disk.counters.syncs += 1;
         if disk.directories[dir].sync() {
@@ -302,8 +433,12 @@ impl Vfs for SimDisk {
         Ok(())
     }
 
+    fn free_space(&self) -> io::Result<u64> {
+        Ok(self.call(Call::Look)?.free_space())
+    }
+
     fn lock_dir(&self, dir: &str) -> io::Result<DirLock> {
-        let mut disk = self.call()?;
+        let mut disk = self.call(Call::Look)?;
         let dir = disk.directory(dir)?;
         match disk.locked.insert(dir) {
             true => Ok(DirLock::new(LockGuard { disk: self.clone(), dir, life: disk.life })),
@@ -324,64 +459,5 @@ impl Drop for LockGuard {
         if disk.life == self.life {
             disk.locked.remove(&self.dir);
         }
-    }
-}
-
-/// An open file. Dropping it syncs nothing.
-#[derive(Debug)]
-struct SimFile {
-    disk: SimDisk,
-    file: usize,
-    life: u64,
-    _handle: Arc<()>,
-}
-
-impl SimFile {
-    fn with<T>(&self, run: impl FnOnce(&mut Content, &mut SimDiskCounters) -> T) -> io::Result<T> {
-        let disk = &mut *self.disk.call()?;
-        if disk.life != self.life {
-            return Err(io::Error::other("the file was opened before a crash"));
-        }
-        Ok(run(&mut disk.files[self.file].content, &mut disk.counters))
-    }
-}
-
-impl VfsFile for SimFile {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.with(|content, counters| {
-            let count = content.read(offset, buffer);
-            counters.bytes_read += count as u64;
-            count
-        })
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.with(|content, counters| {
-            counters.bytes_written += bytes.len() as u64;
-            content.write(offset, bytes);
-        })
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.with(|content, counters| {
-            counters.syncs += 1;
-            content.sync();
-        })
-    }
-
-    fn set_len(&self, size: u64) -> io::Result<()> {
-        self.with(|content, _| content.set_len(size))
-    }
-
-    fn preallocate(&self, size: u64) -> io::Result<()> {
-        self.with(|content, _| {
-            if content.size() < size {
-                content.set_len(size);
-            }
-        })
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.with(|content, _| content.size())
     }
 }

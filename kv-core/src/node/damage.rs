@@ -1,0 +1,69 @@
+//! A node whose stored data is damaged.
+//!
+//! It may have promised what it lost: a vote, an entry that a majority counted it for, a value that
+//! somebody read. So it becomes *suspect*: it does not vote, lead, confirm, acknowledge or serve,
+//! which for the others is as if it were down, and tells whoever asks what is damaged and where.
+//! (Protocol-aware recovery: Alagappan et al., "Protocol-Aware Recovery for Consensus-Based
+//! Storage", FAST 2018: truncating at the damage can lose what was acknowledged.)
+//!
+//! **What this leaves out:** repair from the other replicas. A suspect node stays one until its data
+//! is mended.
+
+use super::{Event, Input, Node, Output, Phase};
+use crate::id::RequestHandle;
+use crate::storage::{StorageDamage, StorageReply};
+use crate::wire::{ClientReply, Refusal};
+
+impl Node {
+    /// What is damaged, if anything is.
+    pub(super) fn damage(&self) -> Option<&StorageDamage> {
+        match &self.phase {
+            Phase::Suspect(damage) => Some(damage),
+            Phase::Forming(_) | Phase::Running | Phase::Wiped => None,
+        }
+    }
+
+    /// Gives up everything that depends on what is stored.
+    pub(super) fn become_suspect(&mut self, damage: StorageDamage) {
+        self.outbox.drop_messages();
+        self.phase = Phase::Suspect(damage.clone());
+        let shards: alloc::vec::Vec<_> = self.replicas.keys().copied().collect();
+        for shard in shards {
+            let replica = self.replicas.get_mut(&shard).expect("the shard was just listed");
+            let (handles, _) = replica.take_waiting();
+            handles.into_iter().for_each(|handle| self.refuse_damaged(handle));
+        }
+        self.pending_bytes = 0;
+        self.replicas.clear();
+        self.links.clear();
+        self.touched.clear();
+        self.reading.clear();
+        self.attention.clear();
+        self.deadlines.clear();
+        self.rounds.heartbeat_at = None;
+        self.outbox.push(Output::Event(Event::Damaged(damage)));
+    }
+
+    pub(super) fn handle_while_suspect(&mut self, input: Input) {
+        let Some(damage) = self.damage().cloned() else {
+            return;
+        };
+        match input {
+            Input::Timeout | Input::Receive(_) => {}
+            Input::Request { handle, body } => {
+                let refusal = Refusal::Damaged { node: self.config.id, damage };
+                self.refuse_request(handle, &body, refusal);
+            }
+            Input::Stored(StorageReply::Read { handle, .. }) => self.refuse_damaged(handle),
+            Input::Stored(_) => {}
+        }
+    }
+
+    /// Tells who waits that the node serves nothing.
+    pub(super) fn refuse_damaged(&mut self, handle: RequestHandle) {
+        if let Some(damage) = self.damage().cloned() {
+            let refusal = Refusal::Damaged { node: self.config.id, damage };
+            self.reply(handle, ClientReply::Refused(refusal));
+        }
+    }
+}

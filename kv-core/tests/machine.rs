@@ -1,0 +1,176 @@
+//! The stored form of a machine: it comes back as it was, and bytes that are none do no harm.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use kv_core::cluster::{ClusterRecord, Member};
+use kv_core::id::{
+    Address, ClusterId, Incarnation, LogId, NodeId, RequestId, SessionId, Timestamp,
+};
+use kv_core::machine::{
+    Command, Machine, MetaCommand, Newest, RESULTS_PER_SESSION_MAX, ReadView,
+    SESSIONS_PER_SHARD_MAX,
+};
+use kv_core::op::{Expect, Key, Value, WriteOp, WriteResult};
+use kv_core::storage::{Entry, Outcome};
+use proptest::prelude::*;
+
+#[derive(Clone, Default)]
+struct View(BTreeMap<Key, Newest>);
+
+impl ReadView for View {
+    type Error = Infallible;
+
+    fn newest(&self, key: &Key, at: Timestamp) -> Result<Option<Newest>, Infallible> {
+        Ok(self.0.get(key).filter(|(version, _)| *version <= at).cloned())
+    }
+}
+
+/// A machine with its keys and values.
+#[derive(Clone, Default)]
+struct Shard {
+    machine: Machine,
+    view: View,
+}
+
+impl Shard {
+    fn apply(&mut self, command: &Command) -> Outcome {
+        let LogId { term, index } = self.machine.applied();
+        let id = LogId { term, index: index.next() };
+        let entry = Entry { id, payload: command.encode().into() };
+        let Ok((batch, outcome)) = self.machine.apply(&self.view, &entry);
+        for write in batch.writes {
+            self.view.0.insert(write.key, (write.version, write.value));
+        }
+        outcome
+    }
+
+    fn reopened(&self) -> Self {
+        let machine = Machine::decode(&self.machine.encode()).expect("it was encoded");
+        Self { machine, view: self.view.clone() }
+    }
+}
+
+fn put(opened: u64, sequence: u64, acked_below: u64) -> Command {
+    let session = SessionId { opened_ts: Timestamp(opened), nonce: 7 };
+    let op = WriteOp::Put { key: Key::new("k"), value: Value::string("v") };
+    Command::Write { request: RequestId { session, sequence, acked_below }, op }
+}
+
+fn bootstrap() -> Command {
+    let member = |id| Member {
+        id: NodeId(id),
+        incarnation: Incarnation(id),
+        address: Address(format!("n{id}")),
+    };
+    let members = (1..=3).map(member).collect();
+    let record = ClusterRecord { id: ClusterId(1), members, shard_count: 4, replica_count: 3 };
+    Command::Meta(MetaCommand::Bootstrap { record })
+}
+
+fn op() -> impl Strategy<Value = WriteOp> {
+    let key = || (0_u8..4).prop_map(|at| Key::new(vec![b'a' + at]));
+    let value = || proptest::collection::vec(any::<u8>(), 0..8).prop_map(Value::string);
+    let expect = prop_oneof![
+        Just(Expect::Absent),
+        value().prop_map(Expect::Value),
+        (0_u64..40).prop_map(|version| Expect::Version(Timestamp(version))),
+    ];
+    prop_oneof![
+        (key(), value()).prop_map(|(key, value)| WriteOp::Put { key, value }),
+        key().prop_map(|key| WriteOp::Delete { key }),
+        (key(), expect, value()).prop_map(|(key, expect, value)| WriteOp::Cas {
+            key,
+            expect,
+            value
+        }),
+    ]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let write = (0_u64..6, 1_u64..12, 0_u64..12, op()).prop_map(|(opened, sequence, acked, op)| {
+        let session = SessionId { opened_ts: Timestamp(opened), nonce: opened };
+        let acked_below = acked.min(sequence);
+        Command::Write { request: RequestId { session, sequence, acked_below }, op }
+    });
+    prop_oneof![
+        8 => write,
+        1 => Just(Command::Noop),
+        1 => Just(bootstrap()),
+        1 => any::<u64>().prop_map(|nonce| Command::Meta(MetaCommand::OpenSession { nonce })),
+    ]
+}
+
+fn version_of(result: &WriteResult) -> Timestamp {
+    match result {
+        WriteResult::Put { version } => *version,
+        other => panic!("{other:?} is not of a put"),
+    }
+}
+
+proptest! {
+    /// A machine that was stored in the middle goes on exactly like one that was not.
+    #[test]
+    fn stored_machine_goes_on_like_the_original(
+        before in proptest::collection::vec(command(), 0..40),
+        after in proptest::collection::vec(command(), 0..20),
+    ) {
+        let mut original = Shard::default();
+        before.iter().for_each(|command| drop(original.apply(command)));
+        let mut reopened = original.reopened();
+        prop_assert_eq!(&reopened.machine, &original.machine);
+        for command in &after {
+            prop_assert_eq!(reopened.apply(command), original.apply(command));
+        }
+        prop_assert_eq!(reopened.machine, original.machine);
+    }
+
+    #[test]
+    fn damaged_machines_never_panic(
+        commands in proptest::collection::vec(command(), 0..20),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut shard = Shard::default();
+        commands.iter().for_each(|command| drop(shard.apply(command)));
+        let mut bytes = shard.machine.encode();
+        let _ = Machine::decode(&bytes[..cut.index(bytes.len())]);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let _ = Machine::decode(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Machine::decode(&bytes);
+    }
+}
+
+#[test]
+fn full_session_table_comes_back_with_what_it_has_forgotten() {
+    let mut shard = Shard::default();
+    let last = SESSIONS_PER_SHARD_MAX as u64 + 5;
+    for opened in 1..=last {
+        shard.apply(&put(opened, 1, 1));
+    }
+    for sequence in 2..=RESULTS_PER_SESSION_MAX as u64 + 1 {
+        shard.apply(&put(last, sequence, 1));
+    }
+    let mut reopened = shard.reopened();
+    assert_eq!(reopened.machine, shard.machine);
+    let applied = reopened.machine.applied();
+    assert_eq!(reopened.apply(&put(5, 1, 1)), Outcome::SessionExpired, "it was forgotten");
+    assert_eq!(reopened.apply(&put(last, 1, 1)), Outcome::Superseded, "its result was forgotten");
+    for command in [put(6, 1, 1), put(last, 2, 1)] {
+        let Outcome::Written(result) = reopened.apply(&command) else {
+            panic!("it ran, and its result is kept");
+        };
+        assert!(version_of(&result).0 <= applied.index.0, "it does not run again");
+    }
+    let Outcome::Written(result) = reopened.apply(&put(last + 1, 1, 1)) else {
+        panic!("a session behind the floor is new");
+    };
+    assert_eq!(version_of(&result).0, reopened.machine.applied().index.0);
+}

@@ -1,0 +1,38 @@
+//! Faults that strike what is on the disks.
+
+use super::fault::{Action, FaultKind, Nemesis, Strike, Victims, View, names};
+use super::rng::Draw as _;
+
+impl Nemesis {
+    /// Rot strikes a server that runs or, half of the time, one that is down meanwhile: what is
+    /// read at a start is found then, everything else when it is read.
+    pub(super) fn bit_rot(&mut self, view: &View, downtime: u64, victims: Victims) -> Strike {
+        let count = view.running.len();
+        if self.chosen.is_empty() {
+            self.chosen = (0..count as u16).collect();
+            self.rng.shuffle_front(&mut self.chosen, count);
+            if victims == Victims::Minority {
+                self.chosen.truncate((count.saturating_sub(1) / 2).max(1));
+            }
+        }
+        let victim = self.chosen[self.rng.index(self.chosen.len())];
+        let detail = names(&[victim]);
+        if self.rng.chance(500_000) {
+            return Strike { detail, begin: vec![Action::Rot(victim)], later: Vec::new() };
+        }
+        let later = vec![(self.rng.around(downtime), vec![Action::Restart(victim)])];
+        let begin = vec![Action::Crash(victim), Action::Rot(victim)];
+        Strike { detail, begin, later }.ending(FaultKind::BitRot)
+    }
+
+    /// One disk is full or, half of the time, all are.
+    pub(super) fn disk_full(&mut self, view: &View, duration: u64) -> Strike {
+        let count = view.running.len();
+        let one = self.rng.index(count) as u16;
+        let struck = if self.rng.chance(500_000) { vec![one] } else { (0..count as u16).collect() };
+        let begin = struck.iter().copied().map(Action::Fill).collect();
+        let end = struck.iter().copied().map(Action::MakeRoom).collect();
+        let later = vec![(self.rng.around(duration), end)];
+        Strike { detail: names(&struck), begin, later }.ending(FaultKind::DiskFull)
+    }
+}

@@ -1,0 +1,129 @@
+//! Bringing what is in memory to the disk, and the disk in shape, in bounded steps.
+
+use kv_core::id::Timestamp;
+use kv_core::storage::StorageReply;
+
+use super::{Engine, damage_of, stored};
+use crate::lsm::{Tree, TreeError};
+
+/// Nobody reads anything but the newest versions.
+const WATERMARK: Timestamp = Timestamp::MAX;
+
+/// Work of a step when nothing was written since the last one.
+const IDLE_STEP_BYTES: u64 = 256 * 1024;
+
+impl Engine {
+    /// Whether [`Engine::work`] has anything to do.
+    pub fn is_work_due(&self) -> bool {
+        self.damage.is_none()
+            && self.tree.as_ref().is_some_and(|tree| {
+                self.is_seal_due(tree) || tree.sealed_count() > 0 || tree.is_compaction_due()
+            })
+    }
+
+    fn is_seal_due(&self, tree: &Tree) -> bool {
+        tree.should_seal() || self.unsealed_log_bytes >= self.seal_log_bytes
+    }
+
+    /// Whether the last step found no room on the disk. The next one tries again.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// Does a step of what is due: as much as what was applied since the last step makes due, and
+    /// when nothing was applied a little. A driver that calls this after every apply, and from time
+    /// to time while [`Engine::is_work_due`], never has to wait long.
+    ///
+    /// Returns [`StorageReply::Flushed`] when more became durable, [`StorageReply::Damaged`] when
+    /// stored bytes turned out to be damaged. On a full disk nothing is done.
+    ///
+    /// # Errors
+    /// [`TreeError::Write`] if the disk failed to write or to sync. *The node must stop.*
+    pub fn work(&mut self) -> Result<Option<StorageReply>, TreeError> {
+        if self.damage.is_some() {
+            return Ok(None);
+        }
+        let seals = |tree: &Tree| self.is_seal_due(tree) && tree.sealed_count() == 0;
+        if self.tree.as_ref().is_some_and(seals) {
+            self.seal();
+        }
+        let Some(tree) = &mut self.tree else { return Ok(None) };
+        let applied_bytes = std::mem::take(&mut self.unpaid_bytes);
+        let result = match applied_bytes {
+            0 => idle_step(tree),
+            bytes => tree.pay(bytes, WATERMARK).map(|_| ()),
+        };
+        match self.answer(result) {
+            Err(TreeError::NoSpace(_)) => Ok(self.take_flushed()),
+            answer => answer,
+        }
+    }
+
+    /// What a step comes to, and what the engine makes of its failure.
+    fn answer(&mut self, result: Result<(), TreeError>) -> Result<Option<StorageReply>, TreeError> {
+        self.is_full = matches!(result, Err(TreeError::NoSpace(_)));
+        match result {
+            Ok(()) => Ok(self.take_flushed()),
+            Err(error @ (TreeError::Corruption(_) | TreeError::Read { .. })) => {
+                self.damage = Some(damage_of(error));
+                Ok(Some(self.damage_reply()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the memtable: what was applied so far becomes durable as a whole.
+    fn seal(&mut self) {
+        let metadata = stored::encode(self.next_local_id, &self.shards);
+        let applied = self.all_applied();
+        if let Some(tree) = &mut self.tree {
+            tree.seal(metadata.into());
+            self.unsealed_log_bytes = 0;
+            self.sealed.push_back(applied);
+        }
+    }
+
+    /// What became durable since the last call.
+    fn take_flushed(&mut self) -> Option<StorageReply> {
+        let waiting = self.tree.as_ref()?.sealed_count();
+        let mut flushed = None;
+        while self.sealed.len() > waiting {
+            flushed = self.sealed.pop_front();
+        }
+        flushed.map(|applied| StorageReply::Flushed { applied })
+    }
+
+    /// Makes everything that was applied durable, at once. Returns what [`Engine::work`] returns.
+    ///
+    /// # Errors
+    /// [`TreeError::NoSpace`]: the call can be repeated. [`TreeError::Write`]: *the node must stop.*
+    pub fn flush(&mut self) -> Result<Option<StorageReply>, TreeError> {
+        // After damage the machines may say more than the memtable holds.
+        if self.damage.is_some() {
+            return Ok(None);
+        }
+        // A flush that found no room has sealed before.
+        if self.sealed.back() != Some(&self.all_applied()) {
+            self.seal();
+        }
+        let Some(tree) = &mut self.tree else { return Ok(None) };
+        let result = flush_all(tree);
+        self.answer(result)
+    }
+}
+
+fn flush_all(tree: &mut Tree) -> Result<(), TreeError> {
+    while tree.sealed_count() > 0 {
+        tree.flush_step(u64::MAX, WATERMARK)?;
+    }
+    Ok(())
+}
+
+fn idle_step(tree: &mut Tree) -> Result<(), TreeError> {
+    if tree.sealed_count() > 0 {
+        tree.flush_step(IDLE_STEP_BYTES, WATERMARK)?;
+    } else if tree.is_compaction_due() {
+        tree.compact_step(IDLE_STEP_BYTES, WATERMARK)?;
+    }
+    Ok(())
+}
