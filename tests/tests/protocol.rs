@@ -14,7 +14,7 @@ use kv_core::op::{Key, Value};
 use kv_core::ring::shard_of;
 use kv_core::wire::{
     self, ClientReply, ClientRequest, FRAME_BODY_BYTES_MAX, Frame, Hello, HelloRefusal, HelloReply,
-    PeerFrame, PeerHello, Refusal, ReplyFrame, RequestFrame,
+    PROTOCOL_VERSION, PeerFrame, PeerHello, Refusal, ReplyFrame, RequestFrame,
 };
 use kv_tests::cluster::Cluster;
 use kv_tests::process::Process;
@@ -173,10 +173,18 @@ fn what_is_no_handshake_is_told_so_closed_and_counted() {
 #[test]
 fn who_means_somebody_else_is_told_so() {
     let fixture = Fixture::start();
-    let version = HelloRefusal::Version { min: 1, max: 1 };
-    let newer = Hello { version_min: 2, version_max: 3, ..client_hello() };
+    let version = HelloRefusal::Version { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION };
+    let newer = Hello {
+        version_min: PROTOCOL_VERSION + 1,
+        version_max: PROTOCOL_VERSION + 2,
+        ..client_hello()
+    };
     let newer = wire::encode(&Frame::Hello(newer));
-    fixture.check_refused("a newer frame", &changed(hello(), 4, 2), version.clone());
+    fixture.check_refused(
+        "a newer frame",
+        &changed(hello(), 4, PROTOCOL_VERSION + 1),
+        version.clone(),
+    );
     fixture.check_refused("newer versions only", &newer, version);
     let named = Hello { cluster_name: Some("other".into()), ..client_hello() };
     let named = wire::encode(&Frame::Hello(named));

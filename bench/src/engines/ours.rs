@@ -8,6 +8,7 @@
 //! The log has no append without a sync. A batch that need not be durable has its entries written
 //! to a plain file instead, so that it costs what the peers' unsynced logs cost.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -42,6 +43,12 @@ pub struct Ours {
     batches: SyncSender<Batch>,
     /// The version up to which the thread has written.
     applied: Arc<AtomicU64>,
+    /// The version up to which the tables hold everything.
+    flushed: Arc<AtomicU64>,
+    /// The version up to which the log has entries.
+    logged: u64,
+    /// The version up to which the log was released.
+    released: u64,
     version: u64,
 }
 
@@ -54,26 +61,33 @@ struct Batch {
 impl Ours {
     pub fn open(dir: &Path, sizes: Sizes) -> Result<Self> {
         let vfs = Arc::new(OsVfs::new(dir)?);
-        let options = OpenOptions {
-            cluster_name: "bench".into(),
-            node: NodeId(1),
-            fresh_incarnation: Incarnation(1),
-        };
+        let options = OpenOptions::new("bench", NodeId(1), Incarnation(1));
         let Opened { log, .. } = kv_storage::open(vfs.clone(), options)?;
         let mut options = TreeOptions::new(1);
         options.cache_bytes = sizes.cache_bytes;
         options.memtable_bytes = sizes.memtable_bytes;
         options.base_level_bytes = 4 * sizes.memtable_bytes;
-        let (tree, _) = Tree::open(vfs, "tree", options)?;
+        // The store has a tree of its own, which stays empty.
+        let (tree, _) = Tree::open(vfs, "measured", options)?;
         let tree = Arc::new(Mutex::new(tree));
         let (batches, queue) = sync_channel(1);
-        let applied = Arc::new(AtomicU64::new(0));
+        let (applied, flushed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         std::thread::spawn({
-            let (tree, applied) = (tree.clone(), applied.clone());
-            move || apply_all(&tree, &queue, &applied)
+            let (tree, applied, flushed) = (tree.clone(), applied.clone(), flushed.clone());
+            move || apply_all(&tree, &queue, &applied, &flushed)
         });
         let unsynced = File::create(dir.join("wal-unsynced"))?;
-        Ok(Self { log, unsynced, tree, batches, applied, version: 0 })
+        Ok(Self {
+            log,
+            unsynced,
+            tree,
+            batches,
+            applied,
+            flushed,
+            logged: 0,
+            released: 0,
+            version: 0,
+        })
     }
 
     /// The tree, when it holds everything that was put.
@@ -102,6 +116,18 @@ impl Ours {
         Append { id: AppendId(self.version), writes: vec![write] }
     }
 
+    /// Lets go of the log that the tables have, as a node does after a flush, so that segments are
+    /// written again instead of filled with zeros.
+    fn release(&mut self) -> Result<()> {
+        let flushed = self.flushed.load(Ordering::Acquire).min(self.logged);
+        if flushed > self.released {
+            let floor = LogId { term: Term(1), index: LogIndex(flushed) };
+            self.log.release(&BTreeMap::from([(ShardId(1), floor)]))?;
+            self.released = flushed;
+        }
+        Ok(())
+    }
+
     fn prefix(key: &Key) -> Vec<u8> {
         StoredKey::prefix(SHARD, &op::Key::new(Bytes::copy_from_slice(key)))
     }
@@ -118,12 +144,20 @@ impl Ours {
 }
 
 /// Writes batches to the tree, and does the share of work that they owe.
-fn apply_all(tree: &Mutex<Tree>, queue: &Receiver<Batch>, applied: &AtomicU64) {
+fn apply_all(
+    tree: &Mutex<Tree>,
+    queue: &Receiver<Batch>,
+    applied: &AtomicU64,
+    flushed: &AtomicU64,
+) {
     while let Ok(batch) = queue.recv() {
         let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = apply(&mut tree, &batch) {
             eprintln!("the tree failed: {error:?}");
             std::process::exit(1);
+        }
+        if let Ok(version) = <[u8; 8]>::try_from(&tree.metadata()[..]) {
+            flushed.store(u64::from_le_bytes(version), Ordering::Release);
         }
         applied.store(batch.version, Ordering::Release);
     }
@@ -149,6 +183,8 @@ impl Engine for Ours {
         let append = self.append(batch);
         if sync {
             self.log.append(&[append])?;
+            self.logged = self.version + batch.len() as u64;
+            self.release()?;
         } else {
             let entries = append.writes.iter().flat_map(|write| &write.entries);
             let bytes: Vec<u8> = entries.flat_map(|entry| entry.payload.iter().copied()).collect();
@@ -201,7 +237,7 @@ impl Engine for Ours {
     }
 
     fn is_log(&self, name: &str) -> bool {
-        name.starts_with("wal-")
+        name.starts_with("wal-") || name.starts_with("spare-")
     }
 
     fn report(&self) -> String {
