@@ -4,7 +4,7 @@ use kv_core::id::ShardId;
 
 use super::format::{BatchInfo, FileId};
 use super::groups::GroupState;
-use super::segment::{FILL_BYTES, FIRST_SEGMENT, Segment, Spare, margin, segment_name};
+use super::segment::{FIRST_SEGMENT, Segment, Spare, margin, segment_name};
 use super::{Log, LogError, Urgency};
 use crate::vfs::VfsFile;
 
@@ -17,8 +17,6 @@ pub(super) struct Head {
     pub(super) position: u64,
     /// Size of the file.
     pub(super) size: u64,
-    /// The file was written at least up to here.
-    pub(super) filled: u64,
 }
 
 impl Log {
@@ -28,19 +26,6 @@ impl Log {
             Urgency::Internal => 0,
         };
         self.head.as_ref().is_some_and(|head| head.position + size + kept <= head.size)
-    }
-
-    /// Fills space behind the next batch with zeros that was never written.
-    pub(super) fn fill_ahead(&mut self, size: u64) -> Result<(), LogError> {
-        let head = self.head.as_mut().expect("a log that is open has a head");
-        let end = head.position + size;
-        if end <= head.filled {
-            return Ok(());
-        }
-        let filled = head.size.min(end + FILL_BYTES).max(end);
-        self.counters.bytes_written += fill(&*head.file, end, filled)?;
-        head.filled = filled;
-        Ok(())
     }
 
     /// Sees to it that there is a spare.
@@ -69,15 +54,15 @@ impl Log {
                 return Err(error);
             }
         };
-        match spare.filled {
-            0 => self.usage.segments_created += 1,
-            _ => self.usage.segments_reused += 1,
+        match spare.was_segment {
+            false => self.usage.segments_created += 1,
+            true => self.usage.segments_reused += 1,
         }
         self.note_batch(start_size);
         // The start of a segment states everything before it.
         self.owes_idle_batch = false;
-        if let Some(Head { number, position: end, size, filled, .. }) = self.head.replace(head) {
-            self.segments.push_back(Segment { number, size, end, filled });
+        if let Some(Head { number, position: end, size, .. }) = self.head.replace(head) {
+            self.segments.push_back(Segment { number, size, end });
         }
         Ok(())
     }
@@ -110,27 +95,13 @@ impl Log {
         });
         let position = bytes.len() as u64;
         file.write_at(0, bytes).map_err(of_space)?;
-        let filled = spare.filled.max(spare.size.min(position + FILL_BYTES));
-        if spare.filled < position {
-            self.counters.bytes_written += fill(&*file, position, filled)?;
-        }
         file.sync_data()?;
         self.vfs.rename(&spare.name, &segment_name(number)).map_err(of_space)?;
         self.vfs.sync_dir("")?;
-        Ok(Head { file, number, position, size: spare.size, filled })
+        Ok(Head { file, number, position, size: spare.size })
     }
 
     pub(super) fn head_number(&self) -> u64 {
         self.head.as_ref().map_or(0, |head| head.number)
     }
-}
-
-/// Fills part of a file with zeros. Returns how many.
-fn fill(file: &dyn VfsFile, from: u64, to: u64) -> Result<u64, LogError> {
-    let count = to.saturating_sub(from);
-    if count > 0 {
-        let zeros = vec![0; count as usize];
-        file.write_at(from, &zeros).map_err(|error| LogError::of_space(error, count))?;
-    }
-    Ok(count)
 }

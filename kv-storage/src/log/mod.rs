@@ -20,8 +20,8 @@
 //! segments become spares again when nothing is needed of them; what little is needed is copied to
 //! the head first. A recycled file is full of old batches. They are no part of the log, because the
 //! number of the segment is in every checksum; and because their blocks were written before, a sync
-//! has no metadata to write, which halves its time. For the same reason a fresh segment is filled
-//! with zeros, a little ahead of the batches.
+//! has no metadata to write, which halves its time. A fresh segment is not filled first: that would
+//! write everything twice until the log has as many segments as it needs.
 //!
 //! # A full disk
 //!
@@ -320,7 +320,7 @@ impl Log {
         self.spares = Spares::find(&*self.vfs, self.options.segment_bytes)?;
         match (file, self.segments.pop_back()) {
             (Some(file), Some(Segment { number, size, end, .. })) => {
-                self.head = Some(Head { file, number, position: end, size, filled: end });
+                self.head = Some(Head { file, number, position: end, size });
             }
             _ => self.begin_segment(0, Urgency::Internal).map_err(opening_error)?,
         }
@@ -478,7 +478,6 @@ impl Log {
             if !log.fits(size, urgency) {
                 log.begin_segment(size, urgency)?;
             }
-            log.fill_ahead(size)?;
             log.write_built(size)
         })?;
         self.owes_idle_batch = !self.builder.is_empty();

@@ -245,7 +245,7 @@ impl Scanner {
         }
         self.found.ends_with_records = false;
         let (number, size) = (segment, bytes.len() as u64);
-        self.found.segments.push_back(Segment { number, size, end: 0, filled: 0 });
+        self.found.segments.push_back(Segment { number, size, end: 0 });
         self.pass(&batch);
         Ok(())
     }
@@ -317,7 +317,6 @@ impl Scanner {
         self.life = batch.info.life;
         if let Some(segment) = self.found.segments.back_mut() {
             segment.end = self.position;
-            segment.filled = self.position;
         }
     }
 

@@ -153,8 +153,7 @@ impl Log {
             let spare = self.spares.draw_name();
             let renamed = self.vfs.rename(&name, &spare);
             renamed.map_err(|error| LogError::of_space(error, 0))?;
-            let Segment { size, filled, .. } = *oldest;
-            self.spares.add(Spare { name: spare, size, filled });
+            self.spares.add(Spare { name: spare, size: oldest.size, was_segment: true });
             self.usage.segments_recycled += 1;
         } else {
             self.vfs.remove(&name).map_err(|error| LogError::of_space(error, 0))?;

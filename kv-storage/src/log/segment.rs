@@ -14,9 +14,6 @@ pub(super) const FIRST_SEGMENT: u64 = 1;
 /// The size of a segment unless its first batch needs more: 32 MiB. Large enough that beginning one
 /// is rare, small enough to be read into memory when the log is opened.
 pub const SEGMENT_BYTES: u64 = 32 * 1024 * 1024;
-/// How much of a fresh segment is filled with zeros at a time, ahead of the batches: 1 MiB. Claimed
-/// but unwritten space costs a change of metadata, and so a slower sync, when it is first written.
-pub(super) const FILL_BYTES: u64 = 1024 * 1024;
 /// The spares that are kept beside the reserve. What a flush frees in one go is used again soon.
 pub(super) const SPARES_MAX: usize = 4;
 /// The part of a segment that only the log's own records may use, so that on a full disk there is
@@ -36,8 +33,6 @@ pub(super) struct Segment {
     pub(super) size: u64,
     /// Where its last batch ends.
     pub(super) end: u64,
-    /// The file was written at least up to here.
-    pub(super) filled: u64,
 }
 
 /// A file whose space is claimed.
@@ -45,8 +40,8 @@ pub(super) struct Segment {
 pub(super) struct Spare {
     pub(super) name: String,
     pub(super) size: u64,
-    /// The file was written at least up to here.
-    pub(super) filled: u64,
+    /// Whether it was a segment before, so that its blocks were written.
+    pub(super) was_segment: bool,
 }
 
 /// All spares of a directory.
@@ -103,7 +98,7 @@ impl Spares {
             let name = spare_name(number);
             let size = vfs.open(&name)?.size()?;
             if size == segment_bytes && spares.files.len() <= SPARES_MAX {
-                spares.files.push(Spare { name, size, filled: 0 });
+                spares.files.push(Spare { name, size, was_segment: false });
             } else {
                 vfs.remove(&name)?;
             }
@@ -145,7 +140,7 @@ impl Spares {
         let claimed = vfs.create(&name).and_then(|file| file.preallocate(size));
         match claimed {
             Ok(()) => {
-                self.add(Spare { name, size, filled: 0 });
+                self.add(Spare { name, size, was_segment: false });
                 Ok(())
             }
             Err(error) => {

@@ -213,5 +213,5 @@ fn lives_and_crashes_follow_the_model() {
     assert!(recycled > 1000, "{recycled} segments were recycled");
     assert!(reused > 500, "{reused} segments were reused");
     assert!(copied > 50, "{copied} entries were copied");
-    assert!(refused > 1000, "{refused} steps found no room");
+    assert!(refused > 500, "{refused} steps found no room");
 }
