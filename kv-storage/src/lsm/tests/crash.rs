@@ -31,6 +31,18 @@ fn draw_script(seed: u64, step_count: u64) -> (Vec<Step>, History) {
         }
         history.push(op.clone());
         script.push(Step::Do(op));
+        if number % 30 == 14 {
+            // As installing a snapshot does: the new content and the end of the old one in one edit.
+            let new_id = 1_000 + number as u32;
+            let content = Op::Write(history.draw_batch(&mut rng, &[new_id]));
+            let end = Op::RangeDelete(ids.remove(0));
+            ids.push(new_id);
+            for op in [content, end] {
+                history.push(op.clone());
+                script.push(Step::Do(op));
+            }
+            script.push(Step::Seal);
+        }
         match rng.below(12) {
             0..3 => script.push(Step::Seal),
             3..8 => script.push(Step::Flush(200 + rng.below(2000))),
