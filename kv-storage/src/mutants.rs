@@ -96,6 +96,16 @@ impl Mutants {
     }
 }
 
+/// Asserts that a check passes, and that it fails with a planted bug.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn finds(mutant: Mutant, check: impl Fn(Mutants)) {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    check(Mutants::NONE);
+    let result = catch_unwind(AssertUnwindSafe(|| check(Mutants::only(mutant))));
+    assert!(result.is_err(), "{} was not found", mutant.id());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,21 +1,10 @@
 //! Planted bugs, and the check that finds each.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use super::crash::crash_check;
 use super::damage::compaction_check;
 use super::model::model_check;
 use super::parts::view_check;
-use super::*;
-use crate::mutants::Mutant;
-
-/// Asserts that a check passes, and fails on a tree with a planted bug.
-#[track_caller]
-fn finds(mutant: Mutant, check: impl Fn(Mutants)) {
-    check(Mutants::NONE);
-    let result = catch_unwind(AssertUnwindSafe(|| check(Mutants::only(mutant))));
-    assert!(result.is_err(), "{} was not found", mutant.id());
-}
+use crate::mutants::{Mutant, finds};
 
 #[test]
 fn crashes_find_directory_sync_skipped() {
