@@ -53,6 +53,7 @@
 //! **What this leaves out:** snapshots, membership changes, learners, leadership
 //! transfer and leases.
 
+mod configuration;
 mod election;
 mod log;
 mod progress;
@@ -78,6 +79,7 @@ use log::Log;
 use progress::Progress;
 use replication::Told;
 
+pub use configuration::{ChangeError, Configuration, VoteResult};
 pub use timings::Timings;
 
 /// What a replica is doing in its term (Raft paper, section 5.1; PreVote: Raft thesis, section

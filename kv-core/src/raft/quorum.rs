@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use super::configuration::VoteResult;
+
 /// How many of `voter_count` make a majority.
 pub(crate) fn majority(voter_count: usize) -> usize {
     voter_count / 2 + 1
@@ -16,28 +18,19 @@ pub(crate) fn reached_by_majority<T: Ord + Copy>(
     reached.get(majority(reached.len()) - 1).copied()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What the definition says: the largest value that at least a majority is at or above.
-    fn brute_force(reached: &[u8]) -> Option<u8> {
-        let enough =
-            |value: u8| reached.iter().filter(|r| **r >= value).count() > reached.len() / 2;
-        reached.iter().copied().filter(|value| enough(*value)).max()
+/// What the answers of all voters have come to; none is no answer yet. Nobody's votes are lost.
+pub(crate) fn vote_result(votes: impl IntoIterator<Item = Option<bool>>) -> VoteResult {
+    let (mut granted, mut refused, mut count) = (0, 0, 0);
+    for vote in votes {
+        count += 1;
+        granted += usize::from(vote == Some(true));
+        refused += usize::from(vote == Some(false));
     }
-
-    #[test]
-    fn rule_c56_majorities_of_all_sizes_match_the_definition() {
-        for size in 0..=7_u32 {
-            for case in 0..4_u32.pow(size) {
-                let reached: Vec<u8> = (0..size).map(|at| (case >> (2 * at) & 3) as u8).collect();
-                assert_eq!(
-                    reached_by_majority(reached.clone()),
-                    brute_force(&reached),
-                    "{reached:?}"
-                );
-            }
-        }
+    if granted >= majority(count) {
+        VoteResult::Won
+    } else if count - refused < majority(count) {
+        VoteResult::Lost
+    } else {
+        VoteResult::Pending
     }
 }
