@@ -21,16 +21,29 @@ pub enum Mutant {
     AcknowledgedBeforeSync,
     /// A retried request runs again (Raft thesis, section 6.3).
     SessionTableIgnored,
+    /// A leader changes the configuration before anything of its own term is committed (Ongaro 2015,
+    /// the bug in single-server changes).
+    ChangeBeforeOwnTerm,
+    /// A node becomes a voter that lacks most of the log.
+    VoterNotCaughtUp,
+    /// A leader that reaches nobody goes on (CheckQuorum: thesis 6.2).
+    QuorumNotChecked,
+    /// A learner, or who was removed, campaigns (thesis 4.2.3).
+    AnyoneCampaigns,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::VoteNotPersisted,
         Self::OldTermCommitted,
         Self::UnconfirmedRead,
         Self::AcknowledgedBeforeSync,
         Self::SessionTableIgnored,
+        Self::ChangeBeforeOwnTerm,
+        Self::VoterNotCaughtUp,
+        Self::QuorumNotChecked,
+        Self::AnyoneCampaigns,
     ];
 
     /// The name by which it is chosen on the command line.
@@ -41,6 +54,10 @@ impl Mutant {
             Self::UnconfirmedRead => "unconfirmed-read",
             Self::AcknowledgedBeforeSync => "acknowledged-before-sync",
             Self::SessionTableIgnored => "session-table-ignored",
+            Self::ChangeBeforeOwnTerm => "change-before-own-term",
+            Self::VoterNotCaughtUp => "voter-not-caught-up",
+            Self::QuorumNotChecked => "quorum-not-checked",
+            Self::AnyoneCampaigns => "anyone-campaigns",
         }
     }
 

@@ -29,6 +29,7 @@ use crate::id::{
     AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp,
 };
 use crate::op::{Found, Key, WriteResult};
+use crate::raft::Configuration;
 
 /// One entry of a Raft log. The payload is opaque to Raft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,6 +245,8 @@ pub struct RecoveredGroup {
     /// The last entry that the store's applied state holds, at or behind the floor, and at or
     /// before the last entry.
     pub applied: LogId,
+    /// Who takes part as of that entry; none if it was never changed.
+    pub configuration: Option<Configuration>,
 }
 
 /// What a store held when it was opened.

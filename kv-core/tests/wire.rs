@@ -13,8 +13,8 @@ use kv_core::ring;
 use kv_core::storage::StorageDamage;
 use kv_core::wire::{
     self, ClientReply, ClientRequest, Confirmation, FormationMessage, Frame, FrameError,
-    FrameReader, Hello, HelloReply, Lead, LocalIdentity, MapView, PeerFrame, PeerHello,
-    PeerMessage, RaftMessage, Refusal, ReplyFrame, RequestFrame,
+    FrameReader, Hello, HelloReply, Lead, LocalIdentity, MapView, PROTOCOL_VERSION, PeerFrame,
+    PeerHello, PeerMessage, RaftMessage, Refusal, ReplyFrame, RequestFrame, VoteKind,
 };
 use proptest::prelude::*;
 
@@ -68,7 +68,8 @@ fn answer(body: ClientReply) -> Frame {
 }
 
 fn hello(peer: Option<PeerHello>) -> Hello {
-    Hello { version_min: 2, version_max: 2, features: 0, cluster_name: Some("dev".into()), peer }
+    let (version_min, version_max) = (PROTOCOL_VERSION, PROTOCOL_VERSION);
+    Hello { version_min, version_max, features: 0, cluster_name: Some("dev".into()), peer }
 }
 
 fn local() -> LocalIdentity {
@@ -118,7 +119,11 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 is_full: true,
             })]),
         ),
-        ("vote", raft(RaftMessage::Vote { term: Term(4), last: LogId::new(3, 9), pre: true })),
+        (
+            "vote",
+            raft(RaftMessage::Vote { term: Term(4), last: LogId::new(3, 9), kind: VoteKind::Pre }),
+        ),
+        ("transfer", raft(RaftMessage::Transfer { term: Term(4) })),
         ("vote reply", raft(RaftMessage::VoteReply { term: Term(4), pre: false, granted: true })),
         (
             "append",

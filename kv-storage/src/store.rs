@@ -148,8 +148,11 @@ pub fn open(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Opened, OpenError
     let recovered = match damage.or_else(|| engine.damage().cloned()) {
         Some(damage) => damaged(identity.clone(), damage),
         None => match recovered::join(groups, &engine.all_applied(), mutants) {
-            Ok(recovered::Joined { groups, resets }) => {
+            Ok(recovered::Joined { mut groups, resets }) => {
                 log.release(&resets)?;
+                for (shard, group) in &mut groups {
+                    group.configuration = engine.configuration(*shard).cloned();
+                }
                 Recovered { identity: identity.clone(), groups, damage: None }
             }
             Err(damage) => damaged(identity.clone(), damage),

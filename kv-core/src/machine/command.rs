@@ -2,12 +2,14 @@
 
 use alloc::vec::Vec;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterRecord;
 use crate::codec::{self, CodecError};
 use crate::id::RequestId;
 use crate::op::WriteOp;
+use crate::raft::Configuration;
 
 /// What an entry asks the state machine to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,22 @@ pub enum Command {
     },
     /// A change of the meta group's own state.
     Meta(MetaCommand),
+    /// Who takes part in the group. Raft itself looks at these.
+    Configuration(Configuration),
+}
+
+/// What encoded configurations begin with: version and variant.
+const CONFIGURATION_PREFIX: [u8; 2] = [0, 3];
+
+/// The configuration in a payload, if it is one.
+pub fn configuration_in(payload: &Bytes) -> Option<Configuration> {
+    if !payload.starts_with(&CONFIGURATION_PREFIX) {
+        return None;
+    }
+    match Command::decode(payload) {
+        Ok(Command::Configuration(configuration)) => Some(configuration),
+        Ok(Command::Noop | Command::Write { .. } | Command::Meta(_)) | Err(_) => None,
+    }
 }
 
 /// A command of the meta group.

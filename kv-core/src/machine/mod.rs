@@ -27,7 +27,7 @@ mod stored;
 
 use alloc::vec::Vec;
 
-pub use command::{Command, MetaCommand};
+pub use command::{Command, MetaCommand, configuration_in};
 pub use sessions::{RESULTS_PER_SESSION_MAX, SESSIONS_PER_SHARD_MAX, SessionTable};
 pub use stored::{LocalShardId, StoredKey, StoredKeyError, decode_value, encode_value};
 
@@ -36,6 +36,7 @@ use crate::codec;
 use crate::id::{LogId, SessionId, Timestamp};
 use crate::mutants::{self, Mutant};
 use crate::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use crate::raft::Configuration;
 use crate::ring;
 use crate::storage::{Entry, Outcome};
 use sessions::Seen;
@@ -96,6 +97,8 @@ pub struct Machine {
     applied: LogId,
     sessions: SessionTable,
     map: Option<ClusterMap>,
+    /// The last one in the log; none if it is that of the beginning.
+    configuration: Option<Configuration>,
     state_hash: u64,
     /// Room for what is hashed; empty between two entries.
     scratch: Vec<u8>,
@@ -112,7 +115,8 @@ impl Machine {
     /// are.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let head = (self.applied, &self.map, self.state_hash, self.sessions.floor());
+        let group = (&self.map, &self.configuration);
+        let head = (self.applied, group, self.state_hash, self.sessions.floor());
         push_part(&head, &mut out);
         self.sessions.sessions().for_each(|session| push_part(&session, &mut out));
         out
@@ -124,17 +128,23 @@ impl Machine {
     /// [`CodecError`](codec::CodecError) if the bytes are no encoded machine. *Nothing was changed.*
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         let mut rest = bytes;
-        let (applied, map, state_hash, floor) = codec::decode(take_part(&mut rest)?)?;
+        let (applied, group, state_hash, floor) = codec::decode(take_part(&mut rest)?)?;
+        let (map, configuration) = group;
         let mut sessions = SessionTable::with_floor(floor);
         while !rest.is_empty() {
             sessions.restore(codec::decode(take_part(&mut rest)?)?);
         }
-        Ok(Self { applied, sessions, map, state_hash, scratch: Vec::new() })
+        Ok(Self { applied, sessions, map, configuration, state_hash, scratch: Vec::new() })
     }
 
     /// The last applied entry.
     pub fn applied(&self) -> LogId {
         self.applied
+    }
+
+    /// Who takes part in the group, as of the last applied entry; none if that was never changed.
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
     }
 
     /// Rolling hash over everything that was applied. Replicas that applied the same entry agree on
@@ -164,6 +174,10 @@ impl Machine {
             Command::Noop => (WriteBatch::default(), Outcome::None),
             Command::Write { request, op } => self.apply_request(view, request, op)?,
             Command::Meta(command) => (WriteBatch::default(), self.apply_meta(command)),
+            Command::Configuration(configuration) => {
+                self.configuration = Some(configuration);
+                (WriteBatch::default(), Outcome::None)
+            }
         };
         self.roll_hash(&batch, &outcome);
         Ok((batch, outcome))

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::cluster::SHARD_COUNT_MAX;
 use crate::id::{Address, NodeId};
-use crate::raft::Timings;
+use crate::raft::{Limits, Timings};
 
 /// A node's configuration. `cluster_name`, `peers`, `shard_count` and `replica_count` must be equal
 /// on all nodes when the cluster is formed; afterwards what was formed holds.
@@ -24,6 +24,8 @@ pub struct NodeConfig {
     pub replica_count: Option<u32>,
     /// Timers.
     pub timings: Timings,
+    /// What each replica keeps.
+    pub limits: Limits,
 }
 
 impl NodeConfig {
@@ -36,6 +38,7 @@ impl NodeConfig {
             shard_count: 16,
             replica_count: None,
             timings: Timings::default(),
+            limits: Limits::default(),
         }
     }
 

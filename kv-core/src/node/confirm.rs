@@ -10,7 +10,6 @@ use alloc::vec::Vec;
 use super::Node;
 use crate::id::{NodeId, Round, ShardId};
 use crate::mutants::{self, Mutant};
-use crate::raft::quorum::reached_by_majority;
 use crate::time::Instant;
 use crate::wire::{Confirmation, Lead, PeerMessage};
 
@@ -52,12 +51,12 @@ impl Node {
         let Some(replica) = self.replicas.get(&shard) else {
             return Round(0);
         };
-        let confirmed = replica.group.voters().iter().map(|voter| match self.links.get(voter) {
-            _ if *voter == self.config.id => always,
+        let confirmed = |voter: NodeId| match self.links.get(&voter) {
+            _ if voter == self.config.id => always,
             Some(link) => link.confirmed(shard),
             None => Round(0),
-        });
-        reached_by_majority(confirmed).unwrap_or_default()
+        };
+        replica.group.configuration().reached(confirmed).unwrap_or_default()
     }
 
     /// A sign of life is due: asks all peers to confirm, and sends again what may have been lost.
@@ -181,7 +180,7 @@ impl Node {
     pub(super) fn update_leads(&mut self) {
         for (peer, link) in &mut self.links {
             let leads = self.replicas.iter().filter(|(_, replica)| {
-                replica.is_leader() && replica.group.voters().contains(peer)
+                replica.is_leader() && replica.group.configuration().is_member(*peer)
             });
             let leads =
                 leads.map(|(shard, replica)| Lead { shard: *shard, term: replica.group.term() });

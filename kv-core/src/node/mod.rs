@@ -46,7 +46,7 @@ use alloc::string::ToString as _;
 use alloc::vec::Vec;
 use core::mem;
 
-pub use crate::raft::Timings;
+pub use crate::raft::{Limits, Timings};
 pub use config::{ConfigError, ConfigErrors, NodeConfig};
 pub use io::{Budget, Event, IgnoreReason, Input, Output, TimerReason};
 pub use status::{ShardStatus, Status};
@@ -56,7 +56,7 @@ use crate::id::{AppendId, LogId, NodeId, RequestHandle, ShardId, Term};
 use crate::machine::{Command, MetaCommand};
 use crate::mutants::{self, Mutant};
 use crate::op::Found;
-use crate::raft::{Group, GroupConfig, Role};
+use crate::raft::{Configuration, Group, GroupConfig, Role};
 use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{
@@ -232,7 +232,7 @@ impl Node {
                 role: group.role(),
                 term: group.term(),
                 leader: group.leader(),
-                voters: group.voters().to_vec(),
+                configuration: group.configuration().clone(),
                 last: group.last(),
                 commit_index: group.commit_index(),
                 applied_index: *store_applied,
@@ -259,14 +259,18 @@ impl Node {
             self.links.insert(member.id, Link::new(member.incarnation));
         }
         for entry in map.shards.iter().filter(|entry| entry.voters.contains(&self.config.id)) {
+            let mut recovered = recovered.remove(&entry.shard).unwrap_or_default();
+            let configuration = recovered.configuration.take();
+            let configuration = configuration
+                .unwrap_or_else(|| Configuration::initial(entry.voters.iter().copied()));
+            let rng = Rng::fork(self.seed, &entry.shard.to_string());
             let config = GroupConfig {
                 shard: entry.shard,
                 me: self.config.id,
-                voters: entry.voters.clone(),
+                configuration,
                 timings: self.config.timings,
+                limits: self.config.limits,
             };
-            let rng = Rng::fork(self.seed, &entry.shard.to_string());
-            let recovered = recovered.remove(&entry.shard).unwrap_or_default();
             let replica = Replica::new(Group::new(config, recovered, rng, now));
             self.deadlines.insert((replica.filed_deadline, entry.shard));
             self.replicas.insert(entry.shard, replica);
@@ -424,12 +428,11 @@ impl Node {
         }
     }
 
-    /// Gives up what was flushed before everybody held it, once everybody holds all of it: a node
-    /// without room has nothing more to flush.
+    /// Gives up what was flushed before everybody held it, once everybody holds all of it, or once it
+    /// is far more than the slack: a node without room has nothing more to flush.
     fn release_late(&mut self, shard: ShardId) {
         if let Some(replica) = self.replicas.get(&shard)
-            && replica.flushed > replica.group.floor().index
-            && replica.flushed <= replica.group.held_by_all()
+            && replica.group.is_release_due(replica.flushed)
         {
             self.release(shard);
         }
@@ -446,7 +449,7 @@ impl Node {
     fn on_appended(&mut self, id: AppendId, written: Vec<(ShardId, LogId)>) {
         for (shard, last) in written {
             if let Some(replica) = self.replicas.get_mut(&shard) {
-                replica.group.on_appended(id, last);
+                replica.group.on_appended(self.now, id, last);
                 self.touched.insert(shard);
             }
         }

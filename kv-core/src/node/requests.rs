@@ -1,7 +1,6 @@
 //! Requests of clients: checks, proposals and reads.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 
 use super::replica::{PendingWrite, WaitingRead};
 use super::{Node, Output};
@@ -9,7 +8,7 @@ use crate::cluster::ShardEntry;
 use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Timestamp};
 use crate::machine::{Command, MetaCommand};
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
-use crate::raft::quorum::majority;
+use crate::raft::ProposeError;
 use crate::ring;
 use crate::storage::{Outcome, Read, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, MapView, Refusal};
@@ -108,14 +107,14 @@ impl Node {
         if self.is_full {
             return Err(Refusal::NoSpace { node: self.config.id });
         }
-        let voters = replica.group.voters();
-        let is_full = |voter: &&NodeId| self.links.get(*voter).is_some_and(|link| link.is_full);
-        let full: Vec<_> = voters.iter().filter(is_full).collect();
-        match full.first() {
-            Some(node) if voters.len() - full.len() < majority(voters.len()) => {
-                Err(Refusal::NoSpace { node: **node })
-            }
-            _ => Ok(()),
+        let is_full = |voter: NodeId| self.links.get(&voter).is_some_and(|link| link.is_full);
+        let configuration = replica.group.configuration();
+        if configuration.is_quorum(|voter| !is_full(voter)) {
+            return Ok(());
+        }
+        match configuration.all_voters().find(|voter| is_full(*voter)) {
+            Some(node) => Err(Refusal::NoSpace { node }),
+            None => Ok(()),
         }
     }
 
@@ -145,7 +144,10 @@ impl Node {
         if self.pending_bytes + bytes > PENDING_BYTES_MAX {
             return Err(Refusal::Overloaded);
         }
-        let id = replica.group.propose(self.now, payload.into()).map_err(|_| refusal)?;
+        let id = replica.group.propose(self.now, payload.into()).map_err(|error| match error {
+            ProposeError::NotLeader { hint } => Refusal::NotLeader { shard, hint },
+            ProposeError::Full => Refusal::Overloaded,
+        })?;
         replica.pending.insert(id.index, PendingWrite { handle, bytes });
         self.pending_bytes += bytes;
         self.touched.insert(shard);

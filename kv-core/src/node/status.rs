@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
-use crate::raft::Role;
+use crate::raft::{Configuration, Role};
 use crate::storage::{LogCounters, StorageDamage};
 
 /// A node's view of itself.
@@ -46,8 +46,8 @@ pub struct ShardStatus {
     pub term: Term,
     /// Who it takes for the leader.
     pub leader: Option<NodeId>,
-    /// All replicas.
-    pub voters: Vec<NodeId>,
+    /// Who takes part, as far as this replica knows.
+    pub configuration: Configuration,
     /// Its last entry.
     pub last: LogId,
     /// What it knows to be committed.

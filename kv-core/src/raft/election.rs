@@ -1,15 +1,15 @@
 //! Terms, votes and roles.
 
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 use super::progress::Progress;
-use super::quorum::majority;
-use super::{Contradiction, Group, Leadership, State, TERM_MAX};
+use super::{Contradiction, Group, Leadership, State, TERM_MAX, VoteResult};
 use crate::id::{LogId, LogIndex, NodeId, Term};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
 use crate::time::Instant;
-use crate::wire::RaftMessage;
+use crate::wire::{RaftMessage, VoteKind};
 
 impl Group {
     /// The deadline has come: campaign, or as leader check that a majority still answers.
@@ -25,8 +25,11 @@ impl Group {
                 let deadline = self.leader_contact + self.election_timeout;
                 if self.leader.is_some() && deadline > now {
                     self.deadline = deadline;
-                } else {
+                } else if self.may_campaign() {
                     self.start_pre_vote(now);
+                } else {
+                    self.leader = None;
+                    self.reset_election_timeout(now);
                 }
             }
         }
@@ -35,7 +38,7 @@ impl Group {
     /// The node `from` says that it leads this group in `term`, just now. Whether it is taken for
     /// the leader.
     pub fn on_leader_alive(&mut self, now: Instant, from: NodeId, term: Term) -> bool {
-        if term < self.hard_state.term || !self.config.voters.contains(&from) {
+        if term < self.hard_state.term {
             return false;
         }
         if term >= TERM_MAX {
@@ -116,8 +119,12 @@ impl Group {
             return;
         };
         let oldest = now - self.config.timings.election_max;
-        let answering = leadership.followers.values().filter(|follower| follower.contact >= oldest);
-        if answering.count() + 1 < majority(self.config.voters.len()) {
+        let answers = |node: NodeId| {
+            let contact = leadership.followers.get(&node).map(|follower| follower.contact);
+            node == self.config.me || contact.is_some_and(|contact| contact >= oldest)
+        };
+        if !self.configuration().is_quorum(answers) && !mutants::is_active(Mutant::QuorumNotChecked)
+        {
             self.step_down(now, self.hard_state.term);
         } else {
             self.deadline = now + self.config.timings.election_min;
@@ -129,11 +136,19 @@ impl Group {
         self.leader = None;
         let granted = BTreeSet::from([self.config.me]);
         self.state = State::PreCandidate { granted };
-        self.ask_for_votes(self.hard_state.term.next(), true);
+        self.ask_for_votes(self.hard_state.term.next(), VoteKind::Pre);
         self.count_votes(now);
     }
 
-    fn campaign(&mut self, now: Instant) {
+    /// Whether this replica may ask for votes: a learner or a removed one may not.
+    fn may_campaign(&self) -> bool {
+        let is_voter = self.configuration().is_voter(self.config.me);
+        (is_voter || mutants::is_active(Mutant::AnyoneCampaigns)) && self.installing.is_none()
+    }
+
+    /// Starts a term and asks for votes; as `is_transfer` at the wish of the leader that is.
+    pub(super) fn campaign(&mut self, now: Instant, is_transfer: bool) {
+        self.leader = None;
         self.hard_state.term = self.hard_state.term.next();
         self.hard_state.vote = Some(self.config.me);
         self.hard_state_unsaved = true;
@@ -141,26 +156,33 @@ impl Group {
         let granted = BTreeSet::from([self.config.me]);
         self.state = State::Candidate { granted };
         self.reset_election_timeout(now);
-        self.ask_for_votes(self.hard_state.term, false);
+        let kind = if is_transfer { VoteKind::Transfer } else { VoteKind::Election };
+        self.ask_for_votes(self.hard_state.term, kind);
         self.count_votes(now);
     }
 
-    fn ask_for_votes(&mut self, term: Term, pre: bool) {
+    fn ask_for_votes(&mut self, term: Term, kind: VoteKind) {
         let last = self.log.last();
-        for peer in self.peers() {
-            self.send(peer, RaftMessage::Vote { term, last, pre });
+        let me = self.config.me;
+        let voters: Vec<_> = self.configuration().all_voters().filter(|node| *node != me).collect();
+        for voter in voters {
+            self.send(voter, RaftMessage::Vote { term, last, kind });
         }
     }
 
     fn count_votes(&mut self, now: Instant) {
-        let needed = majority(self.config.voters.len());
-        match &self.state {
-            State::PreCandidate { granted } if granted.len() >= needed => self.campaign(now),
-            State::Candidate { granted } if granted.len() >= needed => self.lead(now),
-            State::Follower
-            | State::PreCandidate { .. }
-            | State::Candidate { .. }
-            | State::Leader(_) => {}
+        let (State::PreCandidate { granted } | State::Candidate { granted }) = &self.state else {
+            return;
+        };
+        let result =
+            self.configuration().vote_result(|node| granted.contains(&node).then_some(true));
+        if result != VoteResult::Won {
+            return;
+        }
+        match self.state {
+            State::PreCandidate { .. } => self.campaign(now, false),
+            State::Candidate { .. } => self.lead(now),
+            State::Follower | State::Leader(_) => {}
         }
     }
 
@@ -169,11 +191,17 @@ impl Group {
         let next = self.log.last().index.next();
         let followers =
             self.peers().into_iter().map(|peer| (peer, Progress::new(next, now))).collect();
-        self.state = State::Leader(Leadership { term_start: next, followers });
+        self.state = State::Leader(Leadership {
+            term_start: next,
+            followers,
+            uncommitted_bytes: 0,
+            transfer: None,
+        });
         self.leader = Some(self.config.me);
+        self.pinned = None;
         self.deadline = now + self.config.timings.election_min;
-        let noop = self.propose(now, Command::Noop.encode().into());
-        assert_eq!(noop.map(|id| id.index), Ok(next), "a term starts with its no-op");
+        let noop = self.append_as_leader(now, Command::Noop.encode().into());
+        assert_eq!(noop.index, next, "a term starts with its no-op");
     }
 
     /// Whether a leader was heard of so recently that nobody else may be elected (thesis 4.2.3).
@@ -193,10 +221,18 @@ impl Group {
         self.send(from, RaftMessage::VoteReply { term, pre: true, granted });
     }
 
-    pub(super) fn on_vote(&mut self, now: Instant, from: NodeId, term: Term, last: LogId) {
+    /// Someone asks for a vote; as `is_transfer` at the wish of the leader that was.
+    pub(super) fn on_vote(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        term: Term,
+        last: LogId,
+        is_transfer: bool,
+    ) {
         let unsaved_before = self.hard_state_unsaved;
         if term > self.hard_state.term {
-            if self.has_live_leader(now) {
+            if self.has_live_leader(now) && !is_transfer {
                 return;
             }
             self.step_down(now, term);

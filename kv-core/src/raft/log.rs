@@ -24,6 +24,8 @@ pub(super) struct Log {
     floor: LogId,
     /// Entries with consecutive indexes, the first behind the floor.
     entries: VecDeque<Entry>,
+    /// Bytes of their payloads.
+    bytes: usize,
     /// Entries up to here are durable.
     persisted: LogIndex,
     /// First entry that no write to the store holds yet.
@@ -42,7 +44,43 @@ impl Log {
             assert_eq!(entry.id.index, LogIndex(index), "a recovered log has no gap");
         }
         let persisted = LogIndex(floor.index.0 + entries.len() as u64);
-        Self { floor, entries: entries.into(), persisted, ..Self::default() }
+        let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
+        Self { floor, entries: entries.into(), bytes, persisted, ..Self::default() }
+    }
+
+    /// Bytes of the payloads of all entries.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The payload of the entry at `index`, if the log has it.
+    pub(super) fn payload_at(&self, index: LogIndex) -> Option<&Bytes> {
+        let at = index.0.checked_sub(self.floor.index.0 + 1)?;
+        self.entries.get(usize::try_from(at).ok()?).map(|entry| &entry.payload)
+    }
+
+    /// The highest index at most `limit` behind which the log still has `bytes` of payloads; the
+    /// floor if there is none.
+    pub(super) fn index_before_last(&self, bytes: usize, limit: LogIndex) -> LogIndex {
+        let mut behind = self.bytes;
+        let mut index = self.floor.index;
+        for entry in &self.entries {
+            behind -= entry.payload.len();
+            if behind < bytes || entry.id.index > limit {
+                break;
+            }
+            index = entry.id.index;
+        }
+        index
+    }
+
+    /// Forgets everything: the log begins anew behind `floor`, which is durable elsewhere.
+    pub(super) fn restart_at(&mut self, floor: LogId) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.floor = floor;
+        self.persisted = floor.index;
+        self.unsaved_from = None;
     }
 
     pub(super) fn floor(&self) -> LogId {
@@ -105,7 +143,8 @@ impl Log {
         assert_eq!(self.term_at(floor.index), Some(floor.term), "only what is there is released");
         assert!(floor.index <= self.persisted, "only what is durable is released");
         let count = self.position(floor.index.next()).min(self.entries.len());
-        self.entries.drain(..count);
+        let released = self.entries.drain(..count).map(|entry| entry.payload.len());
+        self.bytes -= released.sum::<usize>();
         self.floor = floor;
     }
 
@@ -113,6 +152,7 @@ impl Log {
     pub(super) fn push(&mut self, term: Term, payload: Bytes) -> LogId {
         let id = LogId { term, index: self.last().index.next() };
         assert!(term >= self.last().term, "terms never shrink along the log");
+        self.bytes += payload.len();
         self.entries.push_back(Entry { id, payload });
         self.unsaved_from.get_or_insert(id.index);
         id
@@ -121,7 +161,8 @@ impl Log {
     /// Removes every entry from `index` on.
     pub(super) fn truncate_from(&mut self, index: LogIndex) {
         assert!(index > self.floor.index, "what was released stays");
-        self.entries.truncate(self.position(index));
+        let cut = self.entries.drain(self.position(index)..).map(|entry| entry.payload.len());
+        self.bytes -= cut.sum::<usize>();
         self.persisted = self.persisted.min(index.prev());
         if self.unsaved_from.is_some_and(|from| from > index) {
             self.unsaved_from = Some(index);

@@ -36,12 +36,17 @@
 //!
 //! # Releasing
 //!
-//! A log does not grow for ever: an entry that *every* voter holds durably is never sent again, by
-//! no leader, because what a voter holds and is committed it never loses. The leader sees it from
-//! the acknowledgements and tells the others (`held_by_all`); a follower repeats what it knows, so
-//! that also an idle group learns it. Once the applied state is durable without them, such entries
-//! are released ([`Group::release`]), and the log goes on behind its floor. A voter that is down
-//! keeps all logs from being released.
+//! A log does not grow for ever. Once the applied state is durable without them, entries are
+//! released ([`Group::release`]) and the log goes on behind its floor: those that *every* voter
+//! holds durably, because none of them will need them sent again, and of the others all but the
+//! last [`Limits::slack_bytes`]. The leader sees from the acknowledgements what all hold and tells
+//! the others (`held_by_all`); a follower repeats what it knows, so that also an idle group learns
+//! it. A member that lacks released entries gets a snapshot ([`snapshot`]).
+//!
+//! # Members
+//!
+//! Who takes part is an entry of the log like any other ([`changes`], [`Configuration`]), and the
+//! leader can hand its leadership to another voter ([`transfer`]).
 //!
 //! # Reads
 //!
@@ -50,16 +55,18 @@
 //! for all their groups at once, so it lives in the node; the group contributes its term and its
 //! voters.
 //!
-//! **What this leaves out:** snapshots, membership changes, learners, leadership
-//! transfer and leases.
+//! **What this leaves out:** how snapshots travel, who should be a member, and leases.
 
+mod changes;
 mod configuration;
 mod election;
 mod log;
 mod progress;
-pub(crate) mod quorum;
+mod quorum;
 mod replication;
+mod snapshot;
 mod timings;
+mod transfer;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -74,13 +81,17 @@ use crate::mutants::{self, Mutant};
 use crate::rng::Rng;
 use crate::storage::{Entry, GroupWrite, HardState, RecoveredGroup};
 use crate::time::Instant;
-use crate::wire::RaftMessage;
+use crate::wire::{RaftMessage, VoteKind};
+use changes::Configurations;
 use log::Log;
 use progress::Progress;
 use replication::Told;
+use transfer::Transfer;
 
+pub use changes::ProposeChangeError;
 pub use configuration::{ChangeError, Configuration, VoteResult};
 pub use timings::Timings;
+pub use transfer::TransferError;
 
 /// What a replica is doing in its term (Raft paper, section 5.1; PreVote: Raft thesis, section
 /// 9.6).
@@ -107,17 +118,36 @@ impl fmt::Display for Role {
     }
 }
 
-/// What a group is and how fast it moves.
+/// What a group is, how fast it moves and how much it keeps.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
     /// The group.
     pub shard: ShardId,
-    /// This replica's node; one of `voters`.
+    /// This replica's node.
     pub me: NodeId,
-    /// All replicas.
-    pub voters: Vec<NodeId>,
+    /// Who takes part as of the last applied entry; nobody if the replica has not been told.
+    pub configuration: Configuration,
     /// Timers.
     pub timings: Timings,
+    /// Bytes.
+    pub limits: Limits,
+}
+
+/// How much a group keeps in memory and on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the log that are kept for members who are behind, beyond what this replica needs
+    /// itself. Who lacks more gets a snapshot. Default: everything is kept.
+    pub slack_bytes: usize,
+    /// Bytes that a leader proposes beyond what is committed: what a leader without a majority
+    /// keeps in memory. Default 64 MiB.
+    pub uncommitted_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { slack_bytes: usize::MAX, uncommitted_bytes_max: 64 * 1024 * 1024 }
+    }
 }
 
 /// A message that a group wants sent.
@@ -132,12 +162,18 @@ pub struct Envelope {
     pub after_persist: bool,
 }
 
-/// Not the leader. *Nothing was changed.*
+/// Why an entry is not appended. *Nothing was changed.*
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not the leader")]
-pub struct NotLeader {
-    /// Who the replica takes for the leader.
-    pub hint: Option<NodeId>,
+pub enum ProposeError {
+    /// Not the leader, or about to hand the leadership over.
+    #[error("not the leader")]
+    NotLeader {
+        /// Who the replica takes for the leader, or makes it.
+        hint: Option<NodeId>,
+    },
+    /// As much as may be uncommitted is.
+    #[error("too much is proposed and not committed")]
+    Full,
 }
 
 /// What a peer said that cannot be true if it is what it claims to be. The message was ignored.
@@ -174,8 +210,12 @@ enum State {
 struct Leadership {
     /// Index of the no-op that the term started with.
     term_start: LogIndex,
-    /// All voters but this one.
+    /// All members but this one.
     followers: BTreeMap<NodeId, Progress>,
+    /// Bytes proposed in this term and not committed.
+    uncommitted_bytes: usize,
+    /// To whom the leadership is being handed over.
+    transfer: Option<Transfer>,
 }
 
 /// One replica of a Raft group.
@@ -188,6 +228,7 @@ pub struct Group {
     rng: Rng,
     hard_state: HardState,
     log: Log,
+    configurations: Configurations,
     state: State,
     leader: Option<NodeId>,
     /// When the leader of this term was last heard of.
@@ -201,9 +242,13 @@ pub struct Group {
     hard_state_unsaved: bool,
     /// Entries up to here were handed out to be applied.
     applied: LogIndex,
-    /// Every voter durably holds the committed entries up to here, so no leader will ever have to
-    /// send them again.
+    /// Every voter durably holds the committed entries up to here, so none of them needs them sent
+    /// again.
     held_by_all: LogIndex,
+    /// Entries up to here may not be released: a snapshot is on its way that they follow.
+    pinned: Option<LogIndex>,
+    /// The snapshot that the store is installing. Until it has, nothing is appended or applied.
+    installing: Option<LogId>,
     outbox: Vec<Envelope>,
     contradictions: Vec<(NodeId, Contradiction)>,
 }
@@ -212,24 +257,26 @@ impl Group {
     /// A replica with what its store recovered: a follower that waits for a leader.
     pub fn new(config: GroupConfig, recovered: RecoveredGroup, rng: Rng, now: Instant) -> Self {
         let log = Log::recovered(recovered.floor, recovered.entries);
-        let (applied, log_floor) = (recovered.applied, recovered.floor.index);
+        let applied = recovered.applied;
         assert_eq!(
             log.term_at(applied.index),
             Some(applied.term),
             "the log goes on from the applied state"
         );
-        assert!(config.voters.contains(&config.me), "a replica is one of its group's voters");
         assert!(
             recovered.hard_state.commit <= log.last().index,
             "what was committed is in the log"
         );
         // What was applied is committed, whatever the hard state remembers.
         let commit = recovered.hard_state.commit.max(applied.index);
+        let behind = log.slice(applied.index.next(), log.last().index, usize::MAX);
+        let configurations = Configurations::recovered(config.configuration.clone(), behind);
         let mut group = Self {
             config,
             rng,
             hard_state: HardState { commit, ..recovered.hard_state },
             log,
+            configurations,
             state: State::Follower,
             leader: None,
             leader_contact: Instant::ZERO,
@@ -238,7 +285,9 @@ impl Group {
             heard_append: false,
             hard_state_unsaved: false,
             applied: applied.index,
-            held_by_all: log_floor,
+            held_by_all: LogIndex(0),
+            pinned: None,
+            installing: None,
             outbox: Vec::new(),
             contradictions: Vec::new(),
         };
@@ -266,9 +315,9 @@ impl Group {
         self.leader
     }
 
-    /// All replicas.
-    pub fn voters(&self) -> &[NodeId] {
-        &self.config.voters
+    /// Who takes part: the last configuration in the log, committed or not.
+    pub fn configuration(&self) -> &Configuration {
+        self.configurations.current()
     }
 
     /// Whether an append of this term has arrived since the process started. Without one a follower
@@ -321,27 +370,52 @@ impl Group {
     /// Appends an entry as leader.
     ///
     /// # Errors
-    /// [`NotLeader`]. *Nothing was changed.*
-    pub fn propose(&mut self, now: Instant, payload: Bytes) -> Result<LogId, NotLeader> {
-        if !matches!(self.state, State::Leader(_)) {
-            return Err(NotLeader { hint: self.leader });
+    /// [`ProposeError`]. *Nothing was changed.*
+    pub fn propose(&mut self, now: Instant, payload: Bytes) -> Result<LogId, ProposeError> {
+        self.end_late_transfer(now);
+        let State::Leader(leadership) = &mut self.state else {
+            return Err(ProposeError::NotLeader { hint: self.leader });
+        };
+        if let Some(transfer) = &leadership.transfer {
+            return Err(ProposeError::NotLeader { hint: Some(transfer.to) });
         }
-        let id = self.log.push(self.hard_state.term, payload);
-        self.send_appends(now);
-        Ok(id)
+        let bytes = leadership.uncommitted_bytes + payload.len();
+        if leadership.uncommitted_bytes > 0 && bytes > self.config.limits.uncommitted_bytes_max {
+            return Err(ProposeError::Full);
+        }
+        Ok(self.append_as_leader(now, payload))
     }
 
-    /// Takes a message of the group from a replica of it. Messages of others are ignored.
+    /// Appends an entry as leader, whatever else is under way.
+    fn append_as_leader(&mut self, now: Instant, payload: Bytes) -> LogId {
+        if let State::Leader(leadership) = &mut self.state {
+            leadership.uncommitted_bytes += payload.len();
+        }
+        let id = self.log.push(self.hard_state.term, payload);
+        self.note_configuration(now, id.index);
+        self.send_appends(now);
+        id
+    }
+
+    /// Takes a message of the group from a node of the cluster, whether or not this replica takes
+    /// it for a member: who is behind does not know all members (thesis 4.1).
     pub fn on_message(&mut self, now: Instant, from: NodeId, message: RaftMessage) {
-        if from == self.config.me || !self.config.voters.contains(&from) {
+        if from == self.config.me {
             return;
         }
         if message.term() >= TERM_MAX {
             return self.contradict(from, Contradiction::TermOutOfRange);
         }
         match message {
-            RaftMessage::Vote { term, last, pre: true } => self.on_pre_vote(now, from, term, last),
-            RaftMessage::Vote { term, last, pre: false } => self.on_vote(now, from, term, last),
+            RaftMessage::Vote { term, last, kind: VoteKind::Pre } => {
+                self.on_pre_vote(now, from, term, last);
+            }
+            RaftMessage::Vote { term, last, kind: VoteKind::Election } => {
+                self.on_vote(now, from, term, last, false);
+            }
+            RaftMessage::Vote { term, last, kind: VoteKind::Transfer } => {
+                self.on_vote(now, from, term, last, true);
+            }
             RaftMessage::VoteReply { term, pre, granted } => {
                 self.on_vote_reply(now, from, term, pre, granted);
             }
@@ -356,13 +430,14 @@ impl Group {
             RaftMessage::AppendRejected { term, prev, hint } => {
                 self.on_append_rejected(now, from, term, prev, hint);
             }
+            RaftMessage::Transfer { term } => self.on_transfer(now, from, term),
         }
     }
 
     /// The write `append`, whose last entry of this group was `written`, is durable.
-    pub fn on_appended(&mut self, append: AppendId, written: LogId) {
+    pub fn on_appended(&mut self, now: Instant, append: AppendId, written: LogId) {
         self.log.on_appended(append, written);
-        self.advance_commit();
+        self.advance_commit(now);
     }
 
     /// What must be written since the last call, and notes that it is on its way as `append`.
@@ -394,7 +469,7 @@ impl Group {
     /// ahead of the log after a crash.
     pub fn take_committed(&mut self, bytes_max: usize) -> Vec<Entry> {
         let to = self.hard_state.commit.min(self.own_acknowledged());
-        if to <= self.applied {
+        if to <= self.applied || self.installing.is_some() {
             return Vec::new();
         }
         let entries: Vec<_> = self.log.slice(self.applied.next(), to, bytes_max).cloned().collect();
@@ -414,17 +489,28 @@ impl Group {
         self.log.floor()
     }
 
-    /// Forgets the entries that nobody needs any more: every voter holds them, and the applied
-    /// state, durable without the log up to `flushed`, has them. Returns the new floor if it rose.
+    /// Forgets entries that the applied state, durable without the log up to `flushed`, has: those
+    /// that every voter holds, and beyond the slack also others. Returns the new floor if it rose.
     pub fn release(&mut self, flushed: LogIndex) -> Option<LogId> {
-        let index = self.held_by_all.min(flushed).min(self.applied).min(self.log.persisted());
-        if index <= self.log.floor().index {
+        let durable = flushed.min(self.applied).min(self.log.persisted());
+        let beyond_slack = self.log.index_before_last(self.config.limits.slack_bytes, durable);
+        let index = self.held_by_all.min(durable).max(beyond_slack);
+        let index = self.pinned.map_or(index, |pinned| index.min(pinned));
+        if index <= self.log.floor().index || self.installing.is_some() {
             return None;
         }
         let term = self.log.term_at(index).expect("what is persisted is in the log");
         let floor = LogId { term, index };
         self.log.release(floor);
+        self.configurations.forget_before(index);
         Some(floor)
+    }
+
+    /// Whether [`Group::release`] has something to give up that makes the effort worth while.
+    pub fn is_release_due(&self, flushed: LogIndex) -> bool {
+        let floor = self.log.floor().index;
+        let is_held = flushed > floor && flushed <= self.held_by_all;
+        is_held || (flushed > floor && self.log.bytes() / 2 > self.config.limits.slack_bytes)
     }
 
     /// Up to where this replica may count and tell its own log: as far as it is durable.
@@ -443,7 +529,9 @@ impl Group {
         self.outbox.push(Envelope { to, message, after_persist: true });
     }
 
+    /// All other members.
     fn peers(&self) -> Vec<NodeId> {
-        self.config.voters.iter().copied().filter(|voter| *voter != self.config.me).collect()
+        let me = self.config.me;
+        self.configuration().members().filter(|member| *member != me).collect()
     }
 }

@@ -1,8 +1,9 @@
 //! What a leader knows of one follower.
 //!
-//! In *replicate* mode entries are streamed ahead of their acknowledgements, within a window. After
-//! a rejection, or when an acknowledgement stays out, the follower is *probed* with empty appends
-//! until one matches.
+//! In *replicate* mode entries are streamed ahead of their acknowledgements, within a window of
+//! appends and of bytes. After a rejection, or when an acknowledgement stays out, the follower is
+//! *probed* with empty appends until one matches. If what it needs is not in the log any more, it
+//! gets a *snapshot*, and nothing else until that has arrived.
 
 use alloc::collections::VecDeque;
 
@@ -14,16 +15,28 @@ use crate::time::Instant;
 /// entries gather into larger appends.
 pub(super) const IN_FLIGHT_MAX: usize = 8;
 
+/// Bytes on their way to one follower, unless a single append is larger.
+pub(super) const IN_FLIGHT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Nothing but empty appends, one at a time; the instant says when the last one left.
     Probe { sent_at: Option<Instant> },
     /// Streaming.
     Replicate,
+    /// Waiting for a snapshot to arrive.
+    Snapshot,
+}
+
+/// An append on its way to a follower.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    first: LogIndex,
+    last: LogIndex,
+    bytes: usize,
 }
 
 /// - `matched < next`; `matched` never shrinks within a term.
-/// - What is held by all lies before `next`: nobody needs it sent, and it may be released.
 /// - In replicate mode everything in `matched+1 .. next` is in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -37,8 +50,10 @@ pub(super) struct Progress {
     pub(super) commit: LogIndex,
     /// What the follower last said it knows to be held by all. May shrink, too.
     pub(super) held_by_all: LogIndex,
-    /// First and last index of each append in flight.
-    pub(super) in_flight: VecDeque<(LogIndex, LogIndex)>,
+    /// Appends in flight, the oldest first.
+    pub(super) in_flight: VecDeque<InFlight>,
+    /// Bytes of their entries.
+    in_flight_bytes: usize,
     /// When something last moved: an append sent into an empty window, or an acknowledgement.
     pub(super) moved_at: Instant,
     /// When the follower was last heard of as a follower in this term.
@@ -55,20 +70,24 @@ impl Progress {
             commit: LogIndex(0),
             held_by_all: LogIndex(0),
             in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
             moved_at: now,
             contact: now,
         }
     }
 
     pub(super) fn window_is_open(&self) -> bool {
-        self.mode == Mode::Replicate && self.in_flight.len() < IN_FLIGHT_MAX
+        self.mode == Mode::Replicate
+            && self.in_flight.len() < IN_FLIGHT_MAX
+            && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX
     }
 
-    pub(super) fn on_sent(&mut self, last: LogIndex, now: Instant) {
+    pub(super) fn on_sent(&mut self, last: LogIndex, bytes: usize, now: Instant) {
         if self.in_flight.is_empty() {
             self.moved_at = now;
         }
-        self.in_flight.push_back((self.next, last));
+        self.in_flight.push_back(InFlight { first: self.next, last, bytes });
+        self.in_flight_bytes += bytes;
         self.next = last.next();
     }
 
@@ -77,7 +96,10 @@ impl Progress {
         self.commit = told.commit;
         self.held_by_all = told.held_by_all;
         self.next = self.next.max(self.matched.next());
-        while self.in_flight.front().is_some_and(|(_, last)| *last <= self.matched) {
+        while let Some(front) = self.in_flight.front()
+            && front.last <= self.matched
+        {
+            self.in_flight_bytes -= front.bytes;
             self.in_flight.pop_front();
         }
         self.mode = Mode::Replicate;
@@ -86,13 +108,24 @@ impl Progress {
 
     /// The oldest append in flight is taken for lost: probes whether what was before it is there.
     pub(super) fn probe_lost(&mut self) {
-        let first = self.in_flight.front().map_or(self.next, |(first, _)| *first);
+        let first = self.in_flight.front().map_or(self.next, |front| front.first);
         self.probe_from(first);
     }
 
     pub(super) fn probe_from(&mut self, next: LogIndex) {
         self.next = next.max(self.matched.next());
-        self.in_flight.clear();
+        self.stop_streaming();
         self.mode = Mode::Probe { sent_at: None };
+    }
+
+    /// What the follower needs is not in the log any more.
+    pub(super) fn need_snapshot(&mut self) {
+        self.stop_streaming();
+        self.mode = Mode::Snapshot;
+    }
+
+    fn stop_streaming(&mut self) {
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
     }
 }

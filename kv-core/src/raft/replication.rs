@@ -5,11 +5,9 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::progress::{Mode, Progress};
-use super::quorum::reached_by_majority;
 use super::{Contradiction, Envelope, Group, State};
 use crate::id::{LogId, LogIndex, NodeId, Term};
 use crate::mutants::{self, Mutant};
-use crate::storage::HardState;
 use crate::time::Instant;
 use crate::wire::RaftMessage;
 
@@ -29,6 +27,7 @@ impl Group {
     /// As leader, once per heartbeat while [`Group::needs_heartbeat`]: sends again what may have
     /// been lost.
     pub fn on_heartbeat(&mut self, now: Instant) {
+        self.end_late_transfer(now);
         let heartbeat = self.config.timings.heartbeat;
         let (commit, held_by_all) = (self.hard_state.commit, self.held_by_all);
         let State::Leader(leadership) = &mut self.state else {
@@ -37,6 +36,7 @@ impl Group {
         let mut uninformed = Vec::new();
         for (peer, progress) in &mut leadership.followers {
             match progress.mode {
+                Mode::Snapshot => {}
                 Mode::Replicate if progress.in_flight.is_empty() => {
                     if progress.commit < commit || progress.held_by_all < held_by_all {
                         uninformed.push(*peer);
@@ -89,29 +89,31 @@ impl Group {
                     return;
                 }
                 Mode::Replicate if progress.window_is_open() && progress.next <= last => {
-                    let sent = self.send_append(peer, last);
+                    let Some((sent, bytes)) = self.send_append(peer, last) else {
+                        return;
+                    };
                     if let Some(progress) = self.progress_mut(peer) {
-                        progress.on_sent(sent, now);
+                        progress.on_sent(sent, bytes, now);
                     }
                 }
-                Mode::Probe { .. } | Mode::Replicate => return,
+                Mode::Probe { .. } | Mode::Replicate | Mode::Snapshot => return,
             }
         }
     }
 
     /// Sends one append with entries up to `to`, none for 0; returns the index of the last entry in
-    /// it.
-    fn send_append(&mut self, peer: NodeId, to: LogIndex) -> LogIndex {
+    /// it and the bytes of all. If the log does not reach back that far, the follower needs a
+    /// snapshot, and nothing is sent.
+    fn send_append(&mut self, peer: NodeId, to: LogIndex) -> Option<(LogIndex, usize)> {
         let commit = self.hard_state.commit;
         let term = self.hard_state.term;
-        let Some(progress) = self.progress_mut(peer) else {
-            return LogIndex(0);
+        let from = self.progress(peer)?.next;
+        let index = from.prev();
+        let Some(prev_term) = self.log.term_at(index) else {
+            self.progress_mut(peer)?.need_snapshot();
+            return None;
         };
-        let from = progress.next;
-        let prev = LogId {
-            index: from.prev(),
-            term: self.log.term_at(from.prev()).expect("what is held by all is not sent"),
-        };
+        let prev = LogId { term: prev_term, index };
         let entries: Vec<(Term, Bytes)> = if to < from {
             Vec::new()
         } else {
@@ -119,12 +121,13 @@ impl Group {
             slice.map(|entry| (entry.id.term, entry.payload.clone())).collect()
         };
         let last = LogIndex(prev.index.0 + entries.len() as u64);
+        let bytes = entries.iter().map(|(_, payload)| payload.len()).sum();
         let held_by_all = self.held_by_all;
         let message = RaftMessage::Append { term, prev, commit, held_by_all, entries };
         // The term of a leader is durable since before it asked for votes, and what it sends need
         // not be.
         self.outbox.push(Envelope { to: peer, message, after_persist: false });
-        last
+        Some((last, bytes))
     }
 
     pub(super) fn on_append(
@@ -143,6 +146,10 @@ impl Group {
             return;
         }
         self.heard_append = true;
+        if self.installing.is_some() {
+            // What is here is about to be replaced; the leader sends it again.
+            return;
+        }
         let (prev, entries) = self.skip_released(prev, entries);
         if self.log.term_at(prev.index) != Some(prev.term) {
             if prev.index <= self.hard_state.commit {
@@ -154,12 +161,10 @@ impl Group {
             return self.contradict(from, Contradiction::CommittedReplaced);
         }
         let matched = LogIndex(prev.index.0 + entries.len() as u64);
-        self.append_after(prev, entries);
+        self.append_after(now, prev, entries);
         self.hard_state.commit = self.hard_state.commit.max(told.commit.min(matched));
         self.held_by_all = self.held_by_all.max(told.held_by_all.min(self.hard_state.commit));
-        let HardState { term, commit, .. } = self.hard_state;
-        let held_by_all = self.held_by_all;
-        self.send(from, RaftMessage::AppendAccepted { term, matched, commit, held_by_all });
+        self.accept(from, matched);
     }
 
     /// An append without what was released here: it is committed, so it is what the leader has. The
@@ -203,7 +208,7 @@ impl Group {
 
     /// Takes over the leader's entries behind `prev`. Entries that are already here stay, and so
     /// does everything behind them: the message may be an old, short one.
-    fn append_after(&mut self, prev: LogId, entries: Vec<(Term, Bytes)>) {
+    fn append_after(&mut self, now: Instant, prev: LogId, entries: Vec<(Term, Bytes)>) {
         let mut index = prev.index;
         for (term, payload) in entries {
             index = index.next();
@@ -211,11 +216,12 @@ impl Group {
                 Some(present) if present == term => continue,
                 Some(_) => {
                     assert!(index > self.hard_state.commit, "a committed entry is never replaced");
-                    self.log.truncate_from(index);
+                    self.truncate_from(now, index);
                 }
                 None => {}
             }
             self.log.push(term, payload);
+            self.note_configuration(now, index);
         }
     }
 
@@ -235,7 +241,8 @@ impl Group {
         };
         progress.contact = now;
         progress.on_accepted(matched, told, now);
-        self.advance_commit();
+        self.advance_commit(now);
+        self.advance_transfer();
         self.send_appends_to(now, from);
     }
 
@@ -252,20 +259,25 @@ impl Group {
         }
         // Where the leader's own log stops being newer than the follower's is the next candidate.
         let candidate = self.log.last_at_most(hint.term, hint.index.min(prev)).index;
-        let held_by_all = self.held_by_all;
+        let floor = self.log.floor().index;
         let Some(progress) = self.progress_mut(from) else {
             return;
         };
         progress.contact = now;
-        let is_stale = match progress.mode {
-            Mode::Replicate => prev <= progress.matched || prev >= progress.next,
-            Mode::Probe { .. } => prev != progress.next.prev(),
+        let (is_stale, is_probed) = match progress.mode {
+            Mode::Replicate => (prev <= progress.matched || prev >= progress.next, false),
+            Mode::Probe { .. } => (prev != progress.next.prev(), true),
+            Mode::Snapshot => (true, false),
         };
-        // What all hold is not what is missing: the answer is to an append of an earlier term.
-        if is_stale || prev <= held_by_all {
+        if is_stale || prev == LogIndex(0) {
             return;
         }
-        progress.probe_from(candidate.max(held_by_all).next().min(prev));
+        if is_probed && prev <= floor {
+            return progress.need_snapshot();
+        }
+        // An answer to an append of an earlier term may deny what is there, so only a probe finds
+        // out that even the floor is missing.
+        progress.probe_from(candidate.max(floor).next().min(prev.max(floor.next())));
         self.send_appends_to(now, from);
     }
 
@@ -277,24 +289,47 @@ impl Group {
         term != self.hard_state.term
     }
 
-    /// As leader: commits what a majority holds durably, if it is of this term (paper 5.4.2).
-    pub(super) fn advance_commit(&mut self) {
+    /// As leader: commits what a quorum holds durably, if it is of this term (paper 5.4.2).
+    pub(super) fn advance_commit(&mut self, now: Instant) {
         let State::Leader(leadership) = &self.state else {
             return;
         };
         let own = self.own_acknowledged();
-        let matched = leadership.followers.values().map(|follower| follower.matched);
-        let Some(reached) = reached_by_majority(matched.chain([own])) else {
+        let holds = |node: NodeId| match leadership.followers.get(&node) {
+            Some(progress) => progress.matched,
+            None if node == self.config.me => own,
+            None => LogIndex(0),
+        };
+        let Some(reached) = self.configuration().reached(holds) else {
             return;
         };
+        let by_all = self.configuration().all_voters().map(holds).min().unwrap_or(own);
         let any_term = mutants::is_active(Mutant::OldTermCommitted);
         let is_own_term = self.log.term_at(reached) == Some(self.hard_state.term);
         if reached > self.hard_state.commit && (is_own_term || any_term) {
-            self.hard_state.commit = reached;
+            self.commit_to(reached);
         }
-        let matched = leadership.followers.values().map(|follower| follower.matched);
-        let by_all = matched.chain([own]).min().unwrap_or(own);
         self.held_by_all = self.held_by_all.max(by_all.min(self.hard_state.commit));
+        self.advance_configuration(now);
+    }
+
+    /// As leader: everything up to `index` is committed.
+    fn commit_to(&mut self, index: LogIndex) {
+        let behind = self.log.slice(self.hard_state.commit.next(), index, usize::MAX);
+        let bytes: usize = behind.map(|entry| entry.payload.len()).sum();
+        self.hard_state.commit = index;
+        if let State::Leader(leadership) = &mut self.state {
+            // Entries of earlier terms were not counted.
+            leadership.uncommitted_bytes = leadership.uncommitted_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// As leader: what is known of a follower.
+    pub(super) fn progress(&self, peer: NodeId) -> Option<&Progress> {
+        match &self.state {
+            State::Leader(leadership) => leadership.followers.get(&peer),
+            State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => None,
+        }
     }
 
     fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {

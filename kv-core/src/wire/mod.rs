@@ -22,7 +22,9 @@ pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameReader, PROTOCOL_VERSION,
 };
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
-pub use peer::{Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage};
+pub use peer::{
+    Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage, VoteKind,
+};
 
 /// Encodes a frame: header, checksum and body.
 pub fn encode(frame: &Frame) -> Vec<u8> {

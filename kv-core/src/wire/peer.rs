@@ -119,7 +119,8 @@ impl RaftMessage {
             | Self::VoteReply { term, .. }
             | Self::Append { term, .. }
             | Self::AppendAccepted { term, .. }
-            | Self::AppendRejected { term, .. } => *term,
+            | Self::AppendRejected { term, .. }
+            | Self::Transfer { term } => *term,
         }
     }
 }
@@ -133,8 +134,8 @@ pub enum RaftMessage {
         term: Term,
         /// The candidate's last entry.
         last: LogId,
-        /// Whether this only asks if a vote would be granted. It changes no term and no vote.
-        pre: bool,
+        /// Why it asks.
+        kind: VoteKind,
     },
     /// Answer to `Vote`.
     VoteReply {
@@ -180,4 +181,20 @@ pub enum RaftMessage {
         /// `prev.term`.
         hint: LogId,
     },
+    /// "Campaign at once: I hand the leadership over to you" (Raft thesis, section 3.10).
+    Transfer {
+        /// The leader's term.
+        term: Term,
+    },
+}
+
+/// Why a vote is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VoteKind {
+    /// Only whether it would be granted: changes no term and no vote.
+    Pre,
+    /// No leader was heard of for an election timeout.
+    Election,
+    /// The leader that was wants it: whoever hears of a live leader grants it, too.
+    Transfer,
 }

@@ -15,7 +15,7 @@ use kv_core::raft::{Contradiction, Role};
 use kv_core::storage::Recovered;
 use kv_core::wire::{
     ClientReply, ClientRequest, Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage,
-    RaftMessage, Refusal,
+    RaftMessage, Refusal, VoteKind,
 };
 
 use super::support::{self, Cluster, SHARD, key_of_shard};
@@ -38,7 +38,11 @@ pub(super) fn frame(
 }
 
 fn vote(term: u64) -> PeerMessage {
-    let message = RaftMessage::Vote { term: Term(term), last: LogId::new(term, 99), pre: false };
+    let message = RaftMessage::Vote {
+        term: Term(term),
+        last: LogId::new(term, 99),
+        kind: VoteKind::Election,
+    };
     PeerMessage::Raft { shard: SHARD, message }
 }
 

@@ -2,18 +2,25 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod members;
+mod random;
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kv_core::id::{AppendId, LogId, LogIndex, NodeId, ShardId, Term};
-use kv_core::machine::Command;
-use kv_core::node::Timings;
-use kv_core::raft::{Envelope, Group, GroupConfig, Role};
+use kv_core::id::{AppendId, Epoch, LogId, LogIndex, NodeId, ShardId, Term};
+use kv_core::machine::configuration_in;
+use kv_core::node::{Limits, Timings};
+use kv_core::raft::{Configuration, Envelope, Group, GroupConfig, Role};
 use kv_core::rng::Rng;
 use kv_core::storage::{Entry, GroupWrite, RecoveredGroup};
 use kv_core::time::Instant;
 use kv_core::wire::RaftMessage;
+
+pub(crate) use random::run_random;
+use show::{label, send, show_entry, show_write};
 
 struct Replica {
     group: Option<Group>,
@@ -27,6 +34,12 @@ struct Replica {
     durable: AppendId,
     /// What was applied last.
     applied: LogId,
+    /// Who takes part as of that; none if it was never changed.
+    configuration: Option<Configuration>,
+    /// The snapshot that is being installed.
+    installing: Option<Snapshot>,
+    /// Whether it is one of those that the group began with.
+    is_initial: bool,
     reported: (Role, Term, LogIndex),
 }
 
@@ -52,6 +65,13 @@ impl Disk {
     }
 }
 
+/// The state of a replica, as far as Raft is concerned.
+#[derive(Clone)]
+struct Snapshot {
+    last: LogId,
+    configuration: Option<Configuration>,
+}
+
 #[derive(Clone)]
 struct Message {
     from: NodeId,
@@ -67,6 +87,13 @@ struct Script {
     aside: Vec<Message>,
     cut: BTreeSet<NodeId>,
     boot_count: u64,
+    limits: Limits,
+    /// Who the group began with.
+    initial: BTreeSet<NodeId>,
+    /// What was applied anywhere.
+    history: BTreeMap<LogIndex, Entry>,
+    /// Who led each term.
+    leaders: BTreeMap<Term, NodeId>,
     out: String,
 }
 
@@ -81,20 +108,6 @@ pub(crate) fn run(script: &str) -> String {
         }
     }
     runner.out
-}
-
-/// Runs `count` random commands for three or five replicas, then lets them come to rest, and checks
-/// that all end up with the same log, all of it released.
-pub(crate) fn run_random(seed: u64, count: usize) {
-    let mut rng = Rng::fork(seed, "schedule");
-    let mut runner = Script::default();
-    runner.say(if rng.below(3) == 0 { "group 5" } else { "group 3" });
-    for _ in 0..count {
-        if let Some(line) = runner.random_command(&mut rng) {
-            runner.say(&line);
-        }
-    }
-    runner.come_to_rest();
 }
 
 fn node(word: &str) -> NodeId {
@@ -115,6 +128,14 @@ impl Script {
         let rest = &words[1..];
         match words[0] {
             "group" => self.start_group(rest[0].parse().unwrap()),
+            "slack" => self.limits.slack_bytes = rest[0].parse().unwrap(),
+            "uncommitted" => self.limits.uncommitted_bytes_max = rest[0].parse().unwrap(),
+            "node" => self.add_node(node(rest[0]), false),
+            "change" => self.change(node(rest[0]), &rest[1..]),
+            "transfer" => self.transfer(node(rest[0]), node(rest[1])),
+            "snapshot" => self.send_snapshot(node(rest[0]), node(rest[1])),
+            "install" => self.install(node(rest[0])),
+            "configuration" => self.show_configurations(),
             "timeout" => self.timeout(node(rest[0])),
             "tick" => self.now = self.now + Duration::from_millis(rest[0].parse().unwrap()),
             "propose" => self.propose(node(rest[0]), rest[1]),
@@ -145,117 +166,64 @@ impl Script {
         }
     }
 
-    /// Carries out one command and prints it, for whoever looks for what went wrong.
-    fn say(&mut self, line: &str) {
-        println!("{line}");
-        self.command(&line.split_whitespace().collect::<Vec<_>>());
-    }
-
-    /// A command that can be carried out.
-    fn random_command(&self, rng: &mut Rng) -> Option<String> {
-        let id = NodeId(1 + rng.below(self.replicas.len() as u64));
-        let replica = &self.replicas[&id];
-        let n = id.0;
-        let Some(group) = &replica.group else {
-            return (rng.below(3) == 0).then(|| format!("restart {n}"));
-        };
-        let leads = group.role() == Role::Leader;
-        Some(match rng.below(28) {
-            0 => format!("timeout {n}"),
-            1 => format!("tick {}", 50 + rng.below(400)),
-            2..=5 if leads => format!("propose {n} x"),
-            6 if leads => format!("alive {n}"),
-            7..=8 if leads => format!("heartbeat {n}"),
-            9..=12 if !replica.writes.is_empty() => format!("persist-one {n}"),
-            13..=16 => format!("deliver to {n}"),
-            17 => "deliver".into(),
-            18 => format!("deliver to {n} last"),
-            19 => "duplicate".into(),
-            20 => format!("drop to {n}"),
-            21 => format!("hold from {n}"),
-            22 => "release".into(),
-            23..=24 => format!("flush {n}"),
-            25 if rng.below(3) == 0 => format!("crash {n}"),
-            26 if self.cut.is_empty() => format!("cut {n}"),
-            27 => "heal".into(),
-            _ => return None,
-        })
-    }
-
-    fn come_to_rest(&mut self) {
-        self.say("release");
-        self.say("heal");
-        let ids: Vec<_> = self.replicas.keys().copied().collect();
-        for id in &ids {
-            if self.replicas[id].group.is_none() {
-                self.say(&format!("restart {}", id.0));
-            }
-        }
-        for round in 0..40 {
-            self.say("settle");
-            let leads = |id: &&NodeId| self.role(**id) == Role::Leader;
-            let Some(leader) = ids.iter().find(leads) else {
-                self.say("tick 2000");
-                self.say(&format!("timeout {}", ids[round % ids.len()].0));
-                continue;
-            };
-            for line in ["alive", "heartbeat"].map(|word| format!("{word} {}", leader.0)) {
-                self.say(&line);
-            }
-            self.say("tick 300");
-        }
-        self.say("settle");
-        for id in &ids {
-            self.say(&format!("flush {}", id.0));
-        }
-        let logs = self.replicas.values().map(|replica| {
-            let group = replica.group.as_ref().unwrap();
-            (group.floor(), group.last(), group.commit_index(), replica.disk.last())
-        });
-        let logs: Vec<_> = logs.collect();
-        let last = logs[0].1;
-        assert!(last.index > LogIndex(0), "somebody was elected");
-        for log in &logs {
-            assert_eq!(*log, (last, last, last.index, last), "{logs:?}");
-        }
-    }
-
     fn role(&self, id: NodeId) -> Role {
         self.replicas[&id].group.as_ref().unwrap().role()
     }
 
+    fn term(&self, id: NodeId) -> Term {
+        self.replicas[&id].group.as_ref().unwrap().term()
+    }
+
     fn start_group(&mut self, count: u64) {
-        for id in (1..=count).map(NodeId) {
-            let replica = Replica {
-                group: None,
-                disk: Disk::default(),
-                writes: VecDeque::new(),
-                last_append: AppendId(0),
-                held: Vec::new(),
-                durable: AppendId(0),
-                applied: LogId::default(),
-                reported: (Role::Follower, Term(0), LogIndex(0)),
-            };
-            self.replicas.insert(id, replica);
+        self.initial = (1..=count).map(NodeId).collect();
+        for id in self.initial.clone() {
+            self.add_node(id, true);
         }
-        for id in (1..=count).map(NodeId) {
-            self.restart(id);
+    }
+
+    fn add_node(&mut self, id: NodeId, is_initial: bool) {
+        let replica = Replica {
+            group: None,
+            disk: Disk::default(),
+            writes: VecDeque::new(),
+            last_append: AppendId(0),
+            held: Vec::new(),
+            durable: AppendId(0),
+            applied: LogId::default(),
+            configuration: None,
+            installing: None,
+            is_initial,
+            reported: (Role::Follower, Term(0), LogIndex(0)),
+        };
+        self.replicas.insert(id, replica);
+        self.restart(id);
+    }
+
+    /// What holds if no entry says anything else.
+    fn first_configuration(&self, id: NodeId) -> Configuration {
+        match self.replicas[&id].is_initial {
+            true => Configuration::initial(self.initial.iter().copied()),
+            false => Configuration::default(),
         }
     }
 
     fn restart(&mut self, id: NodeId) {
         self.boot_count += 1;
+        let stored = self.replicas[&id].disk.0.configuration.clone();
         let config = GroupConfig {
             shard: ShardId(1),
             me: id,
-            voters: self.replicas.keys().copied().collect(),
+            configuration: stored.clone().unwrap_or_else(|| self.first_configuration(id)),
             timings: Timings::default(),
+            limits: self.limits,
         };
         let rng = Rng::fork(self.boot_count, "script");
         let replica = self.replicas.get_mut(&id).unwrap();
         assert!(replica.group.is_none(), "{id} is running");
         let group = Group::new(config, replica.disk.0.clone(), rng, self.now);
         replica.applied = replica.disk.0.applied;
+        replica.configuration = stored;
+        replica.installing = None;
         replica.reported = (Role::Follower, group.term(), group.commit_index());
         replica.group = Some(group);
     }
@@ -282,12 +250,11 @@ impl Script {
     }
 
     fn propose(&mut self, id: NodeId, text: &str) {
-        let payload = bytes_of(text);
+        let payload = bytes::Bytes::copy_from_slice(text.as_bytes());
         let mut result = None;
         self.with(id, |group, now| result = Some(group.propose(now, payload)));
         if let Some(Err(error)) = result {
-            writeln!(self.out, "    n{} refuses: not the leader, hint {:?}", id.0, error.hint)
-                .unwrap();
+            writeln!(self.out, "    {id} refuses: {error:?}").unwrap();
         }
     }
 
@@ -346,16 +313,26 @@ impl Script {
         if (state.0, state.1) != (replica.reported.0, replica.reported.1) {
             writeln!(self.out, "    {} is {}", label(id, group), state.0).unwrap();
         }
+        if state.0 == Role::Leader {
+            let first = *self.leaders.entry(state.1).or_insert(id);
+            assert_eq!(first, id, "one leader in term {}", state.1);
+        }
         if state.2 != replica.reported.2 {
             writeln!(self.out, "    {} commits {}", label(id, group), group.committed()).unwrap();
         }
         replica.reported = state;
         for entry in group.take_committed(usize::MAX) {
             writeln!(self.out, "    {} applies {}", label(id, group), show_entry(&entry)).unwrap();
+            assert_eq!(entry.id.index, replica.applied.index.next(), "{id} applies without a gap");
             replica.applied = entry.id;
+            if let Some(configuration) = configuration_in(&entry.payload) {
+                replica.configuration = Some(configuration);
+            }
+            let first = self.history.entry(entry.id.index).or_insert_with(|| entry.clone());
+            assert_eq!(*first, entry, "{id} applies what the others do");
         }
-        let held_by_all = group.held_by_all();
-        self.check_held(held_by_all);
+        let (held_by_all, voters) = (group.held_by_all(), group.configuration().clone());
+        self.check_held(held_by_all, &voters);
     }
 
     fn persist_one(&mut self, id: NodeId) -> bool {
@@ -365,15 +342,14 @@ impl Script {
         };
         let last = write.entries.last().map(|entry| entry.id);
         if let Some(first) = write.entries.first() {
-            let keep = first.id.index.0 - 1 - replica.disk.0.floor.index.0;
-            replica.disk.0.entries.truncate(usize::try_from(keep).unwrap());
+            replica.disk.0.entries.retain(|entry| entry.id.index < first.id.index);
         }
         replica.disk.0.entries.extend(write.entries);
         replica.disk.0.hard_state = write.hard_state.unwrap_or(replica.disk.0.hard_state);
         replica.durable = append;
         let group = replica.group.as_mut().unwrap();
         if let Some(last) = last {
-            group.on_appended(append, last);
+            group.on_appended(self.now, append, last);
         }
         let held = std::mem::take(&mut replica.held);
         let (free, held) = held.into_iter().partition(|(needs, _)| *needs <= append);
@@ -389,22 +365,28 @@ impl Script {
     fn flush(&mut self, id: NodeId) {
         let replica = self.replicas.get_mut(&id).unwrap();
         replica.disk.0.applied = replica.applied;
+        replica.disk.0.configuration = replica.configuration.clone();
         let group = replica.group.as_mut().unwrap();
         if let Some(floor) = group.release(replica.applied.index) {
             writeln!(self.out, "    {} releases up to {floor}", label(id, group)).unwrap();
             replica.disk.release(floor);
-            self.check_held(floor.index);
         }
     }
 
-    /// Every replica durably holds the log up to `index`, and the same one.
-    fn check_held(&self, index: LogIndex) {
-        for (id, replica) in &self.replicas {
+    /// Every voter durably holds the log up to `index`, and the same one. Who became a voter later
+    /// may not.
+    fn check_held(&self, index: LogIndex, configuration: &Configuration) {
+        if configuration.epoch > Epoch(1) {
+            return;
+        }
+        let voters = |(id, _): &(&NodeId, _)| configuration.is_voter(**id);
+        for (id, replica) in self.replicas.iter().filter(voters) {
             let held = replica.disk.last().index;
             assert!(held >= index, "{id} durably holds {held}, {index} is said to be held by all");
         }
-        let term_at = |replica: &Replica| replica.disk.term_at(index);
-        let terms: BTreeSet<_> = self.replicas.values().filter_map(term_at).collect();
+        let voters = self.replicas.iter().filter(voters);
+        let terms: BTreeSet<_> =
+            voters.filter_map(|(_, replica)| replica.disk.term_at(index)).collect();
         assert!(terms.len() <= 1, "replicas differ at {index}: {terms:?}");
     }
 
@@ -471,65 +453,6 @@ impl Script {
                 group.persisted_index(),
             )
             .unwrap();
-        }
-    }
-}
-
-fn bytes_of(text: &str) -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(text.as_bytes())
-}
-
-fn label(id: NodeId, group: &Group) -> String {
-    format!("{id}@{}", group.term())
-}
-
-fn send(out: &mut String, from: NodeId, group: &Group, envelope: Envelope) -> Message {
-    let Envelope { to, message: body, .. } = envelope;
-    writeln!(out, "    {} → {to} {}", label(from, group), show_message(&body)).unwrap();
-    Message { from, to, body }
-}
-
-fn show_payload(payload: &[u8]) -> String {
-    match Command::decode(payload) {
-        Ok(Command::Noop) => "noop".into(),
-        _ => String::from_utf8_lossy(payload).into_owned(),
-    }
-}
-
-fn show_entry(entry: &Entry) -> String {
-    format!("{} {}", entry.id, show_payload(&entry.payload))
-}
-
-fn show_write(write: &GroupWrite) -> String {
-    let state = write.hard_state.unwrap();
-    let vote = state.vote.map_or_else(|| "none".into(), |vote| vote.to_string());
-    let entries: Vec<_> = write.entries.iter().map(show_entry).collect();
-    format!("term {} vote {vote} commit {} [{}]", state.term, state.commit, entries.join(", "))
-}
-
-fn show_message(message: &RaftMessage) -> String {
-    let kind = |pre: bool| if pre { "PreVote" } else { "Vote" };
-    match message {
-        RaftMessage::Vote { term, last, pre } => format!("{} term {term} last {last}", kind(*pre)),
-        RaftMessage::VoteReply { term, pre, granted } => {
-            let answer = if *granted { "granted" } else { "refused" };
-            format!("{}Reply term {term} {answer}", kind(*pre))
-        }
-        RaftMessage::Append { prev, commit, held_by_all, entries, .. } => {
-            let indexes = prev.index.0 + 1..;
-            let entries: Vec<_> = entries
-                .iter()
-                .zip(indexes)
-                .map(|((term, payload), index)| format!("{index}@{term} {}", show_payload(payload)))
-                .collect();
-            let entries = entries.join(", ");
-            format!("Append base {prev} commit {commit} held {held_by_all} [{entries}]")
-        }
-        RaftMessage::AppendAccepted { matched, commit, held_by_all, .. } => {
-            format!("Accepted matched {matched} commit {commit} held {held_by_all}")
-        }
-        RaftMessage::AppendRejected { term, prev, hint } => {
-            format!("Rejected term {term} base {prev} hint {hint}")
         }
     }
 }

@@ -35,6 +35,7 @@ use kv_core::id::{LogId, ShardId, Timestamp};
 use kv_core::machine::{self, LocalShardId, Machine, Newest, ReadView, StoredKey, WriteBatch};
 use kv_core::machine::{decode_value, encode_value};
 use kv_core::op::{Found, Key};
+use kv_core::raft::Configuration;
 use kv_core::storage::{Entry, Outcome, Read, ReadError, StorageDamage, StorageReply};
 
 use crate::lsm::{Corruption, Scan, Tree, TreeError, TreeOptions, TreeStats};
@@ -214,6 +215,12 @@ impl Engine {
     /// The last entry applied to each shard.
     pub fn all_applied(&self) -> BTreeMap<ShardId, LogId> {
         self.shards.iter().map(|(shard, state)| (*shard, state.machine.applied())).collect()
+    }
+
+    /// Who takes part in a shard's group as of its last applied entry; none if that was never
+    /// changed.
+    pub fn configuration(&self, shard: ShardId) -> Option<&Configuration> {
+        self.shards.get(&shard)?.machine.configuration()
     }
 
     /// The rolling hash over everything applied to a shard. Replicas that applied the same entries

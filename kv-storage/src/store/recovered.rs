@@ -51,7 +51,8 @@ pub(crate) fn join(
         if is_behind || contradicts || last.index < applied.index {
             return Err(lost(shard, applied, floor, last));
         }
-        let mut group = RecoveredGroup { hard_state, floor, entries: log.entries, applied };
+        let entries = log.entries;
+        let mut group = RecoveredGroup { hard_state, floor, entries, applied, configuration: None };
         let agrees = term_at(&group, applied) == applied.term;
         if !agrees && !mutants.has(Mutant::AppliedTermIgnored) {
             group.floor = applied;
