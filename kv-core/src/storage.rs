@@ -7,7 +7,11 @@
 //!   order, each only after its bytes are durable. Several may share one sync.
 //! - [`StorageRequest::Apply`] and [`StorageRequest::Read`] of one shard are executed in order.
 //!   They touch memory and may be answered at once, before the next input.
-//! - [`StorageRequest::Release`] comes after every append that was handed out before it.
+//! - [`StorageRequest::Release`] comes after every append that was handed out before it, and before
+//!   every append that is handed out after it.
+//! - The requests about snapshots, [`StorageRequest::RemoveShard`] and the applies of one shard are
+//!   executed in order, and answered in that order, but for [`StorageReply::SnapshotInstalled`] and
+//!   [`StorageReply::ShardRemoved`], which come when it is durable.
 //! - An append for which there is no room is tried again until there is; those behind it wait.
 //! - A write or sync that fails for any other reason has no reply: the process must stop. What
 //!   reached the disk is unknown.
@@ -20,6 +24,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -28,6 +33,7 @@ use crate::cluster::{ClusterMap, Identity};
 use crate::id::{
     AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp,
 };
+use crate::machine::{ChunkRefusal, SnapshotChunk};
 use crate::op::{Found, Key, WriteResult};
 use crate::raft::Configuration;
 
@@ -102,6 +108,11 @@ pub enum StorageRequest {
     Read(Read),
     /// The entries of a shard up to `floor` are needed no more, neither by this node, whose applied
     /// state is durable beyond them, nor by any other voter. Has no answer.
+    ///
+    /// If the log holds another entry there, or ends before it, all its entries are given up, and
+    /// it goes on behind `floor`: what was applied came from a snapshot. A `floor` of
+    /// [`LogId::default`] gives up everything but the hard state: the replica was removed
+    /// ([`StorageReply::ShardRemoved`]), and if it comes back, it must not vote twice in a term.
     Release {
         /// The shard.
         shard: ShardId,
@@ -110,6 +121,77 @@ pub enum StorageRequest {
     },
     /// Replace the identity file, durably. Answered by [`StorageReply::IdentityStored`].
     StoreIdentity(Identity),
+    /// Pin what is applied to a shard, to send it elsewhere. Answered by
+    /// [`StorageReply::SnapshotOpened`]. The same snapshot may be opened again.
+    OpenSnapshot {
+        /// The shard.
+        shard: ShardId,
+        /// Drawn at random, so that no two snapshots are taken for one another.
+        nonce: u64,
+    },
+    /// Read a chunk of an open snapshot: the one that was read last, or the one behind it. Answered
+    /// by [`StorageReply::SnapshotRead`].
+    ReadSnapshot {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Number of the chunk, from 0.
+        sequence: u64,
+    },
+    /// The snapshot is needed no more. Has no answer.
+    CloseSnapshot {
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// Take a chunk of another node's snapshot and set it aside. Answered by
+    /// [`StorageReply::ChunkStaged`]. The first chunk of a snapshot drops whatever was staged of
+    /// another one of the shard; a chunk that was staged before changes nothing.
+    StageChunk {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Number of the chunk, from 0.
+        sequence: u64,
+        /// The chunk.
+        chunk: SnapshotChunk,
+    },
+    /// Make a snapshot of which every chunk was staged the shard's applied state. It counts for
+    /// applies and reads at once, and is durable, as a whole, when
+    /// [`StorageReply::SnapshotInstalled`] answers it. Only then the node may release the log up to
+    /// it, which comes before any append behind it.
+    InstallSnapshot {
+        /// The snapshot, which holds at least what the shard has applied.
+        id: SnapshotId,
+    },
+    /// Drop what is staged of a shard, if anything is. Has no answer.
+    DropStaged {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Forget the applied state of a shard, of which this node has no replica any more, with
+    /// everything that is staged of it. Answered by [`StorageReply::ShardRemoved`] when that is
+    /// durable. Only then the node may release all of its log, or make a new replica.
+    RemoveShard {
+        /// The shard.
+        shard: ShardId,
+    },
+}
+
+/// Which snapshot.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct SnapshotId {
+    /// The shard whose state it is.
+    pub shard: ShardId,
+    /// The last entry that is applied in it.
+    pub last: LogId,
+    /// Drawn by the node that sends it.
+    pub nonce: u64,
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {} ({:016x})", self.shard, self.last, self.nonce)
+    }
 }
 
 /// A read of one key at one timestamp.
@@ -173,6 +255,52 @@ pub enum StorageReply {
     },
     /// The store can carry out nothing more: stored bytes are damaged.
     Damaged(StorageDamage),
+    /// The snapshot is open, unless nothing is applied.
+    SnapshotOpened {
+        /// The snapshot. If the shard has applied nothing, `last` is [`LogId::default`], and it is
+        /// not open.
+        id: SnapshotId,
+    },
+    /// A chunk was read.
+    SnapshotRead {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Number of the chunk.
+        sequence: u64,
+        /// The chunk. None if the snapshot is not open, or not any more, or has come elsewhere: it
+        /// must be opened anew, under another nonce.
+        chunk: Option<SnapshotChunk>,
+    },
+    /// A chunk was staged, or not.
+    ChunkStaged {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Number of the chunk.
+        sequence: u64,
+        /// Why not.
+        result: Result<(), ChunkRefusal>,
+    },
+    /// The snapshot is the shard's applied state, durably.
+    SnapshotInstalled {
+        /// The snapshot.
+        id: SnapshotId,
+        /// What a node has to know of it.
+        state: InstalledState,
+    },
+    /// The applied state of the shard is forgotten, durably. What the log holds is not.
+    ShardRemoved {
+        /// The shard.
+        shard: ShardId,
+    },
+}
+
+/// What a node has to know of a state that came from elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstalledState {
+    /// Who takes part in the group; none if that was never changed.
+    pub configuration: Option<Configuration>,
+    /// The map, if it is the state of the meta group.
+    pub map: Option<ClusterMap>,
 }
 
 /// Why the store did not read. *Nothing was read.*
@@ -247,6 +375,9 @@ pub struct RecoveredGroup {
     pub applied: LogId,
     /// Who takes part as of that entry; none if it was never changed.
     pub configuration: Option<Configuration>,
+    /// Whether the replica was removed from this node and has not come back: nothing is left of it
+    /// but the hard state.
+    pub is_removed: bool,
 }
 
 /// What a store held when it was opened.

@@ -3,8 +3,8 @@
 //! Two threads work on it. The *log's* owns the log: it takes all appends that have piled up while
 //! the previous sync ran, writes them as one batch, syncs once and answers them all: *group commit*.
 //! The busier the node, the more appends share a sync. The *engine's* owns the applied state: it
-//! applies, reads, and between two requests brings what was applied to the disk, in steps, so that
-//! neither a slow read nor a compaction ever delays a heartbeat.
+//! applies, reads, sends and takes snapshots, and between two requests brings what was applied to
+//! the disk, in steps, so that neither a slow read nor a compaction ever delays a heartbeat.
 //!
 //! The identity is written once in a node's life, on the executor's thread.
 //!
@@ -20,9 +20,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kv_core::id::{Incarnation, LogId, ShardId};
-use kv_core::storage::{
-    Append, Entry, Read, Recovered, StorageReply, StorageRequest, WRITE_BYTES_MAX,
-};
+use kv_core::storage::{Append, Recovered, StorageReply, StorageRequest, WRITE_BYTES_MAX};
 use kv_storage::engine::Engine;
 use kv_storage::identity::IdentityFile;
 use kv_storage::log::IDLE_BATCH_AFTER;
@@ -43,12 +41,15 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the engine does nothing between two steps when it is asked for nothing.
 const STEP_PAUSE: Duration = Duration::from_millis(1);
 
+/// How many reads in a row put off a step.
+const READS_PER_STEP: u32 = 64;
+
 /// The executor's end of the disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
     identity: IdentityFile,
     log: Sender<LogWork>,
-    engine: Sender<EngineWork>,
+    engine: Sender<StorageRequest>,
     threads: [JoinHandle<()>; 2],
 }
 
@@ -57,13 +58,6 @@ pub(crate) struct Disk {
 enum LogWork {
     Append(Append),
     Release(ShardId, LogId),
-}
-
-/// What the engine's thread is asked for.
-#[derive(Debug)]
-enum EngineWork {
-    Apply(ShardId, Vec<Entry>),
-    Read(Read),
 }
 
 /// Opens the data directory and starts the disk's threads, whose answers go to `replies`.
@@ -114,14 +108,19 @@ impl Disk {
             StorageRequest::Release { shard, floor } => {
                 let _ = self.log.send(LogWork::Release(shard, floor));
             }
-            StorageRequest::Apply { shard, entries } => {
-                let _ = self.engine.send(EngineWork::Apply(shard, entries));
-            }
-            StorageRequest::Read(read) => {
-                let _ = self.engine.send(EngineWork::Read(read));
-            }
             StorageRequest::StoreIdentity(identity) => {
                 return Some(self.identity.store(&identity).unwrap_or_else(|error| stop(&error)));
+            }
+            StorageRequest::Apply { .. }
+            | StorageRequest::Read(_)
+            | StorageRequest::OpenSnapshot { .. }
+            | StorageRequest::ReadSnapshot { .. }
+            | StorageRequest::CloseSnapshot { .. }
+            | StorageRequest::StageChunk { .. }
+            | StorageRequest::InstallSnapshot { .. }
+            | StorageRequest::DropStaged { .. }
+            | StorageRequest::RemoveShard { .. } => {
+                let _ = self.engine.send(request);
             }
         }
         None
@@ -232,9 +231,11 @@ impl LogThread {
 /// The engine's thread: ends when the executor's end is gone.
 fn run_engine(
     mut engine: Engine,
-    waiting: &Receiver<EngineWork>,
+    waiting: &Receiver<StorageRequest>,
     replies: &UnboundedSender<StorageReply>,
 ) {
+    // Reads since the last step.
+    let mut read_count = 0;
     loop {
         let next = if engine.is_full() {
             waiting.recv_timeout(SPACE_INTERVAL)
@@ -243,20 +244,32 @@ fn run_engine(
         } else {
             waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
-        let reply = match next {
-            Ok(EngineWork::Apply(shard, entries)) => Some(engine.apply(shard, &entries)),
-            Ok(EngineWork::Read(read)) => Some(engine.read(&read)),
+        let reply = match &next {
+            Ok(request) => engine.execute(request),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let is_read = matches!(reply, Some(StorageReply::Read { .. }));
         // An executor that has gone needs no answer.
         reply.into_iter().for_each(|reply| drop(replies.send(reply)));
-        if !is_read {
-            let flushed = engine.work().unwrap_or_else(|error| stop(&error));
-            flushed.into_iter().for_each(|reply| drop(replies.send(reply)));
+        read_count += 1;
+        if next.is_ok_and(|request| only_reads(&request)) && read_count < READS_PER_STEP {
+            continue;
         }
+        read_count = 0;
+        let done = engine.work().unwrap_or_else(|error| stop(&error));
+        done.into_iter().for_each(|reply| drop(replies.send(reply)));
     }
+}
+
+/// Whether a request adds nothing that must be brought to the disk.
+fn only_reads(request: &StorageRequest) -> bool {
+    matches!(
+        request,
+        StorageRequest::Read(_)
+            | StorageRequest::OpenSnapshot { .. }
+            | StorageRequest::ReadSnapshot { .. }
+            | StorageRequest::CloseSnapshot { .. }
+    )
 }
 
 fn stop(error: &dyn std::error::Error) -> ! {

@@ -27,11 +27,15 @@ pub enum Mutant {
     MiddleDamageCut,
     /// The term of the log's entry at what is applied is not compared when a store is opened.
     AppliedTermIgnored,
+    /// A snapshot leaves the results of sessions out, so that a retry runs again on the receiver.
+    SnapshotWithoutSessions,
+    /// A snapshot's installation forgets the old state in an edit of its own.
+    InstallInTwoEdits,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::DirectorySyncSkipped,
         Self::FlushWithoutApplied,
         Self::TombstoneDroppedEarly,
@@ -40,6 +44,8 @@ impl Mutant {
         Self::TableDeletedUnderView,
         Self::MiddleDamageCut,
         Self::AppliedTermIgnored,
+        Self::SnapshotWithoutSessions,
+        Self::InstallInTwoEdits,
     ];
 
     /// The name by which it is chosen on the command line.
@@ -53,6 +59,8 @@ impl Mutant {
             Self::TableDeletedUnderView => "table-deleted-under-view",
             Self::MiddleDamageCut => "middle-damage-cut",
             Self::AppliedTermIgnored => "applied-term-ignored",
+            Self::SnapshotWithoutSessions => "snapshot-without-sessions",
+            Self::InstallInTwoEdits => "install-in-two-edits",
         }
     }
 

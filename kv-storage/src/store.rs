@@ -147,7 +147,7 @@ pub fn open(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Opened, OpenError
     };
     let recovered = match damage.or_else(|| engine.damage().cloned()) {
         Some(damage) => damaged(identity.clone(), damage),
-        None => match recovered::join(groups, &engine.all_applied(), mutants) {
+        None => match recovered::join(groups, &engine.held(), mutants) {
             Ok(recovered::Joined { mut groups, resets }) => {
                 log.release(&resets)?;
                 for (shard, group) in &mut groups {

@@ -28,6 +28,9 @@ pub struct LogWriter {
     log: Log,
     vfs: Arc<dyn Vfs>,
     reserve_bytes: u64,
+    /// Releases for which there was no room. Appends wait for them: an installed snapshot may lie
+    /// behind the end of the log, and the entries behind it fit only then.
+    owed: BTreeMap<ShardId, LogId>,
     is_full: bool,
     is_damaged: bool,
 }
@@ -37,7 +40,7 @@ impl LogWriter {
     /// `reserve_bytes` are left.
     pub fn new(log: Log, vfs: Arc<dyn Vfs>, reserve_bytes: u64) -> Self {
         let is_damaged = log.is_read_only();
-        Self { log, vfs, reserve_bytes, is_full: false, is_damaged }
+        Self { log, vfs, reserve_bytes, owed: BTreeMap::new(), is_full: false, is_damaged }
     }
 
     /// The log.
@@ -45,13 +48,15 @@ impl LogWriter {
         &self.log
     }
 
-    /// Writes appends as one batch, if need be into the log's reserve.
+    /// Writes appends as one batch, if need be into the log's reserve. Returns only
+    /// [`StorageReply::Damaged`] if a release that comes before them finds damage.
     ///
     /// # Errors
     /// As [`Log::append_from_reserve`].
     pub fn append(&mut self, appends: &[Append]) -> Result<Vec<StorageReply>, LogError> {
+        let damage = self.release_owed()?;
         if self.is_damaged {
-            return Ok(Vec::new());
+            return Ok(damage.into_iter().collect());
         }
         match self.log.append(appends) {
             Err(error) if error.is_retryable() => self.log.append_from_reserve(appends),
@@ -59,8 +64,8 @@ impl LogWriter {
         }
     }
 
-    /// [`Log::release`]. Where there is no room even for that, the next release does it. Returns
-    /// [`StorageReply::Damaged`] if what is needed of a segment is damaged.
+    /// [`Log::release`]. Where there is no room even for that, the next release or append does it.
+    /// Returns [`StorageReply::Damaged`] if what is needed of a segment is damaged.
     ///
     /// # Errors
     /// As [`Log::release`].
@@ -68,12 +73,22 @@ impl LogWriter {
         &mut self,
         floors: &BTreeMap<ShardId, LogId>,
     ) -> Result<Option<StorageReply>, LogError> {
-        if self.is_damaged || floors.is_empty() {
+        self.owed.extend(floors);
+        match self.release_owed() {
+            Err(error) if error.is_retryable() => Ok(None),
+            result => result,
+        }
+    }
+
+    fn release_owed(&mut self) -> Result<Option<StorageReply>, LogError> {
+        if self.is_damaged || self.owed.is_empty() {
             return Ok(None);
         }
-        match self.log.release(floors) {
-            Ok(_) => Ok(None),
-            Err(error) if error.is_retryable() => Ok(None),
+        match self.log.release(&self.owed) {
+            Ok(_) => {
+                self.owed.clear();
+                Ok(None)
+            }
             Err(LogError::Damaged(damage)) => {
                 self.is_damaged = true;
                 Ok(Some(StorageReply::Damaged(damage_of(&damage))))

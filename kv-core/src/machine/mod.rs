@@ -23,12 +23,17 @@
 
 mod command;
 mod sessions;
+mod snapshot;
 mod stored;
 
 use alloc::vec::Vec;
 
 pub use command::{Command, MetaCommand, configuration_in};
 pub use sessions::{RESULTS_PER_SESSION_MAX, SESSIONS_PER_SHARD_MAX, SessionTable};
+pub use snapshot::{
+    CHUNK_BYTES_MAX, ChunkContent, ChunkRefusal, MACHINE_BYTES_MAX, RowsBuilder, SnapshotChunk,
+    SnapshotRow,
+};
 pub use stored::{LocalShardId, StoredKey, StoredKeyError, decode_value, encode_value};
 
 use crate::cluster::ClusterMap;
@@ -140,6 +145,11 @@ impl Machine {
     /// The last applied entry.
     pub fn applied(&self) -> LogId {
         self.applied
+    }
+
+    /// The map, as meta group.
+    pub fn map(&self) -> Option<&ClusterMap> {
+        self.map.as_ref()
     }
 
     /// Who takes part in the group, as of the last applied entry; none if that was never changed.

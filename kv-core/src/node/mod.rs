@@ -402,6 +402,12 @@ impl Node {
             }
             StorageReply::Damaged(damage) => self.become_suspect(damage),
             StorageReply::IdentityStored => self.on_identity_stored(self.now),
+            // Nobody asks for these.
+            StorageReply::SnapshotOpened { .. }
+            | StorageReply::SnapshotRead { .. }
+            | StorageReply::ChunkStaged { .. }
+            | StorageReply::SnapshotInstalled { .. }
+            | StorageReply::ShardRemoved { .. } => {}
         }
     }
 

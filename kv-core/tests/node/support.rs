@@ -125,6 +125,7 @@ impl Store {
                 self.release(shard, floor);
                 return None;
             }
+            request => panic!("no node asks for this: {request:?}"),
         })
     }
 

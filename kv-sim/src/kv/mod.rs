@@ -19,6 +19,7 @@ mod invariants;
 mod judge;
 mod replica;
 mod system;
+mod work;
 mod workload;
 
 #[cfg(test)]

@@ -3,18 +3,17 @@
 //! The same small functions as in the production driver: take an input, drain the outputs, start
 //! one write at a time for all appends that wait. An append is carried out only when its simulated
 //! time is over, so a crash before that loses it; so is a step that brings the applied state to the
-//! disk. Applying and reading are in memory, or a few reads of the disk, and take no time.
+//! disk, and the chunk of a snapshot. Applying and reading are in memory, or a few reads of the disk,
+//! and take no time, unless they have to wait for a snapshot of their shard.
 
-use std::collections::BTreeMap;
-use std::mem;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::cluster::Identity;
 use kv_core::id::{LogId, NodeId, RequestHandle, ShardId};
 use kv_core::node::{Event, Input as NodeInput, Node, Output};
-use kv_core::storage::{Append, StorageReply, StorageRequest, WRITE_BYTES_MAX};
+use kv_core::storage::{Append, Entry, StorageReply, StorageRequest};
 use kv_core::time::Instant;
 use kv_core::wire::{self, Frame, ReplyFrame};
 use kv_storage::Opened;
@@ -27,12 +26,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::disks::RESERVE_BYTES;
 use super::history::ClientEvent;
+use super::work::{LogWork, Work, Write, shard_of, takes_no_time};
 use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId};
 
 /// How often a full disk is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_millis(200);
-/// What a step of the engine writes, for the time that it takes.
-const STEP_BYTES: usize = 16 * 1024;
 
 /// What a process tells the checks.
 #[derive(Debug)]
@@ -56,47 +54,6 @@ pub struct Applied {
     pub state_hash: u64,
 }
 
-/// What waits for the disk.
-#[derive(Debug, Default)]
-struct Work {
-    appends: Vec<Append>,
-    identity: Option<Identity>,
-    /// Entries that are needed no more.
-    releases: BTreeMap<ShardId, LogId>,
-    /// Whether the log is to state that its end is durable.
-    idle_batch: bool,
-    /// Whether the applied state is to be brought to the disk by a step.
-    step: bool,
-}
-
-impl Work {
-    fn is_empty(&self) -> bool {
-        self.appends.is_empty()
-            && self.identity.is_none()
-            && self.releases.is_empty()
-            && !self.idle_batch
-            && !self.step
-    }
-
-    fn bytes(&self) -> usize {
-        let step = if self.step { STEP_BYTES } else { 0 };
-        self.appends.iter().map(Append::size).sum::<usize>() + step
-    }
-
-    /// Takes what one write may hold, and leaves the rest.
-    fn take_one_write(&mut self) -> Self {
-        let mut bytes = 0;
-        let fits = |append: &&Append| {
-            let is_first = bytes == 0;
-            bytes += append.size();
-            is_first || bytes <= WRITE_BYTES_MAX
-        };
-        let count = self.appends.iter().take_while(fits).count();
-        let rest = self.appends.split_off(count);
-        mem::replace(self, Self { appends: rest, ..Self::default() })
-    }
-}
-
 /// One life of a server.
 #[derive(Debug)]
 pub struct Replica {
@@ -107,7 +64,7 @@ pub struct Replica {
     /// What waits for the disk to be free.
     queued: Work,
     /// What the disk is doing.
-    in_flight: Option<(IoToken, Work)>,
+    in_flight: Option<(IoToken, Write)>,
     last_token: u64,
     /// When the log is to state that its end is durable.
     idle_at: Option<Instant>,
@@ -172,6 +129,9 @@ impl Replica {
             // What fails here fails because the power is gone; nobody is told.
             let _ = self.log.append(&work.appends);
             let _ = self.log.release(&work.releases);
+            for request in &work.engine {
+                let _ = self.engine.execute(request);
+            }
             if work.step {
                 let _ = self.engine.work();
             }
@@ -218,7 +178,7 @@ impl Replica {
         match request {
             StorageRequest::Append(append) => {
                 self.record_append(&append, out);
-                self.queued.appends.push(append);
+                self.queued.log.push_back(LogWork::Append(append));
                 self.idle_at = Some(now + IDLE_BATCH_AFTER);
             }
             StorageRequest::StoreIdentity(identity) => self.queued.identity = Some(identity),
@@ -226,28 +186,26 @@ impl Replica {
                 out.record(Kind::StorageRequest, &floor.index.0.to_le_bytes(), || {
                     format!("release {shard} to {floor}")
                 });
-                self.queued.releases.insert(shard, floor);
+                self.queued.log.push_back(LogWork::Release(shard, floor));
             }
-            StorageRequest::Apply { shard, entries } => {
-                let reply = self.engine.apply(shard, &entries);
-                self.queued.step |= self.engine.is_work_due();
-                if let StorageReply::Damaged(_) = &reply {
-                    return self.node.handle(now, NodeInput::Stored(reply));
-                }
-                let hash = |payload: &[u8]| xxh3_64_with_seed(payload, 0);
-                let entries: Vec<_> =
-                    entries.iter().map(|entry| (entry.id, hash(&entry.payload))).collect();
-                let state_hash = self.engine.state_hash(shard);
-                let last = entries.last().map(|(id, _)| id.index.0).unwrap_or_default();
-                out.record(Kind::StorageRequest, &last.to_le_bytes(), || {
-                    format!("apply {shard} to {last}")
-                });
-                out.record(Kind::StorageResult, &state_hash.to_le_bytes(), || {
-                    format!("applied {shard}, state {state_hash:016x}")
-                });
-                out.note(Note::Applied(Applied { shard, entries, state_hash }));
-                self.node.handle(now, NodeInput::Stored(reply));
+            request if takes_no_time(&request) && !self.must_wait(&request) => {
+                self.execute(now, request, out);
             }
+            request => self.queued.engine.push(request),
+        }
+    }
+
+    /// Whether something of the request's shard waits for the disk, which it must not overtake.
+    fn must_wait(&self, request: &StorageRequest) -> bool {
+        let is_of_shard = |other: &StorageRequest| shard_of(other) == shard_of(request);
+        let in_flight = self.in_flight.iter().flat_map(|(_, write)| &write.engine);
+        in_flight.chain(&self.queued.engine).any(is_of_shard)
+    }
+
+    /// Has the engine do something.
+    fn execute(&mut self, now: Instant, request: StorageRequest, out: &mut Outbox<Note>) {
+        let reply = match request {
+            StorageRequest::Apply { shard, entries } => self.apply(shard, &entries, out),
             StorageRequest::Read(read) => {
                 out.record(Kind::StorageRequest, &read.key.bytes, || format!("{read:?}"));
                 let reply = self.engine.read(&read);
@@ -256,9 +214,44 @@ impl Replica {
                     kv_core::codec::encode_into(&result.as_ref().ok(), &mut self.scratch);
                 }
                 out.record(Kind::StorageResult, &self.scratch, || format!("{reply:?}"));
-                self.node.handle(now, NodeInput::Stored(reply));
+                Some(reply)
             }
+            request => {
+                let shard = shard_of(&request).map_or(0, |shard| shard.0).to_le_bytes();
+                out.record(Kind::StorageRequest, &shard, || format!("{request:?}"));
+                let reply = self.engine.execute(&request);
+                record_snapshot(reply.as_ref(), out);
+                self.queued.step |= self.engine.is_work_due();
+                reply
+            }
+        };
+        reply.into_iter().for_each(|reply| self.node.handle(now, NodeInput::Stored(reply)));
+    }
+
+    fn apply(
+        &mut self,
+        shard: ShardId,
+        entries: &[Entry],
+        out: &mut Outbox<Note>,
+    ) -> Option<StorageReply> {
+        let reply = self.engine.apply(shard, entries);
+        self.queued.step |= self.engine.is_work_due();
+        if let StorageReply::Damaged(_) = &reply {
+            return Some(reply);
         }
+        let hash = |payload: &[u8]| xxh3_64_with_seed(payload, 0);
+        let entries: Vec<_> =
+            entries.iter().map(|entry| (entry.id, hash(&entry.payload))).collect();
+        let state_hash = self.engine.state_hash(shard);
+        let last = entries.last().map(|(id, _)| id.index.0).unwrap_or_default();
+        out.record(Kind::StorageRequest, &last.to_le_bytes(), || {
+            format!("apply {shard} to {last}")
+        });
+        out.record(Kind::StorageResult, &state_hash.to_le_bytes(), || {
+            format!("applied {shard}, state {state_hash:016x}")
+        });
+        out.note(Note::Applied(Applied { shard, entries, state_hash }));
+        Some(reply)
     }
 
     fn record_append(&mut self, append: &Append, out: &mut Outbox<Note>) {
@@ -294,13 +287,17 @@ impl Replica {
         if work.idle_batch {
             self.log.write_idle_batch().expect("the disk takes an empty batch");
         }
+        let mut releases = work.releases;
         match self.log.append(&work.appends) {
             Ok(replies) => replies.into_iter().for_each(|reply| self.appended(now, reply, out)),
-            Err(error) if error.is_retryable() => self.wait_for_room(now, work.appends, out),
+            Err(error) if error.is_retryable() => {
+                self.wait_for_room(now, work.appends, &mut releases, out);
+            }
             Err(error) => panic!("the disk takes appends: {error}"),
         }
-        let damage = self.log.release(&work.releases).expect("the disk takes releases");
+        let damage = self.log.release(&releases).expect("the disk takes releases");
         damage.into_iter().for_each(|damage| self.node.handle(now, NodeInput::Stored(damage)));
+        work.engine.into_iter().for_each(|request| self.execute(now, request, out));
         if work.step {
             self.step_engine(now, out);
         }
@@ -315,22 +312,40 @@ impl Replica {
         self.node.handle(now, NodeInput::Stored(reply));
     }
 
-    /// Puts back appends for which there was no room, before those that came later.
-    fn wait_for_room(&mut self, now: Instant, mut appends: Vec<Append>, out: &mut Outbox<Note>) {
+    /// Puts back appends for which there was no room, before what came later, and with them the
+    /// releases of their shards. Other releases make room.
+    fn wait_for_room(
+        &mut self,
+        now: Instant,
+        appends: Vec<Append>,
+        releases: &mut BTreeMap<ShardId, LogId>,
+        out: &mut Outbox<Note>,
+    ) {
         out.record(Kind::StorageResult, &[], || "no room for appends".into());
-        appends.append(&mut self.queued.appends);
-        self.queued.appends = appends;
+        let shards: BTreeSet<_> =
+            appends.iter().flat_map(|append| &append.writes).map(|write| write.shard).collect();
+        let mut log: VecDeque<_> = appends.into_iter().map(LogWork::Append).collect();
+        releases.retain(|shard, floor| {
+            let must_wait = shards.contains(shard);
+            log.extend(must_wait.then_some(LogWork::Release(*shard, *floor)));
+            !must_wait
+        });
+        log.append(&mut self.queued.log);
+        self.queued.log = log;
         self.retry_at = Some(now + SPACE_INTERVAL);
     }
 
     fn step_engine(&mut self, now: Instant, out: &mut Outbox<Note>) {
-        let reply = self.engine.work().expect("the disk takes tables");
-        if let Some(StorageReply::Flushed { applied }) = &reply {
-            let indexes: Vec<u8> =
-                applied.values().flat_map(|applied| applied.index.0.to_le_bytes()).collect();
-            out.record(Kind::StorageResult, &indexes, || format!("flushed: {applied:?}"));
+        let replies = self.engine.work().expect("the disk takes tables");
+        for reply in replies {
+            if let StorageReply::Flushed { applied } = &reply {
+                let indexes: Vec<u8> =
+                    applied.values().flat_map(|applied| applied.index.0.to_le_bytes()).collect();
+                out.record(Kind::StorageResult, &indexes, || format!("flushed: {applied:?}"));
+            }
+            record_snapshot(Some(&reply), out);
+            self.node.handle(now, NodeInput::Stored(reply));
         }
-        reply.into_iter().for_each(|reply| self.node.handle(now, NodeInput::Stored(reply)));
         if self.engine.is_full() {
             self.retry_at.get_or_insert(now + SPACE_INTERVAL);
         }
@@ -362,6 +377,22 @@ impl Replica {
             self.queued.idle_batch = self.log.owes_idle_batch();
         }
     }
+}
+
+/// Records an answer about snapshots.
+fn record_snapshot(reply: Option<&StorageReply>, out: &mut Outbox<Note>) {
+    let number = match reply {
+        Some(StorageReply::SnapshotOpened { id } | StorageReply::SnapshotInstalled { id, .. }) => {
+            id.last.index.0
+        }
+        Some(StorageReply::SnapshotRead { chunk, .. }) => {
+            chunk.as_ref().map_or(0, |chunk| chunk.checksum)
+        }
+        Some(StorageReply::ChunkStaged { sequence, .. }) => *sequence,
+        Some(StorageReply::ShardRemoved { shard }) => shard.0.into(),
+        _ => return,
+    };
+    out.record(Kind::StorageResult, &number.to_le_bytes(), || format!("{reply:?}"));
 }
 
 impl Machine for Replica {

@@ -110,10 +110,19 @@ pub(super) fn join(file: String, offset: u64, what: String) -> Finding {
     finding(&file, offset, what, (meaning, REPLACE))
 }
 
-pub(super) fn reset(shard: ShardId) -> Finding {
-    let what = format!("the log of {shard} holds other entries than those that were applied");
-    let meaning = "The applied state came from elsewhere, and the log was not told before a \
-        crash. The next start gives the entries up.";
+pub(super) fn reset(shard: ShardId, is_removed: bool) -> Finding {
+    let (what, meaning) = match is_removed {
+        true => (
+            format!("the log of {shard} holds entries, but its applied state was removed"),
+            "The node has no replica of the shard any more, and the log was not told before a \
+                crash. The next start gives the entries up.",
+        ),
+        false => (
+            format!("the log of {shard} does not hold the entries that were applied"),
+            "The applied state came from elsewhere, and the log was not told before a crash. The \
+                next start gives the entries up.",
+        ),
+    };
     let advice = "Nothing, unless the drive is known to lose data.";
     finding("wal-*.log", 0, what, (meaning, advice))
 }

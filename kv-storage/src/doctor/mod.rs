@@ -39,7 +39,7 @@ use crate::identity::{self, IDENTITY_FILE, IdentityError};
 use crate::log::{self, LogGroup};
 use crate::lsm::{self, TreeError, TreeOptions};
 use crate::mutants::Mutants;
-use crate::store::recovered;
+use crate::store::recovered::{self, Held};
 use crate::vfs::{DirLock, Vfs};
 
 /// Why a directory could not be examined.
@@ -148,7 +148,7 @@ impl Report {
         &mut self,
         vfs: &Arc<dyn Vfs>,
         identity: &Identity,
-    ) -> Option<BTreeMap<ShardId, LogId>> {
+    ) -> Option<BTreeMap<ShardId, Held>> {
         let owner = identity.incarnation.0;
         let before = self.findings.len();
         match lsm::verify(&**vfs, TREE_FOLDER, owner) {
@@ -163,7 +163,7 @@ impl Report {
             return None;
         }
         match self.open_tree(vfs, owner) {
-            Ok(applied) => Some(applied),
+            Ok(held) => Some(held),
             Err(error) => {
                 self.findings.push(findings::tree(error));
                 None
@@ -175,36 +175,39 @@ impl Report {
         &self,
         vfs: &Arc<dyn Vfs>,
         owner: u64,
-    ) -> Result<BTreeMap<ShardId, LogId>, TreeError> {
+    ) -> Result<BTreeMap<ShardId, Held>, TreeError> {
         let is_there = vfs.exists(TREE_FOLDER);
         let unreadable = |source| TreeError::Read { file: TREE_FOLDER.into(), source };
         if !is_there.map_err(unreadable)? {
             return Ok(BTreeMap::new());
         }
         let frozen = Arc::new(Frozen(vfs.clone()));
-        Ok(Engine::open(frozen, TreeOptions::new(owner))?.all_applied())
+        Ok(Engine::open(frozen, TreeOptions::new(owner))?.held())
     }
 
     /// Compares each group's log with what is applied, if both are whole.
     fn join(
         &mut self,
         logs: Option<BTreeMap<ShardId, LogGroup>>,
-        applied: Option<BTreeMap<ShardId, LogId>>,
+        held: Option<BTreeMap<ShardId, Held>>,
     ) {
-        let Some(applied) = applied else { return };
-        for shard in applied.keys() {
+        let Some(held) = held else { return };
+        for shard in held.iter().filter(|(_, held)| !held.is_removed).map(|(shard, _)| shard) {
             self.groups.entry(*shard).or_default();
         }
         for (shard, group) in &mut self.groups {
-            group.applied = Some(applied.get(shard).copied().unwrap_or_default());
+            group.applied = Some(held.get(shard).map(|held| held.applied).unwrap_or_default());
         }
         let Some(mut logs) = logs else { return };
         for shard in self.groups.keys() {
             let log = BTreeMap::from([(*shard, logs.remove(shard).unwrap_or_default())]);
-            let applied = applied.get(shard).map(|id| (*shard, *id)).into_iter().collect();
-            match recovered::join(log, &applied, Mutants::NONE) {
+            let held = held.get(shard).map(|held| (*shard, *held)).into_iter().collect();
+            match recovered::join(log, &held, Mutants::NONE) {
                 Ok(joined) if joined.resets.is_empty() => {}
-                Ok(_) => self.findings.push(findings::reset(*shard)),
+                Ok(joined) => {
+                    let is_removed = joined.resets.values().any(|id| *id == LogId::default());
+                    self.findings.push(findings::reset(*shard, is_removed));
+                }
                 Err(StorageDamage { file, offset, what }) => {
                     self.findings.push(findings::join(file, offset, what));
                 }

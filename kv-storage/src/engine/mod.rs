@@ -18,11 +18,19 @@
 //! Reads of the past do not exist yet, so nobody reads below the newest version of a key, and
 //! flushes and compactions drop the older ones. [`Engine::read`] asserts it.
 //!
+//! # Snapshots
+//!
+//! A shard can be sent elsewhere while applying goes on ([`Engine::open_snapshot`]), and the state
+//! of a shard can come from elsewhere: it is set aside chunk by chunk ([`Engine::stage_chunk`]), and
+//! takes the place of the old one in one edit of the manifest ([`Engine::install_snapshot`]).
+//!
 //! # Damage and a full disk
 //!
 //! Damaged tables make the engine answer everything with the damage, from then on. On a full disk
 //! the steps wait, and applying goes on in memory: what is committed is applied.
 
+mod outgoing;
+mod staging;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -36,10 +44,18 @@ use kv_core::machine::{self, LocalShardId, Machine, Newest, ReadView, StoredKey,
 use kv_core::machine::{decode_value, encode_value};
 use kv_core::op::{Found, Key};
 use kv_core::raft::Configuration;
-use kv_core::storage::{Entry, Outcome, Read, ReadError, StorageDamage, StorageReply};
+use kv_core::storage::{
+    Entry, Outcome, Read, ReadError, StorageDamage, StorageReply, StorageRequest,
+};
 
 use crate::lsm::{Corruption, Scan, Tree, TreeError, TreeOptions, TreeStats};
+use crate::mutants::Mutants;
+use crate::store::recovered::Held;
 use crate::vfs::Vfs;
+pub use outgoing::OPEN_MAX;
+use outgoing::Outgoing;
+use staging::Staged;
+use stored::State;
 
 /// The tree's folder in the data directory.
 pub const TREE_FOLDER: &str = "tree";
@@ -57,6 +73,17 @@ struct Shard {
     /// Its number in the tree.
     local_id: LocalShardId,
     machine: Machine,
+    /// The entry at which its state came from elsewhere; [`LogId::default`] if it never did.
+    installed: LogId,
+}
+
+/// A sealed memtable.
+#[derive(Debug)]
+struct Sealed {
+    /// What is applied in it.
+    applied: BTreeMap<ShardId, LogId>,
+    /// What is told when it is durable, beside that.
+    replies: Vec<StorageReply>,
 }
 
 /// The state machines of a node, with their keys and values.
@@ -69,10 +96,17 @@ pub struct Engine {
     tree: Option<Tree>,
     /// What made the engine give up.
     damage: Option<StorageDamage>,
-    /// A shard is here from its first applied entry on.
-    shards: BTreeMap<ShardId, Shard>,
-    next_local_id: u32,
-    sealed: VecDeque<BTreeMap<ShardId, LogId>>,
+    state: State,
+    /// Snapshots that are sent elsewhere, the one that was idle the longest first.
+    outgoing: VecDeque<Outgoing>,
+    /// Snapshots that are coming.
+    staged: BTreeMap<ShardId, Staged>,
+    sealed: VecDeque<Sealed>,
+    /// What is told when the memtable that is being written to is durable. If there is any, the
+    /// memtable is to be sealed soon.
+    unsealed_replies: Vec<StorageReply>,
+    /// Whether keys were deleted at the opening, so that a seal is due.
+    has_leftovers: bool,
     /// Bytes applied since the last [`Engine::work`].
     unpaid_bytes: u64,
     /// Bytes of log that were applied since the memtable was begun.
@@ -81,6 +115,7 @@ pub struct Engine {
     seal_log_bytes: u64,
     /// Whether the last step found no room.
     is_full: bool,
+    mutants: Mutants,
 }
 
 /// One shard's keys.
@@ -110,33 +145,73 @@ impl Engine {
     /// [`Engine::damaged`].
     pub(crate) fn open(vfs: Arc<dyn Vfs>, options: TreeOptions) -> Result<Self, TreeError> {
         let seal_log_bytes = LOG_PER_MEMTABLE * options.memtable_bytes;
-        let (tree, metadata) = Tree::open(vfs, TREE_FOLDER, options)?;
-        let state = stored::decode(&metadata).map_err(|_| malformed("metadata that are none"))?;
+        let (mut tree, metadata) = Tree::open(vfs, TREE_FOLDER, options)?;
+        let (state, leftovers) = stored::decode(&metadata).map_err(malformed)?;
+        leftovers.iter().for_each(|staged| tree.range_delete(staged.0));
         Ok(Self {
             tree: Some(tree),
-            damage: None,
-            shards: state.shards,
-            next_local_id: state.next_local_id,
-            sealed: VecDeque::new(),
-            unpaid_bytes: 0,
-            unsealed_log_bytes: 0,
+            state,
             seal_log_bytes,
-            is_full: false,
+            has_leftovers: !leftovers.is_empty(),
+            mutants: options.mutants,
+            ..Self::empty()
         })
     }
 
     /// An engine that holds nothing and answers everything with the damage.
     pub(crate) fn damaged(damage: StorageDamage) -> Self {
+        Self { damage: Some(damage), ..Self::empty() }
+    }
+
+    fn empty() -> Self {
         Self {
             tree: None,
-            damage: Some(damage),
-            shards: BTreeMap::new(),
-            next_local_id: 0,
+            damage: None,
+            state: State::default(),
+            outgoing: VecDeque::new(),
+            staged: BTreeMap::new(),
             sealed: VecDeque::new(),
+            unsealed_replies: Vec::new(),
+            has_leftovers: false,
             unpaid_bytes: 0,
             unsealed_log_bytes: 0,
             seal_log_bytes: u64::MAX,
             is_full: false,
+            mutants: Mutants::NONE,
+        }
+    }
+
+    /// Carries out one of the requests that are the engine's: all but appends, releases, and changes
+    /// of the identity.
+    ///
+    /// # Panics
+    /// If it is one of the others, or as the function for it does: the node must stop.
+    pub fn execute(&mut self, request: &StorageRequest) -> Option<StorageReply> {
+        match request {
+            StorageRequest::Apply { shard, entries } => Some(self.apply(*shard, entries)),
+            StorageRequest::Read(read) => Some(self.read(read)),
+            StorageRequest::OpenSnapshot { shard, nonce } => {
+                Some(self.open_snapshot(*shard, *nonce))
+            }
+            StorageRequest::ReadSnapshot { id, sequence } => {
+                Some(self.read_snapshot(*id, *sequence))
+            }
+            StorageRequest::CloseSnapshot { id } => {
+                self.close_snapshot(*id);
+                None
+            }
+            StorageRequest::StageChunk { id, sequence, chunk } => {
+                Some(self.stage_chunk(*id, *sequence, chunk))
+            }
+            StorageRequest::InstallSnapshot { id } => self.install_snapshot(*id),
+            StorageRequest::DropStaged { shard } => {
+                self.drop_staged(*shard);
+                None
+            }
+            StorageRequest::RemoveShard { shard } => self.remove_shard(*shard),
+            StorageRequest::Append(_)
+            | StorageRequest::Release { .. }
+            | StorageRequest::StoreIdentity(_) => panic!("not for the engine: {request:?}"),
         }
     }
 
@@ -150,11 +225,7 @@ impl Engine {
         let (None, Some(tree)) = (&self.damage, &mut self.tree) else {
             return self.damage_reply();
         };
-        let state = self.shards.entry(shard).or_insert_with(|| {
-            let local_id = LocalShardId(self.next_local_id);
-            self.next_local_id += 1;
-            Shard { local_id, machine: Machine::new() }
-        });
+        let state = self.state.shard_or_new(shard);
         let log_bytes = entries.iter().map(|entry| entry.payload.len() as u64 + 64);
         self.unsealed_log_bytes += log_bytes.sum::<u64>();
         match apply_to(tree, state, entries) {
@@ -192,7 +263,7 @@ impl Engine {
             return Err(ReadError::NotApplied { at_least: read.at_least, applied });
         }
         assert!(read.timestamp.0 >= applied.0, "only the newest versions can be read");
-        let Some(shard) = self.shards.get(&read.shard) else { return Ok(None) };
+        let Some(shard) = self.state.shards.get(&read.shard) else { return Ok(None) };
         let view = ShardView { tree, local_id: shard.local_id };
         machine::read(&view, &read.key, read.timestamp)
             .map_err(|error| ReadError::Damaged(damage_of(error)))
@@ -209,25 +280,36 @@ impl Engine {
 
     /// The last entry applied to a shard.
     pub fn applied(&self, shard: ShardId) -> LogId {
-        self.shards.get(&shard).map(|shard| shard.machine.applied()).unwrap_or_default()
+        self.state.shards.get(&shard).map(|shard| shard.machine.applied()).unwrap_or_default()
     }
 
     /// The last entry applied to each shard.
     pub fn all_applied(&self) -> BTreeMap<ShardId, LogId> {
-        self.shards.iter().map(|(shard, state)| (*shard, state.machine.applied())).collect()
+        self.state.shards.iter().map(|(shard, state)| (*shard, state.machine.applied())).collect()
+    }
+
+    /// What the applied state says of each shard that is or was here.
+    pub(crate) fn held(&self) -> BTreeMap<ShardId, Held> {
+        let removed = self.state.removed.iter();
+        let removed = removed.map(|shard| (*shard, Held { is_removed: true, ..Held::default() }));
+        let held = |(shard, state): (&ShardId, &Shard)| {
+            let (applied, installed) = (state.machine.applied(), state.installed);
+            (*shard, Held { applied, installed, is_removed: false })
+        };
+        removed.chain(self.state.shards.iter().map(held)).collect()
     }
 
     /// Who takes part in a shard's group as of its last applied entry; none if that was never
     /// changed.
     pub fn configuration(&self, shard: ShardId) -> Option<&Configuration> {
-        self.shards.get(&shard)?.machine.configuration()
+        self.state.shards.get(&shard)?.machine.configuration()
     }
 
     /// The rolling hash over everything applied to a shard. Replicas that applied the same entries
     /// agree on it.
     pub fn state_hash(&self, shard: ShardId) -> u64 {
         let hash = |shard: &Shard| shard.machine.state_hash();
-        self.shards.get(&shard).map_or_else(|| Machine::new().state_hash(), hash)
+        self.state.shards.get(&shard).map_or_else(|| Machine::new().state_hash(), hash)
     }
 
     /// A shard's keys with their newest values, in order.
@@ -235,7 +317,7 @@ impl Engine {
     /// # Errors
     /// [`StorageDamage`] if what is stored cannot be read.
     pub fn scan(&self, shard: ShardId) -> Result<Vec<(Key, Found)>, StorageDamage> {
-        let (Some(tree), Some(shard)) = (&self.tree, self.shards.get(&shard)) else {
+        let (Some(tree), Some(shard)) = (&self.tree, self.state.shards.get(&shard)) else {
             return self.damage.clone().map_or(Ok(Vec::new()), Err);
         };
         scan(tree, shard.local_id).map_err(damage_of)

@@ -2,71 +2,126 @@
 //!
 //! ```text
 //! empty, or
-//!    1  version, 1
-//!    4  next local id, little endian
+//!    1  version, 2
+//!    4  next local id
+//!    4  how many local ids are staged, then 4 for each
+//!    4  how many shards were removed, then 4 for each
 //! then for each shard
-//!    4  shard, little endian
-//!    4  its local id, little endian
-//!    4  size of the machine, little endian
+//!    4  shard
+//!    4  its local id
+//!   16  term and index of the entry at which its state was installed
+//!    4  size of the machine
 //!    *  the machine
 //! ```
+//!
+//! All numbers are little endian. Nobody goes on with what is staged, so whoever opens the tree
+//! deletes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use kv_core::codec::CodecError;
-use kv_core::id::ShardId;
+use kv_core::id::{LogId, ShardId};
 use kv_core::machine::{LocalShardId, Machine};
 
 use super::Shard;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What metadata hold.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// Above every local id that was ever given to a shard.
     pub(super) next_local_id: u32,
+    /// A shard is here from its first applied entry, or from an installed snapshot on.
     pub(super) shards: BTreeMap<ShardId, Shard>,
+    /// Shards that were here. What the log holds of them may be from before.
+    pub(super) removed: BTreeSet<ShardId>,
 }
 
-/// The metadata of these shards.
-pub(super) fn encode(next_local_id: u32, shards: &BTreeMap<ShardId, Shard>) -> Vec<u8> {
-    let mut out = vec![VERSION];
-    out.extend_from_slice(&next_local_id.to_le_bytes());
-    for (shard, Shard { local_id, machine }) in shards {
-        let machine = machine.encode();
-        let size = u32::try_from(machine.len()).expect("a machine is far smaller than 4 GiB");
-        for number in [shard.0, local_id.0, size] {
-            out.extend_from_slice(&number.to_le_bytes());
+impl State {
+    /// A local id that was never used.
+    pub(super) fn draw_local_id(&mut self) -> LocalShardId {
+        self.next_local_id += 1;
+        LocalShardId(self.next_local_id - 1)
+    }
+
+    /// A shard, which is made if it is not here.
+    pub(super) fn shard_or_new(&mut self, shard: ShardId) -> &mut Shard {
+        let Self { next_local_id, shards, removed } = self;
+        shards.entry(shard).or_insert_with(|| {
+            removed.remove(&shard);
+            let local_id = LocalShardId(*next_local_id);
+            *next_local_id += 1;
+            Shard { local_id, machine: Machine::new(), installed: LogId::default() }
+        })
+    }
+
+    /// The metadata, with the local ids that are staged.
+    pub(super) fn encode(&self, staged: &[LocalShardId]) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        let mut push = |number: u32| out.extend_from_slice(&number.to_le_bytes());
+        push(self.next_local_id);
+        push(count(staged.len()));
+        staged.iter().for_each(|id| push(id.0));
+        push(count(self.removed.len()));
+        self.removed.iter().for_each(|shard| push(shard.0));
+        for (shard, Shard { local_id, machine, installed }) in &self.shards {
+            let machine = machine.encode();
+            out.extend_from_slice(&shard.0.to_le_bytes());
+            out.extend_from_slice(&local_id.0.to_le_bytes());
+            out.extend_from_slice(&installed.term.0.to_le_bytes());
+            out.extend_from_slice(&installed.index.0.to_le_bytes());
+            out.extend_from_slice(&count(machine.len()).to_le_bytes());
+            out.extend_from_slice(&machine);
         }
-        out.extend_from_slice(&machine);
+        out
     }
-    out
 }
 
-/// What metadata say. Empty ones are those of a tree that was never flushed.
-pub(super) fn decode(bytes: &[u8]) -> Result<State, CodecError> {
-    let malformed = |what: &str| CodecError::Malformed(what.into());
-    let (mut state, mut rest) = match bytes {
-        [] => return Ok(State::default()),
-        [VERSION, rest @ ..] => (State::default(), rest),
-        _ => return Err(malformed("an unknown version of the metadata")),
+fn count(number: usize) -> u32 {
+    u32::try_from(number).expect("metadata are far smaller than 4 GiB")
+}
+
+/// What metadata say, and which local ids were staged. Empty ones are those of a tree that was
+/// never flushed. What is wrong with others is told.
+pub(super) fn decode(bytes: &[u8]) -> Result<(State, Vec<LocalShardId>), &'static str> {
+    let mut rest = match bytes {
+        [] => return Ok(Default::default()),
+        [VERSION, rest @ ..] => rest,
+        _ => return Err("metadata of a version that this program does not read"),
     };
-    let number = |rest: &mut &[u8]| {
-        let (number, behind) =
-            rest.split_first_chunk::<4>().ok_or_else(|| malformed("a number ends"))?;
-        *rest = behind;
-        Ok::<_, CodecError>(u32::from_le_bytes(*number))
-    };
-    state.next_local_id = number(&mut rest)?;
-    while !rest.is_empty() {
-        let shard = ShardId(number(&mut rest)?);
-        let local_id = LocalShardId(number(&mut rest)?);
-        let size = number(&mut rest)? as usize;
-        let (machine, behind) =
-            rest.split_at_checked(size).ok_or_else(|| malformed("a machine ends early"))?;
-        rest = behind;
-        let machine = Machine::decode(machine)?;
-        state.shards.insert(shard, Shard { local_id, machine });
+    parse(&mut rest).ok_or("metadata that are none")
+}
+
+fn parse(rest: &mut &[u8]) -> Option<(State, Vec<LocalShardId>)> {
+    let mut state = State { next_local_id: number(rest)?, ..State::default() };
+    let mut staged = Vec::new();
+    for _ in 0..number(rest)? {
+        staged.push(LocalShardId(number(rest)?));
     }
-    Ok(state)
+    for _ in 0..number(rest)? {
+        state.removed.insert(ShardId(number(rest)?));
+    }
+    while !rest.is_empty() {
+        let shard = ShardId(number(rest)?);
+        let local_id = LocalShardId(number(rest)?);
+        let installed = LogId::new(long(rest)?, long(rest)?);
+        let size = usize::try_from(number(rest)?).ok()?;
+        let (machine, behind) = rest.split_at_checked(size)?;
+        *rest = behind;
+        let machine = Machine::decode(machine).ok()?;
+        state.shards.insert(shard, Shard { local_id, machine, installed });
+    }
+    Some((state, staged))
+}
+
+fn number(rest: &mut &[u8]) -> Option<u32> {
+    let (number, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some(u32::from_le_bytes(*number))
+}
+
+fn long(rest: &mut &[u8]) -> Option<u64> {
+    let (number, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some(u64::from_le_bytes(*number))
 }

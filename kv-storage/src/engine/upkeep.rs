@@ -3,7 +3,7 @@
 use kv_core::id::Timestamp;
 use kv_core::storage::StorageReply;
 
-use super::{Engine, damage_of, stored};
+use super::{Engine, Sealed, damage_of};
 use crate::lsm::{Tree, TreeError};
 
 /// Nobody reads anything but the newest versions.
@@ -22,7 +22,10 @@ impl Engine {
     }
 
     fn is_seal_due(&self, tree: &Tree) -> bool {
-        tree.should_seal() || self.unsealed_log_bytes >= self.seal_log_bytes
+        tree.should_seal()
+            || self.unsealed_log_bytes >= self.seal_log_bytes
+            || !self.unsealed_replies.is_empty()
+            || self.has_leftovers
     }
 
     /// Whether the last step found no room on the disk. The next one tries again.
@@ -34,20 +37,21 @@ impl Engine {
     /// when nothing was applied a little. A driver that calls this after every apply, and from time
     /// to time while [`Engine::is_work_due`], never has to wait long.
     ///
-    /// Returns [`StorageReply::Flushed`] when more became durable, [`StorageReply::Damaged`] when
-    /// stored bytes turned out to be damaged. On a full disk nothing is done.
+    /// Returns [`StorageReply::Flushed`] when more became durable, and before it what was installed
+    /// or removed; [`StorageReply::Damaged`] when stored bytes turned out to be damaged. On a full
+    /// disk nothing is done.
     ///
     /// # Errors
     /// [`TreeError::Write`] if the disk failed to write or to sync. *The node must stop.*
-    pub fn work(&mut self) -> Result<Option<StorageReply>, TreeError> {
+    pub fn work(&mut self) -> Result<Vec<StorageReply>, TreeError> {
         if self.damage.is_some() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let seals = |tree: &Tree| self.is_seal_due(tree) && tree.sealed_count() == 0;
         if self.tree.as_ref().is_some_and(seals) {
             self.seal();
         }
-        let Some(tree) = &mut self.tree else { return Ok(None) };
+        let Some(tree) = &mut self.tree else { return Ok(Vec::new()) };
         let applied_bytes = std::mem::take(&mut self.unpaid_bytes);
         let result = match applied_bytes {
             0 => idle_step(tree),
@@ -60,53 +64,60 @@ impl Engine {
     }
 
     /// What a step comes to, and what the engine makes of its failure.
-    fn answer(&mut self, result: Result<(), TreeError>) -> Result<Option<StorageReply>, TreeError> {
+    fn answer(&mut self, result: Result<(), TreeError>) -> Result<Vec<StorageReply>, TreeError> {
         self.is_full = matches!(result, Err(TreeError::NoSpace(_)));
         match result {
             Ok(()) => Ok(self.take_flushed()),
             Err(error @ (TreeError::Corruption(_) | TreeError::Read { .. })) => {
                 self.damage = Some(damage_of(error));
-                Ok(Some(self.damage_reply()))
+                Ok(vec![self.damage_reply()])
             }
             Err(error) => Err(error),
         }
     }
 
     /// Ends the memtable: what was applied so far becomes durable as a whole.
-    fn seal(&mut self) {
-        let metadata = stored::encode(self.next_local_id, &self.shards);
+    pub(super) fn seal(&mut self) {
+        let staged: Vec<_> = self.staged.values().map(|staged| staged.local_id).collect();
+        let metadata = self.state.encode(&staged);
         let applied = self.all_applied();
         if let Some(tree) = &mut self.tree {
             tree.seal(metadata.into());
-            self.unsealed_log_bytes = 0;
-            self.sealed.push_back(applied);
+            (self.unsealed_log_bytes, self.has_leftovers) = (0, false);
+            let replies = std::mem::take(&mut self.unsealed_replies);
+            self.sealed.push_back(Sealed { applied, replies });
         }
     }
 
     /// What became durable since the last call.
-    fn take_flushed(&mut self) -> Option<StorageReply> {
-        let waiting = self.tree.as_ref()?.sealed_count();
+    fn take_flushed(&mut self) -> Vec<StorageReply> {
+        let waiting = self.tree.as_ref().map_or(0, Tree::sealed_count);
+        let mut replies = Vec::new();
         let mut flushed = None;
         while self.sealed.len() > waiting {
-            flushed = self.sealed.pop_front();
+            let Some(sealed) = self.sealed.pop_front() else { break };
+            replies.extend(sealed.replies);
+            flushed = Some(sealed.applied);
         }
-        flushed.map(|applied| StorageReply::Flushed { applied })
+        replies.extend(flushed.map(|applied| StorageReply::Flushed { applied }));
+        replies
     }
 
     /// Makes everything that was applied durable, at once. Returns what [`Engine::work`] returns.
     ///
     /// # Errors
     /// [`TreeError::NoSpace`]: the call can be repeated. [`TreeError::Write`]: *the node must stop.*
-    pub fn flush(&mut self) -> Result<Option<StorageReply>, TreeError> {
+    pub fn flush(&mut self) -> Result<Vec<StorageReply>, TreeError> {
         // After damage the machines may say more than the memtable holds.
         if self.damage.is_some() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         // A flush that found no room has sealed before.
-        if self.sealed.back() != Some(&self.all_applied()) {
+        let sealed = self.sealed.back().map(|sealed| &sealed.applied);
+        if sealed != Some(&self.all_applied()) || !self.unsealed_replies.is_empty() {
             self.seal();
         }
-        let Some(tree) = &mut self.tree else { return Ok(None) };
+        let Some(tree) = &mut self.tree else { return Ok(Vec::new()) };
         let result = flush_all(tree);
         self.answer(result)
     }

@@ -30,7 +30,7 @@
 //!
 //! - 1, *write*: a [`GroupWrite`].
 //! - 2, *start*: the [`GroupMark`] of every group. The first record of a segment, and only that.
-//! - 3, *trim*: the [`Trim`] of each group whose floor rises.
+//! - 3, *trim*: the [`Trim`] of each group whose floor rises, or that begins anew.
 //! - 4, *copy*: a [`GroupCopy`], entries that an older segment holds.
 
 use kv_core::codec::{self, CodecError};
@@ -115,6 +115,13 @@ pub(super) struct Trim {
     pub(super) floor: LogId,
     /// The last entry after the trim, or the floor. Entries behind it are gone.
     pub(super) last: LogId,
+}
+
+impl Trim {
+    /// Whether the group begins anew, and only its hard state stays.
+    pub(super) fn is_of_everything(&self) -> bool {
+        self.floor == LogId::default() && self.last == LogId::default()
+    }
 }
 
 /// Entries that a group still needs, from a segment that is about to go. They were written before

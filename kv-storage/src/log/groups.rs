@@ -124,8 +124,11 @@ impl GroupState {
     /// What becomes of the group if nothing up to `floor` is needed. None if that changes nothing.
     ///
     /// If the entry at the floor has another term, the log has diverged from what the floor stands
-    /// for, and so has everything behind it.
+    /// for, and so has everything behind it. A floor of zero gives up everything.
     pub(super) fn trim_to(&self, shard: ShardId, floor: LogId) -> Option<Trim> {
+        if floor == LogId::default() {
+            return (self.last() != floor).then_some(Trim { shard, floor, last: floor });
+        }
         if floor.index <= self.floor.index {
             return None;
         }

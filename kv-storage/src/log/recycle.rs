@@ -1,10 +1,10 @@
 //! Giving up what no group needs any more.
 //!
-//! A release raises the floors of groups. It is made durable by a *trim* record, and only then may
-//! anything go. After that the oldest segment goes as long as nothing is needed of it; if little is
-//! needed, that is first *copied* to the head of the log, so a group that is idle keeps no old
-//! segment alive. (Hard states and floors need no copy: the start of every segment repeats them.)
-//! A segment that goes becomes a spare.
+//! A release raises the floors of groups, or lets a group begin anew. It is made durable by a *trim*
+//! record, and only then may anything go. After that the oldest segment goes as long as nothing is
+//! needed of it; if little is needed, that is first *copied* to the head of the log, so a group that
+//! is idle keeps no old segment alive. (Hard states and floors need no copy: the start of every
+//! segment repeats them.) A segment that goes becomes a spare.
 //!
 //! Segments go one by one, each rename made durable before the next, so that a crash leaves a row
 //! of segments without a hole.
@@ -31,7 +31,8 @@ impl Log {
     /// If the log holds another entry than the one named as the floor, its entries behind the floor
     /// are given up too: they continue a history that is not the group's. A floor may lie behind
     /// the last entry; the group's log then continues behind the floor. A floor that is not above
-    /// the current one changes nothing.
+    /// the current one changes nothing, but for [`LogId::default`]: the group then begins anew, and
+    /// only its hard state stays.
     ///
     /// # Errors
     /// [`LogError::NoSpace`]: nothing was changed. Otherwise *the node must stop.*

@@ -134,7 +134,8 @@ impl ReplayedGroup {
     }
 
     fn trim(&mut self, trim: &Trim) -> Result<(), RecordError> {
-        if trim.floor.index <= self.floor.index || trim.last.index < trim.floor.index {
+        let rises = trim.floor.index > self.floor.index && trim.last.index >= trim.floor.index;
+        if !rises && !trim.is_of_everything() {
             return Err(RecordError::Contradiction);
         }
         self.entries = self.entries.split_off(&LogIndex(trim.floor.index.0.saturating_add(1)));

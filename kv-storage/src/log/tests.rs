@@ -89,6 +89,10 @@ fn model_append(groups: &mut Groups, append: &Append) {
 fn model_release(groups: &mut Groups, floors: &Floors) {
     for (shard, floor) in floors {
         let group = groups.entry(*shard).or_default();
+        if *floor == LogId::default() {
+            *group = LogGroup { hard_state: group.hard_state, ..LogGroup::default() };
+            continue;
+        }
         if floor.index <= group.floor.index {
             continue;
         }
@@ -123,12 +127,13 @@ fn draw_append(rng: &mut Rng, id: u64, groups: &Groups) -> Append {
 }
 
 /// Floors somewhere in the groups' logs; sometimes behind the end, or of a history that is not the
-/// log's, as after the installation of a snapshot.
+/// log's, as after the installation of a snapshot; or none, as after the removal of a shard.
 fn draw_floors(rng: &mut Rng, id: u64, groups: &Groups) -> Floors {
     let mut floors = Floors::new();
     for (shard, group) in groups {
         let ids: Vec<_> = group.entries.iter().map(|entry| entry.id).collect();
-        let floor = match rng.below(8) {
+        let floor = match rng.below(9) {
+            8 => LogId::default(),
             0 | 1 => continue,
             2 => LogId::new(id, last_of(groups, *shard).index.0 + rng.below(3)),
             3 => group.floor,

@@ -59,8 +59,8 @@ fn check_stopped(world: &mut World, stop: &Stop) {
             let engine = &mut world.store().engine;
             let entry = Entry { id: LogId::new(1, 1), payload: Vec::new().into() };
             assert_eq!(engine.apply(ShardId(1), &[entry]), StorageReply::Damaged(damage.clone()));
-            assert_eq!(engine.flush().unwrap(), None);
-            assert_eq!(engine.work().unwrap(), None);
+            assert_eq!(engine.flush().unwrap(), []);
+            assert_eq!(engine.work().unwrap(), []);
         }
         Stop::Damaged(_) | Stop::Open(_) => {}
     }

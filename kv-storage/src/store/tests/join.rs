@@ -8,7 +8,7 @@ use kv_core::storage::{HardState, RecoveredGroup};
 use super::*;
 use crate::log::LogGroup;
 use crate::mutants::Mutants;
-use crate::store::recovered::{Joined, join};
+use crate::store::recovered::{Held, Joined, join};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -40,8 +40,9 @@ fn shown(group: &RecoveredGroup) -> String {
 
 fn join_one(log: Option<LogGroup>, applied: &str) -> Result<Joined, StorageDamage> {
     let logs = log.into_iter().map(|log| (SHARD, log)).collect();
-    let applied = [(SHARD, id(applied))].into_iter().filter(|(_, id)| *id != LogId::default());
-    join(logs, &applied.collect(), Mutants::NONE)
+    let held = Held { applied: id(applied), ..Held::default() };
+    let held = [(SHARD, held)].into_iter().filter(|(_, held)| *held != Held::default());
+    join(logs, &held.collect(), Mutants::NONE)
 }
 
 #[track_caller]

@@ -49,7 +49,14 @@ pub(super) fn expected(logs: &Logs, applied: &Floors) -> BTreeMap<ShardId, Recov
         let commit = log.hard_state.commit.max(applied.index).min(last_of(&log).index);
         let hard_state = HardState { commit, ..log.hard_state };
         let LogGroup { floor, entries, .. } = log;
-        let group = RecoveredGroup { hard_state, floor, entries, applied, configuration: None };
+        let group = RecoveredGroup {
+            hard_state,
+            floor,
+            entries,
+            applied,
+            configuration: None,
+            is_removed: false,
+        };
         (group != RecoveredGroup::default()).then_some((*shard, group))
     };
     logs.iter().filter_map(group).collect()

@@ -258,23 +258,27 @@ impl World {
         self.settle_tree(result)
     }
 
-    fn settle_tree(&mut self, result: Result<Option<StorageReply>, TreeError>) -> Result<(), Stop> {
-        match result {
-            Ok(None) => Ok(()),
-            Ok(Some(StorageReply::Flushed { applied })) => {
-                self.met.flushes += 1;
-                let flush = |(shard, upto)| self.shards.get_mut(&shard).unwrap().flush(upto);
-                applied.into_iter().for_each(flush);
-                Ok(())
-            }
-            Ok(Some(StorageReply::Damaged(damage))) => Err(Stop::Damaged(damage)),
-            Ok(Some(other)) => panic!("not a reply of upkeep: {other:?}"),
+    fn settle_tree(&mut self, result: Result<Vec<StorageReply>, TreeError>) -> Result<(), Stop> {
+        let replies = match result {
+            Ok(replies) => replies,
             Err(TreeError::NoSpace(_)) => {
                 self.met.no_space += 1;
-                Ok(())
+                return Ok(());
             }
-            Err(error) => Err(Stop::Tree(error)),
+            Err(error) => return Err(Stop::Tree(error)),
+        };
+        for reply in replies {
+            match reply {
+                StorageReply::Flushed { applied } => {
+                    self.met.flushes += 1;
+                    let flush = |(shard, upto)| self.shards.get_mut(&shard).unwrap().flush(upto);
+                    applied.into_iter().for_each(flush);
+                }
+                StorageReply::Damaged(damage) => return Err(Stop::Damaged(damage)),
+                other => panic!("not a reply of upkeep: {other:?}"),
+            }
         }
+        Ok(())
     }
 
     /// Releases some of what was flushed.

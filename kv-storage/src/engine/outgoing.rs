@@ -1,0 +1,162 @@
+//! Snapshots that are sent elsewhere.
+//!
+//! A snapshot pins a view of the tree and a copy of the machine, as they are when it is opened, and
+//! is then read chunk by chunk ([`kv_core::machine::SnapshotChunk`]) while applying goes on. A view
+//! shows later writes too, but at the timestamp of the snapshot nobody sees them.
+//!
+//! What a view pins takes memory and space on the disk: at most two memtables, and the tables of
+//! the time when it was opened. So at most [`OPEN_MAX`] are open, and the one that was idle the
+//! longest is closed for another. A receiver that comes back later begins anew.
+
+use std::ops::ControlFlow;
+
+use kv_core::id::{LogId, ShardId, Timestamp};
+use kv_core::machine::{LocalShardId, RowsBuilder, SnapshotChunk};
+use kv_core::storage::{SnapshotId, StorageReply};
+
+use super::{Engine, damage_of};
+use crate::lsm::{ReadView, Scan, TreeError};
+use crate::mutants::Mutant;
+
+/// How many snapshots may be open at once.
+pub const OPEN_MAX: usize = 4;
+
+const LOCAL_ID_BYTES: usize = 4;
+const VERSION_BYTES: usize = 8;
+
+/// An open snapshot.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    id: SnapshotId,
+    local_id: LocalShardId,
+    view: ReadView,
+    /// The encoded machine.
+    machine: Vec<u8>,
+    /// Where the next chunk begins.
+    position: Position,
+    /// The chunk that was read last, with its number: it may have to be sent again.
+    current: Option<(u64, SnapshotChunk)>,
+}
+
+/// How far a snapshot was read.
+#[derive(Debug)]
+enum Position {
+    /// So many bytes of the machine.
+    Machine(usize),
+    /// All keys below this.
+    Rows(Vec<u8>),
+    /// Everything.
+    End,
+}
+
+impl Outgoing {
+    pub(super) fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// A chunk, if it is the one that was read last, or the one behind it.
+    fn read(&mut self, sequence: u64) -> Result<Option<SnapshotChunk>, TreeError> {
+        let due = match &self.current {
+            Some((number, chunk)) if *number == sequence => return Ok(Some(chunk.clone())),
+            Some((number, _)) => number + 1,
+            None => 0,
+        };
+        if sequence != due {
+            return Ok(None);
+        }
+        let chunk = match &self.position {
+            Position::Machine(done) => self.read_machine(*done, sequence),
+            Position::Rows(from) => self.read_rows(&from.clone(), sequence)?,
+            Position::End => return Ok(None),
+        };
+        self.current = Some((sequence, chunk.clone()));
+        Ok(Some(chunk))
+    }
+
+    fn read_machine(&mut self, done: usize, sequence: u64) -> SnapshotChunk {
+        let (chunk, rest) = SnapshotChunk::of_machine(&self.machine[done..], &self.id, sequence);
+        self.position = match rest.len() {
+            0 => Position::Rows(self.local_id.0.to_be_bytes().to_vec()),
+            left => Position::Machine(self.machine.len() - left),
+        };
+        chunk
+    }
+
+    fn read_rows(&mut self, from: &[u8], sequence: u64) -> Result<SnapshotChunk, TreeError> {
+        let to = (self.local_id.0 + 1).to_be_bytes();
+        let at = Timestamp(self.id.last.index.0);
+        let mut rows = RowsBuilder::new();
+        let mut next = None;
+        self.view.scan_with(Scan { from, to: Some(&to), at }, |key, value| {
+            if rows.push(&key[LOCAL_ID_BYTES..], value) {
+                return ControlFlow::Continue(());
+            }
+            next = Some(key[..key.len() - VERSION_BYTES].to_vec());
+            ControlFlow::Break(())
+        })?;
+        let is_last = next.is_none();
+        self.position = next.map_or(Position::End, Position::Rows);
+        Ok(rows.seal(&self.id, sequence, is_last))
+    }
+}
+
+impl Engine {
+    /// Opens a snapshot of what is applied to a shard. Returns [`StorageReply::SnapshotOpened`], or
+    /// [`StorageReply::Damaged`].
+    pub fn open_snapshot(&mut self, shard: ShardId, nonce: u64) -> StorageReply {
+        let (None, Some(tree)) = (&self.damage, &self.tree) else { return self.damage_reply() };
+        let is_same = |it: &&Outgoing| it.id.shard == shard && it.id.nonce == nonce;
+        if let Some(open) = self.outgoing.iter().find(is_same) {
+            return StorageReply::SnapshotOpened { id: open.id };
+        }
+        let state = self.state.shards.get(&shard);
+        let last = state.map(|state| state.machine.applied()).unwrap_or_default();
+        let id = SnapshotId { shard, last, nonce };
+        if let Some(state) = state.filter(|_| last != LogId::default()) {
+            let mut machine = state.machine.encode();
+            if self.mutants.has(Mutant::SnapshotWithoutSessions) {
+                machine.truncate(first_part(&machine));
+            }
+            let (local_id, view) = (state.local_id, tree.view());
+            let position = Position::Machine(0);
+            let open = Outgoing { id, local_id, view, machine, position, current: None };
+            if self.outgoing.len() == OPEN_MAX {
+                self.outgoing.pop_front();
+            }
+            self.outgoing.push_back(open);
+        }
+        StorageReply::SnapshotOpened { id }
+    }
+
+    /// Reads a chunk of an open snapshot. Returns [`StorageReply::SnapshotRead`], or
+    /// [`StorageReply::Damaged`] if what it depends on cannot be read.
+    pub fn read_snapshot(&mut self, id: SnapshotId, sequence: u64) -> StorageReply {
+        if self.damage.is_some() {
+            return self.damage_reply();
+        }
+        let Some(at) = self.outgoing.iter().position(|open| open.id == id) else {
+            return StorageReply::SnapshotRead { id, sequence, chunk: None };
+        };
+        let mut open = self.outgoing.remove(at).expect("it was found there");
+        let chunk = open.read(sequence);
+        // The last one is the one that was used last.
+        self.outgoing.push_back(open);
+        match chunk {
+            Ok(chunk) => StorageReply::SnapshotRead { id, sequence, chunk },
+            Err(error) => {
+                self.damage = Some(damage_of(error));
+                self.damage_reply()
+            }
+        }
+    }
+
+    /// Closes a snapshot, if it is open.
+    pub fn close_snapshot(&mut self, id: SnapshotId) {
+        self.outgoing.retain(|open| open.id != id);
+    }
+}
+
+/// Where the first part of an encoded machine ends, behind which the sessions come.
+fn first_part(machine: &[u8]) -> usize {
+    machine.first_chunk().map_or(0, |size| 4 + u32::from_le_bytes(*size) as usize)
+}
