@@ -66,6 +66,7 @@ impl Node {
         }
         self.rounds.heartbeat_at = Some(self.now + self.config.timings.heartbeat);
         self.begin_round();
+        self.resend_chunks();
         let attention: Vec<_> = self.attention.iter().copied().collect();
         for shard in attention {
             if let Some(replica) = self.replicas.get_mut(&shard) {

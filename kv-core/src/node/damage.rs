@@ -36,6 +36,7 @@ impl Node {
         self.pending_bytes = 0;
         self.replicas.clear();
         self.links.clear();
+        self.snapshots.clear();
         self.touched.clear();
         self.reading.clear();
         self.attention.clear();

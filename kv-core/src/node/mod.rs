@@ -38,6 +38,7 @@ mod link;
 mod outbox;
 mod replica;
 mod requests;
+mod snapshots;
 mod status;
 
 use alloc::boxed::Box;
@@ -70,6 +71,7 @@ use formation::Formation;
 use link::Link;
 use outbox::{Outbox, Sender};
 use replica::{Replica, Reported};
+use snapshots::Snapshots;
 
 /// Bytes of entries in one apply: what an executor does in one go between two heartbeats.
 const APPLY_BYTES_MAX: usize = 1024 * 1024;
@@ -103,6 +105,7 @@ pub struct Node {
     replicas: BTreeMap<ShardId, Replica>,
     links: BTreeMap<NodeId, Link>,
     rounds: Rounds,
+    snapshots: Snapshots,
     outbox: Outbox,
     /// Shards to look at before the step ends.
     touched: BTreeSet<ShardId>,
@@ -151,6 +154,7 @@ impl Node {
             replicas: BTreeMap::new(),
             links: BTreeMap::new(),
             rounds,
+            snapshots: Snapshots::default(),
             outbox: Outbox::default(),
             touched: BTreeSet::new(),
             reading: BTreeSet::new(),
@@ -280,6 +284,19 @@ impl Node {
         self.phase = Phase::Running;
     }
 
+    /// Who takes part in the group of `shard` if its log has never said otherwise.
+    fn initial_configuration(&self, shard: ShardId) -> Configuration {
+        let record = self.identity.cluster.as_ref().expect("a running node belongs to a cluster");
+        let map = ring::initial_map(record);
+        let voters = map.entry(shard).map(|entry| entry.voters.clone()).unwrap_or_default();
+        Configuration::initial(voters)
+    }
+
+    fn learn_map(&mut self, map: ClusterMap) {
+        self.map = Some(map);
+        self.is_bootstrapped = true;
+    }
+
     fn on_timeout(&mut self) {
         self.on_formation_timeout(self.now);
         self.on_heartbeat_timeout();
@@ -369,6 +386,7 @@ impl Node {
                 self.on_confirm(from, boot, round, version, leads);
             }
             PeerMessage::Confirmed(confirmation) => self.on_confirmed(from, confirmation),
+            PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
             PeerMessage::Raft { shard, message } => {
                 if let Some(replica) = self.replicas.get_mut(&shard) {
                     replica.group.on_message(self.now, from, message);
@@ -402,12 +420,16 @@ impl Node {
             }
             StorageReply::Damaged(damage) => self.become_suspect(damage),
             StorageReply::IdentityStored => self.on_identity_stored(self.now),
-            // Nobody asks for these.
-            StorageReply::SnapshotOpened { .. }
-            | StorageReply::SnapshotRead { .. }
-            | StorageReply::ChunkStaged { .. }
-            | StorageReply::SnapshotInstalled { .. }
-            | StorageReply::ShardRemoved { .. } => {}
+            StorageReply::SnapshotOpened { id } => self.on_snapshot_opened(id),
+            StorageReply::SnapshotRead { id, sequence, chunk } => {
+                self.on_snapshot_read(id, sequence, chunk);
+            }
+            StorageReply::ChunkStaged { id, sequence, result } => {
+                self.on_chunk_staged(id, sequence, result);
+            }
+            StorageReply::SnapshotInstalled { id, state } => self.on_snapshot_installed(id, state),
+            // Nobody asks for it.
+            StorageReply::ShardRemoved { .. } => {}
         }
     }
 
@@ -472,6 +494,7 @@ impl Node {
                 self.bootstrap_map(*shard);
                 self.collect_committed(*shard);
                 self.release_late(*shard);
+                self.update_snapshots(*shard);
                 self.serve_reads(*shard);
                 self.file_deadline(*shard);
             }

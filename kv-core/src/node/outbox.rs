@@ -6,7 +6,7 @@ use core::mem;
 
 use super::Output;
 use crate::id::{AppendId, ClusterId, Incarnation, NodeId};
-use crate::wire::{PeerFrame, PeerMessage, RaftMessage};
+use crate::wire::{PeerFrame, PeerMessage, RaftMessage, SnapshotMessage};
 
 /// Bytes of entries in one frame, unless a single message is larger. Small enough that a heartbeat
 /// behind it is not late.
@@ -43,8 +43,11 @@ impl Outbox {
     }
 
     pub(super) fn send(&mut self, to: NodeId, message: PeerMessage) {
-        let is_bulk =
-            matches!(&message, PeerMessage::Raft { message: RaftMessage::Append { .. }, .. });
+        let is_bulk = matches!(
+            &message,
+            PeerMessage::Raft { message: RaftMessage::Append { .. }, .. }
+                | PeerMessage::Snapshot(SnapshotMessage::Chunk { .. })
+        );
         let lane = if is_bulk { &mut self.bulk } else { &mut self.control };
         lane.entry(to).or_default().push(message);
     }
@@ -115,7 +118,9 @@ fn size(message: &PeerMessage) -> usize {
         PeerMessage::Raft { message: RaftMessage::Append { entries, .. }, .. } => {
             64 + entries.iter().map(|(_, payload)| payload.len() + 16).sum::<usize>()
         }
-        PeerMessage::Raft { .. }
+        PeerMessage::Snapshot(SnapshotMessage::Chunk { chunk, .. }) => 64 + chunk.bytes.len(),
+        PeerMessage::Snapshot(_)
+        | PeerMessage::Raft { .. }
         | PeerMessage::Formation(_)
         | PeerMessage::Confirm { .. }
         | PeerMessage::Confirmed(_) => 64,

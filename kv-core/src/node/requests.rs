@@ -194,8 +194,7 @@ impl Node {
     /// The entry at `index` was applied: answers who proposed it.
     pub(super) fn on_outcome(&mut self, shard: ShardId, index: LogIndex, outcome: Outcome) {
         if let Outcome::MapChanged(map) = &outcome {
-            self.map = Some(map.clone());
-            self.is_bootstrapped = true;
+            self.learn_map(map.clone());
         }
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;

@@ -137,7 +137,7 @@ pub struct GroupConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the log that are kept for members who are behind, beyond what this replica needs
-    /// itself. Who lacks more gets a snapshot. Default: everything is kept.
+    /// itself. Who lacks more gets a snapshot. Default 8 MiB.
     pub slack_bytes: usize,
     /// Bytes that a leader proposes beyond what is committed: what a leader without a majority
     /// keeps in memory. Default 64 MiB.
@@ -146,7 +146,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { slack_bytes: usize::MAX, uncommitted_bytes_max: 64 * 1024 * 1024 }
+        Self { slack_bytes: 8 * 1024 * 1024, uncommitted_bytes_max: 64 * 1024 * 1024 }
     }
 }
 

@@ -23,7 +23,8 @@ pub use frame::{
 };
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
 pub use peer::{
-    Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage, VoteKind,
+    Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage, SnapshotMessage,
+    VoteKind,
 };
 
 /// Encodes a frame: header, checksum and body.

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterRecord;
 use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term};
+use crate::machine::SnapshotChunk;
+use crate::storage::SnapshotId;
 
 /// All that one step of a node has for one peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,36 @@ pub enum PeerMessage {
         shard: ShardId,
         /// The message.
         message: RaftMessage,
+    },
+    /// A part of a shard's state for a member that lacks entries which no log has any more.
+    Snapshot(SnapshotMessage),
+}
+
+/// Messages that bring a snapshot to a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotMessage {
+    /// The next part, or the last one again.
+    Chunk {
+        /// The sender's term as leader of the shard.
+        term: Term,
+        /// The snapshot.
+        id: SnapshotId,
+        /// Number of the chunk, from 0.
+        sequence: u64,
+        /// The chunk.
+        chunk: SnapshotChunk,
+    },
+    /// The chunk was taken: the next one, please.
+    Staged {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Number of the chunk.
+        sequence: u64,
+    },
+    /// The chunk was not taken: this snapshot is of no use here any more.
+    Refused {
+        /// The snapshot.
+        id: SnapshotId,
     },
 }
 

@@ -20,6 +20,9 @@ use crate::engine::{Check, Draw, ProcessId, Rng};
 pub(super) const SEGMENT_BYTES: u64 = 64 * 1024;
 /// Free space below which a disk counts as full.
 pub(super) const RESERVE_BYTES: u64 = 512 * 1024;
+/// What logs keep for members who are behind: little, so that who was away for long needs a
+/// snapshot.
+pub(super) const SLACK_BYTES: usize = 16 * 1024;
 /// Bits that rot at once, at most.
 const BITS_MAX: u64 = 8;
 /// Places that are looked at for one that is not zero: what was never written does not matter.

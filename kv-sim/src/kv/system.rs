@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use kv_core::id::{Address, Incarnation, NodeId};
-use kv_core::node::{Event, Node, NodeConfig};
+use kv_core::node::{Event, Limits, Node, NodeConfig};
 use kv_core::rng::Rng as CoreRng;
 use kv_core::time::Instant;
 use kv_core::wire;
@@ -16,7 +16,7 @@ use kv_storage::mutants::Mutants;
 use kv_storage::vfs::{SimDisk, SimDiskCounters};
 
 use super::client::{Client, QUIET};
-use super::disks::{self, FullDisks, RESERVE_BYTES, SEGMENT_BYTES, tree_options};
+use super::disks::{self, FullDisks, RESERVE_BYTES, SEGMENT_BYTES, SLACK_BYTES, tree_options};
 use super::history::Recorder;
 use super::invariants::Invariants;
 use super::judge;
@@ -96,6 +96,7 @@ impl KvSystem {
             shard_count: cluster.shards,
             replica_count: cluster.replicas,
             timings: timings(cluster),
+            limits: Limits { slack_bytes: SLACK_BYTES, ..Limits::default() },
             ..NodeConfig::new(id, CLUSTER_NAME, peers)
         }
     }
