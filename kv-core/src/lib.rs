@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod availability;
 pub mod client;
 pub mod cluster;
 pub mod codec;

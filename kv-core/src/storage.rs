@@ -29,7 +29,7 @@ use core::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{ClusterMap, Identity};
+use crate::cluster::{ClusterMap, Identity, MetaError};
 use crate::id::{
     AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp,
 };
@@ -357,8 +357,32 @@ pub enum Outcome {
     Superseded,
     /// The meta group opened a session.
     SessionOpened(SessionId),
-    /// The meta group has a new map.
+    /// The meta group has this map. It may be the one before, if the command was a copy.
     MapChanged(ClusterMap),
+    /// A node is a member, from now on or already.
+    MemberAdded {
+        /// Its id.
+        id: NodeId,
+        /// The map with it.
+        map: ClusterMap,
+    },
+    /// The meta group did not carry out a command. *Nothing was changed.*
+    MetaRefused(MetaError),
+}
+
+impl Outcome {
+    /// The meta group's map after the entry, if the entry was about it.
+    pub fn map(&self) -> Option<&ClusterMap> {
+        match self {
+            Self::MapChanged(map) | Self::MemberAdded { map, .. } => Some(map),
+            Self::None
+            | Self::Written(_)
+            | Self::SessionExpired
+            | Self::Superseded
+            | Self::SessionOpened(_)
+            | Self::MetaRefused(_) => None,
+        }
+    }
 }
 
 /// What one group's log held when the store was opened.

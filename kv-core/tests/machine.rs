@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use kv_core::cluster::{ClusterRecord, Member};
+use kv_core::cluster::{ClusterRecord, Member, MemberState};
 use kv_core::id::{
     Address, ClusterId, Incarnation, LogId, NodeId, RequestId, SessionId, Timestamp,
 };
@@ -62,6 +62,7 @@ fn bootstrap() -> Command {
         id: NodeId(id),
         incarnation: Incarnation(id),
         address: Address(format!("n{id}")),
+        state: MemberState::Active,
     };
     let members = (1..=3).map(member).collect();
     let record = ClusterRecord { id: ClusterId(1), members, shard_count: 4, replica_count: 3 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kv_core::client::{
     Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
 };
-use kv_core::cluster::{ClusterMap, ClusterRecord, Member};
+use kv_core::cluster::{ClusterMap, ClusterRecord, Member, MemberState};
 use kv_core::id::{
     Address, ClusterId, Incarnation, NodeId, RequestId, SessionId, ShardId, Timestamp,
 };
@@ -35,6 +35,7 @@ fn map() -> ClusterMap {
         id: NodeId(id),
         incarnation: Incarnation(id),
         address: Address(format!("n{id}")),
+        state: MemberState::Active,
     };
     let members = (1..=3).map(member).collect();
     ring::initial_map(&ClusterRecord {

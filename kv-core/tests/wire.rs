@@ -1,7 +1,7 @@
 //! Frames and encodings: what is sent comes back, and what was never sent does no harm.
 
 use bytes::Bytes;
-use kv_core::cluster::{ClusterMap, ClusterRecord, Identity, Member};
+use kv_core::cluster::{ClusterMap, ClusterRecord, Identity, Member, MemberState};
 use kv_core::codec;
 use kv_core::id::{
     Address, ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, Round, SessionId,
@@ -23,6 +23,7 @@ fn record() -> ClusterRecord {
         id: NodeId(id),
         incarnation: Incarnation(id * 11),
         address: Address(format!("127.0.0.1:{}", 7_100 + id)),
+        state: MemberState::Active,
     };
     let members = (1..=3).map(member).collect();
     ClusterRecord { id: ClusterId(0xabcdef), members, shard_count: 4, replica_count: 3 }
@@ -186,7 +187,9 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         (
             "wrong epoch",
-            answer(ClientReply::Refused(Refusal::WrongEpoch { entry: map().shards[1].clone() })),
+            answer(ClientReply::Refused(Refusal::WrongEpoch {
+                entry: Box::new(map().shards[1].clone()),
+            })),
         ),
         ("no space", answer(ClientReply::Refused(Refusal::NoSpace { node: NodeId(1) }))),
         (

@@ -354,7 +354,7 @@ impl Router {
         }
         match refusal {
             Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
-            Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, entry),
+            Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, *entry),
             Refusal::NotReady | Refusal::Overloaded | Refusal::Malformed { .. } => self.pause(id),
             Refusal::Damaged { node, .. } => {
                 self.leaders.retain(|_, leader| *leader != node);

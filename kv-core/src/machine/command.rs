@@ -2,12 +2,11 @@
 
 use alloc::vec::Vec;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterRecord;
 use crate::codec::{self, CodecError};
-use crate::id::RequestId;
+use crate::id::{Address, Incarnation, NodeId, RequestId, ShardId};
 use crate::op::WriteOp;
 use crate::raft::Configuration;
 
@@ -26,22 +25,27 @@ pub enum Command {
     },
     /// A change of the meta group's own state.
     Meta(MetaCommand),
-    /// Who takes part in the group. Raft itself looks at these.
+    /// Who takes part in the group from this entry on, in any group. Raft acts upon it as soon as
+    /// the entry is appended; the machine only remembers it.
     Configuration(Configuration),
 }
 
-/// What encoded configurations begin with: version and variant.
+/// What the encoding of a [`Command::Configuration`] begins with: the version, then the variant.
 const CONFIGURATION_PREFIX: [u8; 2] = [0, 3];
 
-/// The configuration in a payload, if it is one.
-pub fn configuration_in(payload: &Bytes) -> Option<Configuration> {
+/// The configuration that an entry's payload holds, if it is the entry of one. For all other
+/// entries two bytes are looked at.
+///
+/// None also for a payload that begins like one and is none: an entry that no leader makes, and
+/// that [`Command::decode`] refuses.
+pub fn configuration_in(payload: &[u8]) -> Option<Configuration> {
     if !payload.starts_with(&CONFIGURATION_PREFIX) {
         return None;
     }
-    match Command::decode(payload) {
-        Ok(Command::Configuration(configuration)) => Some(configuration),
-        Ok(Command::Noop | Command::Write { .. } | Command::Meta(_)) | Err(_) => None,
-    }
+    let Ok(Command::Configuration(configuration)) = Command::decode(payload) else {
+        return None;
+    };
+    Some(configuration)
 }
 
 /// A command of the meta group.
@@ -56,6 +60,32 @@ pub enum MetaCommand {
     OpenSession {
         /// Drawn by the client.
         nonce: u64,
+    },
+    /// Makes a node a member, under the next id. A copy finds it to be one already.
+    AddMember {
+        /// The life of its data directory.
+        incarnation: Incarnation,
+        /// Where it is reached. That of the first copy holds.
+        address: Address,
+    },
+    /// Lets a member leave: its replicas move away, then it is dropped.
+    RemoveMember {
+        /// Who.
+        id: NodeId,
+    },
+    /// Lets a member leave whose replicas another one takes over.
+    ReplaceMember {
+        /// Who leaves.
+        old: NodeId,
+        /// Who takes over.
+        new: NodeId,
+    },
+    /// A shard's leader has committed a configuration. Taken if its epoch is above the map's.
+    Placed {
+        /// The shard.
+        shard: ShardId,
+        /// What holds there.
+        configuration: Configuration,
     },
 }
 

@@ -16,12 +16,15 @@
 //!
 //! # The meta group
 //!
-//! Group 0 runs the same machine over other commands: it holds the cluster's map and opens
-//! sessions.
+//! Group 0 runs the same machine over other commands: it holds the cluster's map, plans what has to
+//! move ([`plan`]), and opens sessions.
 //!
 //! **What this leaves out:** transactions, lists, sets and hashes.
 
 mod command;
+mod meta;
+mod placement;
+pub mod plan;
 mod sessions;
 mod snapshot;
 mod stored;
@@ -38,11 +41,10 @@ pub use stored::{LocalShardId, StoredKey, StoredKeyError, decode_value, encode_v
 
 use crate::cluster::ClusterMap;
 use crate::codec;
-use crate::id::{LogId, SessionId, Timestamp};
+use crate::id::{LogId, Timestamp};
 use crate::mutants::{self, Mutant};
 use crate::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use crate::raft::Configuration;
-use crate::ring;
 use crate::storage::{Entry, Outcome};
 use sessions::Seen;
 
@@ -101,9 +103,10 @@ pub struct WriteBatch {
 pub struct Machine {
     applied: LogId,
     sessions: SessionTable,
-    map: Option<ClusterMap>,
-    /// The last one in the log; none if it is that of the beginning.
+    /// The newest applied configuration; none as long as the group has the one it began with.
     configuration: Option<Configuration>,
+    /// In the meta group: the map, from the first command on.
+    map: Option<ClusterMap>,
     state_hash: u64,
     /// Room for what is hashed; empty between two entries.
     scratch: Vec<u8>,
@@ -120,10 +123,10 @@ impl Machine {
     /// are.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let group = (&self.map, &self.configuration);
-        let head = (self.applied, group, self.state_hash, self.sessions.floor());
+        let Self { applied, configuration, map, state_hash, sessions, .. } = self;
+        let head = (applied, configuration, map, state_hash, sessions.floor());
         push_part(&head, &mut out);
-        self.sessions.sessions().for_each(|session| push_part(&session, &mut out));
+        sessions.sessions().for_each(|session| push_part(&session, &mut out));
         out
     }
 
@@ -133,13 +136,14 @@ impl Machine {
     /// [`CodecError`](codec::CodecError) if the bytes are no encoded machine. *Nothing was changed.*
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         let mut rest = bytes;
-        let (applied, group, state_hash, floor) = codec::decode(take_part(&mut rest)?)?;
-        let (map, configuration) = group;
+        let (applied, configuration, map, state_hash, floor) =
+            codec::decode(take_part(&mut rest)?)?;
         let mut sessions = SessionTable::with_floor(floor);
         while !rest.is_empty() {
             sessions.restore(codec::decode(take_part(&mut rest)?)?);
         }
-        Ok(Self { applied, sessions, map, configuration, state_hash, scratch: Vec::new() })
+        let scratch = Vec::new();
+        Ok(Self { applied, sessions, configuration, map, state_hash, scratch })
     }
 
     /// The last applied entry.
@@ -147,14 +151,15 @@ impl Machine {
         self.applied
     }
 
-    /// The map, as meta group.
-    pub fn map(&self) -> Option<&ClusterMap> {
-        self.map.as_ref()
-    }
-
-    /// Who takes part in the group, as of the last applied entry; none if that was never changed.
+    /// The newest configuration of the group that was applied; none if it still has the one it began
+    /// with. Raft may already know of a newer one, which is not committed.
     pub fn configuration(&self) -> Option<&Configuration> {
         self.configuration.as_ref()
+    }
+
+    /// In the meta group: the cluster's map.
+    pub fn map(&self) -> Option<&ClusterMap> {
+        self.map.as_ref()
     }
 
     /// Rolling hash over everything that was applied. Replicas that applied the same entry agree on
@@ -183,8 +188,13 @@ impl Machine {
         let (batch, outcome) = match command {
             Command::Noop => (WriteBatch::default(), Outcome::None),
             Command::Write { request, op } => self.apply_request(view, request, op)?,
-            Command::Meta(command) => (WriteBatch::default(), self.apply_meta(command)),
+            Command::Meta(command) => {
+                let outcome = meta::apply(&mut self.map, entry.id.index, command);
+                (WriteBatch::default(), outcome)
+            }
             Command::Configuration(configuration) => {
+                // It is no part of the outcome, so it goes into the hash by itself.
+                codec::encode_into(&configuration, &mut self.scratch);
                 self.configuration = Some(configuration);
                 (WriteBatch::default(), Outcome::None)
             }
@@ -213,20 +223,6 @@ impl Machine {
         let (batch, result) = execute(view, op, Timestamp(self.applied.index.0))?;
         self.sessions.record(&request, result.clone());
         Ok((batch, Outcome::Written(result)))
-    }
-
-    fn apply_meta(&mut self, command: MetaCommand) -> Outcome {
-        match command {
-            MetaCommand::Bootstrap { record } => {
-                // Two leaders in a row may both have proposed it; the first one in the log holds.
-                let map = self.map.get_or_insert_with(|| ring::initial_map(&record));
-                Outcome::MapChanged(map.clone())
-            }
-            MetaCommand::OpenSession { nonce } => {
-                let opened_ts = Timestamp(self.applied.index.0);
-                Outcome::SessionOpened(SessionId { opened_ts, nonce })
-            }
-        }
     }
 
     fn roll_hash(&mut self, batch: &WriteBatch, outcome: &Outcome) {

@@ -12,7 +12,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::{Event, Node, Output, Phase};
-use crate::cluster::{ClusterRecord, Identity, Member};
+use crate::cluster::{ClusterRecord, Identity, Member, MemberState};
 use crate::id::{ClusterId, Incarnation, NodeId};
 use crate::storage::StorageRequest;
 use crate::time::Instant;
@@ -94,7 +94,8 @@ impl Node {
             .iter()
             .map(|(id, address)| {
                 let incarnation = *formation.empty.get(id)?;
-                Some(Member { id: *id, incarnation, address: address.clone() })
+                let (address, state) = (address.clone(), MemberState::Active);
+                Some(Member { id: *id, incarnation, address, state })
             })
             .collect();
         let Some(mut members) = members else {

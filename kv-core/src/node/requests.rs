@@ -1,10 +1,10 @@
 //! Requests of clients: checks, proposals and reads.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 
 use super::replica::{PendingWrite, WaitingRead};
 use super::{Node, Output};
-use crate::cluster::ShardEntry;
 use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Timestamp};
 use crate::machine::{Command, MetaCommand};
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
@@ -79,7 +79,7 @@ impl Node {
             return Err(Refusal::NotReady);
         }
         if epoch < entry.epoch {
-            return Err(Refusal::WrongEpoch { entry: entry.clone() });
+            return Err(Refusal::WrongEpoch { entry: Box::new(entry.clone()) });
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ impl Node {
         let entry = self.map.as_ref().and_then(|map| map.entry(shard));
         match (self.replicas.get(&shard), entry) {
             (Some(replica), _) => Refusal::NotLeader { shard, hint: replica.group.leader() },
-            (None, Some(entry)) => Refusal::WrongEpoch { entry: ShardEntry::clone(entry) },
+            (None, Some(entry)) => Refusal::WrongEpoch { entry: Box::new(entry.clone()) },
             (None, None) => Refusal::NotReady,
         }
     }
@@ -193,7 +193,7 @@ impl Node {
 
     /// The entry at `index` was applied: answers who proposed it.
     pub(super) fn on_outcome(&mut self, shard: ShardId, index: LogIndex, outcome: Outcome) {
-        if let Outcome::MapChanged(map) = &outcome {
+        if let Some(map) = outcome.map() {
             self.learn_map(map.clone());
         }
         let Some(replica) = self.replicas.get_mut(&shard) else {
@@ -208,7 +208,10 @@ impl Node {
             Outcome::SessionOpened(session) => ClientReply::SessionOpened(session),
             Outcome::SessionExpired => ClientReply::Refused(Refusal::SessionExpired),
             Outcome::Superseded => ClientReply::Refused(Refusal::Superseded),
-            Outcome::None | Outcome::MapChanged(_) => return,
+            Outcome::None
+            | Outcome::MapChanged(_)
+            | Outcome::MemberAdded { .. }
+            | Outcome::MetaRefused(_) => return,
         };
         self.reply(handle, reply);
     }

@@ -158,7 +158,8 @@ impl Group {
 
     /// The entry at `index` was appended: if it is a configuration, it holds from here on.
     pub(super) fn note_configuration(&mut self, now: Instant, index: LogIndex) {
-        let configuration = self.log.payload_at(index).and_then(machine::configuration_in);
+        let configuration =
+            self.log.payload_at(index).and_then(|payload| machine::configuration_in(payload));
         if let Some(configuration) = configuration {
             self.configurations.push(index, configuration);
             self.follow_configuration(now);

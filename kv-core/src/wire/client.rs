@@ -1,5 +1,6 @@
 //! Messages between clients and nodes.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -106,7 +107,7 @@ pub enum Refusal {
     #[error("{} is placed elsewhere ({})", entry.shard, entry.epoch)]
     WrongEpoch {
         /// The node's entry for the shard.
-        entry: ShardEntry,
+        entry: Box<ShardEntry>,
     },
     /// The node's map is older than the client's, or it has none yet.
     #[error("the node belongs to no formed cluster yet")]
