@@ -45,7 +45,7 @@ pub enum QuorumRisk {
     NoQuorum {
         /// The shard.
         shard: ShardId,
-        /// Its voters that are not reachable.
+        /// Its voters that are not reachable, by id.
         unreachable: Vec<NodeId>,
     },
     /// The voters that the shard would get cannot decide, neither while the move ends nor after it.
@@ -56,7 +56,7 @@ pub enum QuorumRisk {
     NoQuorumAfter {
         /// The shard.
         shard: ShardId,
-        /// Its new voters that are not reachable.
+        /// Its new voters that are not reachable, by id.
         unreachable: Vec<NodeId>,
     },
 }
@@ -84,19 +84,17 @@ pub fn would_lose_quorum(
         Ok(moves) => moves,
         Err(error) => return Some(QuorumRisk::Refused(error)),
     };
-    let unreachable = |voters: &mut dyn Iterator<Item = &NodeId>| {
-        voters.copied().filter(|voter| !reachable.contains(voter)).collect()
-    };
+    let unreachable = |voters: BTreeSet<NodeId>| voters.difference(&reachable).copied().collect();
     moves.iter().find_map(|step| {
         let shard = step.shard;
         let entry = map.entry(shard)?;
         if survives(entry, &reachable).is_none() {
-            let both: BTreeSet<_> = entry.voters.iter().chain(&entry.outgoing).collect();
-            let unreachable = unreachable(&mut both.into_iter());
+            let voters = entry.voters.iter().chain(&entry.outgoing).copied().collect();
+            let unreachable = unreachable(voters);
             return Some(QuorumRisk::NoQuorum { shard, unreachable });
         }
-        let lost = slack(&step.to, &reachable).is_none();
-        let unreachable = || unreachable(&mut step.to.iter());
-        lost.then(|| QuorumRisk::NoQuorumAfter { shard, unreachable: unreachable() })
+        let unreachable = || unreachable(step.to.iter().copied().collect());
+        let is_lost = slack(&step.to, &reachable).is_none();
+        is_lost.then(|| QuorumRisk::NoQuorumAfter { shard, unreachable: unreachable() })
     })
 }

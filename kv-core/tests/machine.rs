@@ -5,13 +5,14 @@ use std::convert::Infallible;
 
 use kv_core::cluster::{ClusterRecord, Member, MemberState};
 use kv_core::id::{
-    Address, ClusterId, Incarnation, LogId, NodeId, RequestId, SessionId, Timestamp,
+    Address, ClusterId, Epoch, Incarnation, LogId, NodeId, RequestId, SessionId, ShardId, Timestamp,
 };
 use kv_core::machine::{
     Command, Machine, MetaCommand, Newest, RESULTS_PER_SESSION_MAX, ReadView,
-    SESSIONS_PER_SHARD_MAX,
+    SESSIONS_PER_SHARD_MAX, configuration_in,
 };
 use kv_core::op::{Expect, Key, Value, WriteOp, WriteResult};
+use kv_core::raft::Configuration;
 use kv_core::storage::{Entry, Outcome};
 use proptest::prelude::*;
 
@@ -99,7 +100,57 @@ fn command() -> impl Strategy<Value = Command> {
         1 => Just(Command::Noop),
         1 => Just(bootstrap()),
         1 => any::<u64>().prop_map(|nonce| Command::Meta(MetaCommand::OpenSession { nonce })),
+        1 => (0_u64..9).prop_map(|epoch| Command::Configuration(configuration(epoch))),
+        2 => meta_command().prop_map(Command::Meta),
     ]
+}
+
+fn configuration(epoch: u64) -> Configuration {
+    let initial = Configuration::initial([1, 2, 3].map(NodeId));
+    let joint = initial.changed([2, 3, 4].map(NodeId).into(), [NodeId(5)].into());
+    Configuration { epoch: Epoch(epoch), ..joint.expect("it differs") }
+}
+
+fn meta_command() -> impl Strategy<Value = MetaCommand> {
+    let id = || (1_u64..6).prop_map(NodeId);
+    prop_oneof![
+        (1_u64..9).prop_map(|number| MetaCommand::AddMember {
+            incarnation: Incarnation(number),
+            address: Address(format!("n{number}")),
+        }),
+        id().prop_map(|id| MetaCommand::RemoveMember { id }),
+        (id(), id()).prop_map(|(old, new)| MetaCommand::ReplaceMember { old, new }),
+        (0_u32..6, 0_u64..9).prop_map(|(shard, epoch)| MetaCommand::Placed {
+            shard: ShardId(shard),
+            configuration: configuration(epoch),
+        }),
+    ]
+}
+
+#[test]
+fn configuration_is_kept_and_goes_into_the_hash() {
+    let mut shard = Shard::default();
+    assert_eq!(shard.machine.configuration(), None);
+    let mut other = shard.clone();
+    assert_eq!(shard.apply(&Command::Configuration(configuration(2))), Outcome::None);
+    other.apply(&Command::Configuration(configuration(3)));
+    assert_eq!(shard.machine.configuration(), Some(&configuration(2)));
+    assert_ne!(shard.machine.state_hash(), other.machine.state_hash());
+    shard.apply(&put(1, 1, 1));
+    let reopened = shard.reopened().machine;
+    assert_eq!(reopened.configuration(), Some(&configuration(2)));
+}
+
+#[test]
+fn configurations_are_found_among_payloads() {
+    let command = Command::Configuration(configuration(2));
+    let payload = command.encode();
+    assert_eq!(configuration_in(&payload), Some(configuration(2)));
+    assert_eq!(configuration_in(&payload[..payload.len() - 1]), None);
+    for other in [Command::Noop, put(1, 1, 1), bootstrap()] {
+        assert_eq!(configuration_in(&other.encode()), None);
+    }
+    assert_eq!(configuration_in(&[]), None);
 }
 
 fn version_of(result: &WriteResult) -> Timestamp {

@@ -10,9 +10,9 @@ use std::convert::Infallible;
 use kv_core::cluster::{
     ClusterMap, ClusterRecord, MEMBERS_MAX, Member, MemberState, MetaError, REMOVED_MAX,
 };
-use kv_core::id::{Address, ClusterId, Epoch, Incarnation, LogIndex, NodeId, ShardId, Timestamp};
+use kv_core::id::{Address, ClusterId, Epoch, Incarnation, NodeId, ShardId, Timestamp};
 use kv_core::machine::plan::{Change, MOVES_MAX, Move, plan};
-use kv_core::machine::{Command, Machine, MetaCommand, Newest, ReadView, configuration_in};
+use kv_core::machine::{Command, Machine, MetaCommand, Newest, ReadView};
 use kv_core::op::Key;
 use kv_core::raft::Configuration;
 use kv_core::storage::{Entry, Outcome};
@@ -365,5 +365,174 @@ impl World {
         }
         assert_eq!(again.state_hash(), self.machine.state_hash(), "rule b34");
         assert_eq!(again, self.machine, "rule b34");
+    }
+}
+
+fn refused(outcome: Outcome) -> MetaError {
+    match outcome {
+        Outcome::MetaRefused(error) => error,
+        other => panic!("it was not refused: {other:?}"),
+    }
+}
+
+fn remove(id: u64) -> MetaCommand {
+    MetaCommand::RemoveMember { id: NodeId(id) }
+}
+
+fn replace(old: u64, new: u64) -> MetaCommand {
+    MetaCommand::ReplaceMember { old: NodeId(old), new: NodeId(new) }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_a_reason_and_changes_nothing() {
+    let mut empty = Machine::new();
+    let before_all = apply(&mut empty, Command::Meta(remove(1)));
+    assert_eq!(refused(before_all), MetaError::NotFormed);
+
+    let mut world = World::new(3, 4, 3);
+    world.command(remove(3));
+    world.finish();
+    let id = NodeId;
+    let newcomer = MetaCommand::AddMember { incarnation: formed(3), address: Address("n3".into()) };
+    for (command, error) in [
+        (remove(9), MetaError::UnknownMember { id: id(9) }),
+        (remove(3), MetaError::RemovedMember { id: id(3) }),
+        (newcomer, MetaError::RemovedMember { id: id(3) }),
+        (replace(1, 9), MetaError::UnknownMember { id: id(9) }),
+        (replace(1, 3), MetaError::RemovedMember { id: id(3) }),
+        (replace(1, 1), MetaError::SameMember { id: id(1) }),
+    ] {
+        let before = world.map().clone();
+        assert_eq!(refused(world.command(command)), error);
+        assert_eq!(*world.map(), before);
+    }
+    world.command(remove(2));
+    assert_eq!(refused(world.command(remove(1))), MetaError::LastMember { id: id(1) });
+    assert_eq!(refused(world.command(replace(1, 2))), MetaError::LeavingMember { id: id(2) });
+    let before = world.map().clone();
+    assert_eq!(world.command(remove(2)), Outcome::MapChanged(before), "it leaves already");
+}
+
+#[test]
+fn rule_c54_the_largest_id_is_not_given_twice() {
+    let mut record = record(1, 1, 1);
+    record.members[0].id = NodeId(u64::MAX - 1);
+    let mut machine = Machine::new();
+    apply(&mut machine, Command::Meta(MetaCommand::Bootstrap { record }));
+    let address = Address("late".into());
+    let add = MetaCommand::AddMember { incarnation: Incarnation(5), address };
+    assert_eq!(refused(apply(&mut machine, Command::Meta(add))), MetaError::IdsExhausted);
+}
+
+#[test]
+fn members_and_what_is_remembered_of_removed_ones_are_bounded() {
+    let mut world = World::new(1, 1, 1);
+    for _ in 1..MEMBERS_MAX {
+        world.add();
+    }
+    let address = Address("late".into());
+    let add = MetaCommand::AddMember { incarnation: Incarnation(5), address };
+    assert_eq!(refused(world.command(add)), MetaError::TooManyMembers);
+
+    let mut world = World::new(1, 1, 1);
+    let last = REMOVED_MAX as u64 + 5;
+    for _ in 0..last {
+        let id = world.add();
+        world.command(MetaCommand::RemoveMember { id });
+        world.finish();
+    }
+    let removed: Vec<_> = world.map().removed.iter().map(|removed| removed.id.0).collect();
+    assert_eq!(removed, (7..=last + 1).collect::<Vec<_>>(), "the oldest are forgotten first");
+}
+
+/// What `plan` says is what happens when the change is made and nothing else does.
+#[track_caller]
+fn check_plan(world: &World, change: Change) -> Vec<Move> {
+    let moves = plan(world.map(), change).expect("it is possible");
+    let mut changed = world.clone();
+    match change {
+        Change::Add => drop(changed.add()),
+        Change::Remove { id } => drop(changed.command(MetaCommand::RemoveMember { id })),
+        Change::Replace { old, new } => {
+            drop(changed.command(MetaCommand::ReplaceMember { old, new }));
+        }
+    }
+    changed.finish();
+    for (before, after) in world.map().shards.iter().zip(&changed.map().shards) {
+        let planned = moves.iter().find(|step| step.shard == before.shard);
+        let to = planned.map_or(&before.voters, |step| &step.to);
+        assert_eq!(*to, after.voters, "{}", before.shard);
+    }
+    moves
+}
+
+#[test]
+fn plan_is_what_happens() {
+    let world = World::new(5, 16, 3);
+    check_plan(&world, Change::Add);
+    check_plan(&world, Change::Remove { id: NodeId(2) });
+    check_plan(&world, Change::Replace { old: NodeId(1), new: NodeId(4) });
+    let unknown = Change::Remove { id: NodeId(9) };
+    assert_eq!(plan(world.map(), unknown), Err(MetaError::UnknownMember { id: NodeId(9) }));
+    let unmoved = check_plan(&World::new(1, 1, 1), Change::Add);
+    assert!(unmoved.len() <= 1, "{unmoved:?}");
+}
+
+#[test]
+fn new_node_takes_over_every_replica_of_the_one_it_replaces() {
+    for nodes in [3, 5] {
+        let mut world = World::new(nodes, 16, 3);
+        let old = NodeId(2);
+        let held = |world: &World, node| {
+            let shards = world.map().shards.iter().filter(|entry| entry.voters.contains(&node));
+            shards.map(|entry| entry.shard).collect::<Vec<_>>()
+        };
+        let before = held(&world, old);
+        let new = world.add();
+        // Nothing has moved to it yet, and nothing has to: it is to have what `old` has.
+        world.command(MetaCommand::ReplaceMember { old, new });
+        world.finish();
+        let after = held(&world, new);
+        assert!(before.iter().all(|shard| after.contains(shard)), "{before:?} {after:?}");
+        assert_eq!(world.map().member(old), None);
+        assert!(world.map().is_removed(old), "it can be told so");
+    }
+}
+
+#[test]
+fn rule_c56_shards_shrink_with_the_cluster_and_grow_again() {
+    let mut world = World::new(3, 4, 3);
+    let sizes = |world: &World| -> BTreeSet<usize> {
+        world.map().shards.iter().map(|entry| entry.voters.len()).collect()
+    };
+    for (gone, left) in [(1, 2), (3, 1)] {
+        world.command(remove(gone));
+        world.finish();
+        assert_eq!(sizes(&world), BTreeSet::from([left]));
+    }
+    for grown in [2, 3, 3] {
+        world.add();
+        world.finish();
+        assert_eq!(sizes(&world), BTreeSet::from([grown]), "never above what it was formed with");
+    }
+}
+
+#[test]
+fn meta_group_moves_first_then_who_is_short_of_replicas() {
+    let mut world = World::new(2, 8, 1);
+    world.add();
+    let moving = |world: &World| -> Vec<ShardId> {
+        let targeted = world.map().shards.iter().filter(|entry| entry.target.is_some());
+        targeted.map(|entry| entry.shard).collect()
+    };
+    let balancing = moving(&world);
+    assert!(!balancing.is_empty() && balancing.len() < MOVES_MAX, "{balancing:?}");
+    let home = world.map().shards[0].voters[0];
+    world.command(MetaCommand::RemoveMember { id: home });
+    let targets = moving(&world);
+    assert_eq!((targets[0], targets.len()), (ShardId::META, MOVES_MAX));
+    for shard in targets.iter().skip(1).filter(|shard| !balancing.contains(shard)) {
+        let entry = world.map().entry(*shard).expect("it exists");
+        assert!(entry.voters.contains(&home), "{shard} could wait");
     }
 }

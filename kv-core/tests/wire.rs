@@ -1,7 +1,9 @@
 //! Frames and encodings: what is sent comes back, and what was never sent does no harm.
 
 use bytes::Bytes;
-use kv_core::cluster::{ClusterMap, ClusterRecord, Identity, Member, MemberState};
+use kv_core::cluster::{
+    ClusterMap, ClusterRecord, Identity, Member, MemberState, RemovedMember, ShardEntry,
+};
 use kv_core::codec;
 use kv_core::id::{
     Address, ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, Round, SessionId,
@@ -9,6 +11,7 @@ use kv_core::id::{
 };
 use kv_core::machine::{Command, MetaCommand};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use kv_core::raft::Configuration;
 use kv_core::ring;
 use kv_core::storage::StorageDamage;
 use kv_core::wire::{
@@ -31,6 +34,34 @@ fn record() -> ClusterRecord {
 
 fn map() -> ClusterMap {
     ring::initial_map(&record())
+}
+
+/// A map in which every field holds something.
+fn moving_map() -> ClusterMap {
+    let mut map = map();
+    map.version = LogIndex(30);
+    map.members[2].state = MemberState::Leaving;
+    map.removed = vec![RemovedMember { id: NodeId(4), incarnation: Incarnation(44) }];
+    map.shards[1] = ShardEntry {
+        epoch: Epoch(6),
+        outgoing: vec![NodeId(1), NodeId(3)],
+        learners: vec![NodeId(5)],
+        goal: vec![NodeId(2)],
+        target: Some(vec![NodeId(2), NodeId(1)]),
+        withdrawn: vec![NodeId(6)],
+        leader: Some(NodeId(2)),
+        ..ShardEntry::new(ShardId(1), vec![NodeId(2), NodeId(1)])
+    };
+    map
+}
+
+fn configuration() -> Configuration {
+    Configuration {
+        epoch: Epoch(6),
+        voters: [NodeId(1), NodeId(2)].into(),
+        outgoing: [NodeId(1), NodeId(3)].into(),
+        learners: [NodeId(5)].into(),
+    }
 }
 
 fn request() -> RequestId {
@@ -168,6 +199,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 leaders: vec![(ShardId(1), NodeId(2))],
             })),
         ),
+        ("moving map", answer(ClientReply::Map(MapView { map: moving_map(), leaders: vec![] }))),
         ("session opened", answer(ClientReply::SessionOpened(request().session))),
         ("found", answer(ClientReply::Read(Some(found)))),
         ("not found", answer(ClientReply::Read(None))),
@@ -222,7 +254,18 @@ fn golden_bytes_of_stored_values() {
         cluster: Some(record()),
     };
     let put = WriteOp::Put { key: key(), value: Value::string("value") };
+    let incarnation = Incarnation(44);
+    let address = Address("127.0.0.1:7104".into());
+    let meta = |command| hex(&Command::Meta(command).encode());
+    let placed = MetaCommand::Placed { shard: ShardId(3), configuration: configuration() };
     let lines = [
+        format!("add member: {}", meta(MetaCommand::AddMember { incarnation, address })),
+        format!("remove member: {}", meta(MetaCommand::RemoveMember { id: NodeId(2) })),
+        format!(
+            "replace member: {}",
+            meta(MetaCommand::ReplaceMember { old: NodeId(2), new: NodeId(4) })
+        ),
+        format!("placed: {}", meta(placed)),
         format!("noop: {}", hex(&Command::Noop.encode())),
         format!("write: {}", hex(&Command::Write { request: request(), op: put }.encode())),
         format!(
@@ -233,6 +276,7 @@ fn golden_bytes_of_stored_values() {
             "open session: {}",
             hex(&Command::Meta(MetaCommand::OpenSession { nonce: 77 }).encode())
         ),
+        format!("configuration: {}", hex(&Command::Configuration(configuration()).encode())),
         format!("identity: {}", hex(&codec::encode(&identity))),
     ];
     insta::assert_snapshot!(lines.join("\n"));
