@@ -47,7 +47,10 @@ impl ClientError {
     /// Whether a write may or may not have taken effect, now or later. If not, nothing was changed.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            Self::Call { call: CallError::UnknownOutcome { .. }, .. } | Self::Closed => true,
+            Self::Call {
+                call: CallError::UnknownOutcome { .. } | CallError::AdminUnknown, ..
+            }
+            | Self::Closed => true,
             Self::Call { call: CallError::Unavailable { .. } | CallError::Refused(_), .. } => false,
         }
     }

@@ -112,6 +112,8 @@ pub struct Identity {
     pub incarnation: Incarnation,
     /// The cluster that the node belongs to, once it was formed.
     pub cluster: Option<ClusterRecord>,
+    /// The newest map that the node had when the members last changed: whom to ask after a restart.
+    pub map: Option<ClusterMap>,
 }
 
 /// Where one shard lives, and where it is to live.

@@ -149,6 +149,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 except: vec![ShardId(1)],
                 unheard: vec![ShardId(2)],
                 is_full: true,
+                is_slow: false,
             })]),
         ),
         (
@@ -252,6 +253,7 @@ fn golden_bytes_of_stored_values() {
         node: NodeId(2),
         incarnation: Incarnation(22),
         cluster: Some(record()),
+        map: None,
     };
     let put = WriteOp::Put { key: key(), value: Value::string("value") };
     let incarnation = Incarnation(44);

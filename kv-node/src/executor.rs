@@ -27,7 +27,7 @@ use kv_core::wire::{self, ClientReply, Frame, LocalIdentity, PeerFrame, ReplyFra
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::disk::Disk;
-use crate::links::Link;
+use crate::links::Links;
 use crate::listener::Client;
 
 /// How far away a timer is that nobody has set.
@@ -101,7 +101,7 @@ pub(crate) struct Executor {
     node: Node,
     clock: Clock,
     disk: Disk,
-    links: BTreeMap<NodeId, Link>,
+    links: Links,
     published: Published,
     clients: BTreeMap<ConnectionId, Client>,
     waiting: BTreeMap<RequestHandle, Waiting>,
@@ -139,7 +139,7 @@ impl Executor {
         node: Node,
         clock: Clock,
         disk: Disk,
-        links: BTreeMap<NodeId, Link>,
+        links: Links,
         published: Published,
     ) -> Self {
         Self {
@@ -238,8 +238,15 @@ impl Executor {
         }
     }
 
-    fn send(&self, frame: PeerFrame) {
-        if let Some(link) = self.links.get(&frame.to) {
+    /// Sends to a member; one that joined later gets its link with the first frame.
+    fn send(&mut self, frame: PeerFrame) {
+        let to = frame.to;
+        if !self.links.peers.contains_key(&to)
+            && let Some(member) = self.node.map().and_then(|map| map.member(to))
+        {
+            self.links.open(to, member.address.clone());
+        }
+        if let Some(link) = self.links.peers.get(&to) {
             link.send(frame);
         }
     }
@@ -281,6 +288,16 @@ impl Executor {
             Event::SpaceChanged { is_full: false } => {
                 tracing::info!("{me}: the disk has room again");
             }
+            Event::MapChanged { version } => {
+                tracing::debug!("{me} has version {version} of the map");
+            }
+            Event::ReplicaRemoved { shard } => {
+                tracing::info!("{me} has no replica of {shard} any more: it was moved");
+            }
+            Event::Removed => tracing::warn!(
+                "{me} was removed from the cluster and does nothing any more; stop it, and keep nothing of its data \
+                 directory: it cannot return under this id"
+            ),
             Event::WipedNode => tracing::error!(
                 "{me}: the cluster knows another data directory of this node, so its disk was wiped or exchanged; \
                  it stays out, because it may have forgotten what others count on"

@@ -9,6 +9,7 @@
 //! does that, after it has failed to deliver for minutes; until then frames to that peer wait in
 //! its socket.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +95,39 @@ impl Link {
         if !is_taken {
             self.counters.dropped_frames.add();
         }
+    }
+}
+
+/// The links of a node.
+#[derive(Debug)]
+pub(crate) struct Links {
+    /// By peer.
+    pub(crate) peers: BTreeMap<NodeId, Link>,
+    identity: watch::Receiver<LocalIdentity>,
+    counters: Arc<Counters>,
+    seed: u64,
+}
+
+impl Links {
+    /// No links yet.
+    pub(crate) fn new(
+        identity: watch::Receiver<LocalIdentity>,
+        counters: Arc<Counters>,
+        seed: u64,
+    ) -> Self {
+        Self { peers: BTreeMap::new(), identity, counters, seed }
+    }
+
+    /// Starts to connect to a peer.
+    pub(crate) fn open(&mut self, peer: NodeId, address: Address) {
+        let task = LinkTask {
+            peer,
+            address,
+            identity: self.identity.clone(),
+            counters: Arc::clone(&self.counters),
+            rng: Rng::fork(self.seed, &format!("link to {peer}")),
+        };
+        self.peers.insert(peer, Link::open(task));
     }
 }
 

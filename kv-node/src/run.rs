@@ -4,14 +4,11 @@
 //! in use is noticed before anything is written, and a second process on the same data directory is
 //! stopped by the directory's lock.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use kv_core::id::{Address, NodeId};
 use kv_core::node::Node;
-use kv_core::rng::Rng;
 use kv_core::wire::LocalIdentity;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +18,7 @@ use crate::counters::Counters;
 use crate::disk;
 use crate::error::NodeError;
 use crate::executor::{Clock, Executor, Inbox, Published};
-use crate::links::{Link, LinkTask};
+use crate::links::Links;
 use crate::listener::{self, Listener, Slots};
 use crate::settings::{RawSettings, Settings};
 use crate::{admin, random};
@@ -135,7 +132,12 @@ impl BoundNode {
             cluster: identity.cluster.as_ref().map(|record| record.id),
         });
         let counters = Arc::new(Counters::default());
-        let links = open_links(&settings, &identity, &counters, seed);
+        let mut links = Links::new(identity.clone(), Arc::clone(&counters), seed);
+        for (peer, address) in &settings.config.peers {
+            if *peer != settings.config.id {
+                links.open(*peer, address.clone());
+            }
+        }
         let (budget_sender, has_budget) = watch::channel(true);
         let published = Published { identity: identity_sender, has_budget: budget_sender };
         let (peers_sender, peers) = mpsc::channel(PEER_FRAME_COUNT_MAX);
@@ -163,24 +165,4 @@ impl BoundNode {
 fn prepare(listener: TcpListener) -> Result<tokio::net::TcpListener, NodeError> {
     listener::prepare(listener)
         .map_err(|source| NodeError::System { what: "use the listening socket", source })
-}
-
-fn open_links(
-    settings: &Settings,
-    identity: &watch::Receiver<LocalIdentity>,
-    counters: &Arc<Counters>,
-    seed: u64,
-) -> BTreeMap<NodeId, Link> {
-    let others = settings.config.peers.iter().filter(|(peer, _)| *peer != settings.config.id);
-    let open = |(peer, address): &(NodeId, Address)| {
-        let task = LinkTask {
-            peer: *peer,
-            address: address.clone(),
-            identity: identity.clone(),
-            counters: Arc::clone(counters),
-            rng: Rng::fork(seed, &format!("link to {peer}")),
-        };
-        (*peer, Link::open(task))
-    };
-    others.map(open).collect()
 }

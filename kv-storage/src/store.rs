@@ -204,6 +204,7 @@ fn begin(vfs: &dyn Vfs, options: OpenOptions) -> Result<Identity, OpenError> {
         node: options.node,
         incarnation: options.fresh_incarnation,
         cluster: None,
+        map: None,
     };
     identity::write(vfs, &identity).map_err(IdentityError::from)?;
     Ok(identity)

@@ -8,7 +8,7 @@ use core::time::Duration;
 use crate::id::{Address, RequestId};
 use crate::node::Status;
 use crate::op::{Found, Key, WriteOp, WriteResult};
-use crate::wire::{MapView, Refusal, ReplyFrame, RequestFrame};
+use crate::wire::{AdminReply, AdminRequest, MapView, Refusal, ReplyFrame, RequestFrame};
 
 /// Configuration of a router.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub enum Call {
     },
     /// The cluster map, from any node.
     Map,
+    /// What an operator asks.
+    Admin(AdminRequest),
 }
 
 /// A successful answer.
@@ -69,6 +71,8 @@ pub enum Answer {
     Status(Status),
     /// To a map call.
     Map(MapView),
+    /// To an operator's request.
+    Admin(AdminReply),
 }
 
 /// Why a call failed.
@@ -83,6 +87,10 @@ pub enum CallError {
         /// The id under which it was sent.
         request: RequestId,
     },
+    /// The deadline passed after an operator's request had been sent. *It may have been decided.* To
+    /// repeat it does no harm.
+    #[error("the request was sent but not answered in time; repeat it, which does no harm")]
+    AdminUnknown,
     /// The deadline passed and nothing took effect. *Nothing was changed.*
     #[error("no node could answer in time{}", last_answer(last.as_ref()))]
     Unavailable {

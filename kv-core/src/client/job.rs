@@ -4,7 +4,7 @@ use super::{Call, CallError};
 use crate::id::{Address, NodeId, RequestId, ShardId};
 use crate::op::Key;
 use crate::time::Instant;
-use crate::wire::Refusal;
+use crate::wire::{AdminRequest, Refusal};
 
 /// What the job is to get done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,12 +69,16 @@ impl Job {
         matches!(self.goal, Goal::User(Call::Write(_)))
     }
 
+    fn is_admin(&self) -> bool {
+        matches!(self.goal, Goal::User(Call::Admin(_)))
+    }
+
     /// The key that decides the shard, if one does.
     pub(super) fn key(&self) -> Option<&Key> {
         match &self.goal {
             Goal::User(Call::Get { key }) => Some(key),
             Goal::User(Call::Write(op)) => Some(op.key()),
-            Goal::User(Call::Status { .. } | Call::Map)
+            Goal::User(Call::Status { .. } | Call::Map | Call::Admin(_))
             | Goal::FetchMap
             | Goal::OpenSession { .. } => None,
         }
@@ -84,6 +88,9 @@ impl Job {
     pub(super) fn shard(&self, shard_count: u32) -> Option<ShardId> {
         match &self.goal {
             Goal::OpenSession { .. } => Some(ShardId::META),
+            Goal::User(Call::Admin(AdminRequest::TransferLeader { shard, .. })) => Some(*shard),
+            Goal::User(Call::Admin(AdminRequest::Plan { .. })) => None,
+            Goal::User(Call::Admin(_)) => Some(ShardId::META),
             Goal::User(_) | Goal::FetchMap => {
                 self.key().map(|key| crate::ring::shard_of(key, shard_count))
             }
@@ -104,6 +111,7 @@ impl Job {
             Some(request) if self.is_write() && self.sent_count > 0 => {
                 CallError::UnknownOutcome { request }
             }
+            _ if self.is_admin() && self.sent_count > 0 => CallError::AdminUnknown,
             Some(_) | None => CallError::Unavailable { last: self.last_refusal.clone() },
         }
     }

@@ -204,7 +204,8 @@ impl Router {
             self.remove_job(id);
             return;
         }
-        let needs_map = job.key().is_some() || matches!(job.goal, Goal::OpenSession { .. });
+        let needs_map = job.key().is_some()
+            || matches!(job.goal, Goal::OpenSession { .. } | Goal::User(Call::Admin(_)));
         let needs_session = job.is_write() && job.request.is_none();
         if needs_map && self.map.is_none() {
             self.set_stage(id, Stage::Parked);
@@ -314,6 +315,7 @@ impl Router {
             ClientReply::Read(found) => self.finish(id, Ok(Answer::Got(found))),
             ClientReply::Written(result) => self.finish(id, Ok(Answer::Written(result))),
             ClientReply::Status(status) => self.finish(id, Ok(Answer::Status(status))),
+            ClientReply::Admin(reply) => self.finish(id, Ok(Answer::Admin(reply))),
         }
     }
 
@@ -366,7 +368,11 @@ impl Router {
             refusal @ Refusal::NoSpace { .. } => self.on_no_space(id, refusal),
             Refusal::SessionExpired => self.on_session_expired(id),
             Refusal::Superseded => self.give_up(id),
-            refusal @ (Refusal::TooLarge { .. } | Refusal::WrongShard { .. }) => {
+            refusal @ (Refusal::TooLarge { .. }
+            | Refusal::WrongShard { .. }
+            | Refusal::Meta(_)
+            | Refusal::QuorumRisk { .. }
+            | Refusal::Transfer { .. }) => {
                 self.finish(id, Err(CallError::Refused(refusal)));
             }
         }
@@ -385,8 +391,11 @@ impl Router {
             Some(node) => self.leaders.insert(shard, node),
             None => self.leaders.remove(&shard),
         };
+        hint.into_iter().for_each(|node| self.check_known(node));
         let is_first = self.jobs.get(&id).is_some_and(|job| job.failure_count == 0);
-        if is_first && hint.is_some() && hint != known {
+        if self.map.is_none() {
+            self.pause(id);
+        } else if is_first && hint.is_some() && hint != known {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.failure_count += 1;
             }
@@ -396,8 +405,16 @@ impl Router {
         }
     }
 
+    /// If the map does not have the node, it is out of date: forgets it, so that it is fetched.
+    fn check_known(&mut self, node: NodeId) {
+        if self.map.as_ref().is_some_and(|map| map.member(node).is_none()) {
+            self.map = None;
+        }
+    }
+
     fn on_wrong_epoch(&mut self, id: CallId, entry: ShardEntry) {
         self.leaders.remove(&entry.shard);
+        entry.voters.iter().for_each(|voter| self.check_known(*voter));
         let slot = self.map.as_mut().and_then(|map| map.shards.get_mut(entry.shard.0 as usize));
         if let Some(slot) = slot
             && slot.epoch < entry.epoch
@@ -440,6 +457,7 @@ fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
     Some(match &job.goal {
         Goal::FetchMap | Goal::User(Call::Map) => ClientRequest::Map,
         Goal::User(Call::Status { .. }) => ClientRequest::Status,
+        Goal::User(Call::Admin(request)) => ClientRequest::Admin(request.clone()),
         Goal::OpenSession { nonce } => ClientRequest::OpenSession { nonce: *nonce },
         Goal::User(Call::Get { key }) => {
             let (shard, epoch) = placement()?;

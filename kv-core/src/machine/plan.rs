@@ -24,6 +24,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta;
 use super::placement::{self, Leadership};
 use crate::cluster::{ClusterMap, MemberState, MetaError, REMOVED_MAX, RemovedMember, ShardEntry};
@@ -34,7 +36,7 @@ use crate::id::{Address, Incarnation, NodeId, ShardId};
 pub const MOVES_MAX: usize = 4;
 
 /// A change of the members, to be tried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A node joins. It gets the map's next id.
     Add,
@@ -53,7 +55,7 @@ pub enum Change {
 }
 
 /// What is to become of one shard's voters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     /// The shard.
     pub shard: ShardId,

@@ -67,6 +67,9 @@ impl Node {
         self.rounds.heartbeat_at = Some(self.now + self.config.timings.heartbeat);
         self.begin_round();
         self.resend_chunks();
+        self.tell_map_version();
+        self.advance_moves();
+        self.balance_leaders();
         let attention: Vec<_> = self.attention.iter().copied().collect();
         for shard in attention {
             if let Some(replica) = self.replicas.get_mut(&shard) {
@@ -117,8 +120,8 @@ impl Node {
             link.on_leads(boot, version, leads);
         }
         let Some(leads) = link.their_leads(boot, version) else {
-            return self
-                .send_confirmation(from, Confirmation::unknown_list(boot, round, self.is_full));
+            let unknown = Confirmation::unknown_list(boot, round);
+            return self.send_confirmation(from, unknown);
         };
         let (mut except, mut unheard) = (Vec::new(), Vec::new());
         for lead in leads {
@@ -139,22 +142,24 @@ impl Node {
                 replica.group.tell_term(from);
             }
         }
-        let is_full = self.is_full;
-        let confirmation = Confirmation { boot, round, version, except, unheard, is_full };
+        let (is_full, is_slow) = (false, false);
+        let confirmation = Confirmation { boot, round, version, except, unheard, is_full, is_slow };
         self.send_confirmation(from, confirmation);
     }
 
     fn send_confirmation(&mut self, to: NodeId, confirmation: Confirmation) {
+        let (is_full, is_slow) = (self.is_full, self.is_disk_slow());
+        let confirmation = Confirmation { is_full, is_slow, ..confirmation };
         self.outbox.send(to, PeerMessage::Confirmed(confirmation));
     }
 
     /// A peer answers whether it takes this node for the leader of what it leads.
     pub(super) fn on_confirmed(&mut self, from: NodeId, confirmation: Confirmation) {
-        let Confirmation { boot, round, version, except, unheard, is_full } = confirmation;
+        let Confirmation { boot, round, version, except, unheard, is_full, is_slow } = confirmation;
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };
-        link.is_full = is_full;
+        (link.is_full, link.is_slow) = (is_full, is_slow);
         if boot != self.rounds.boot
             || round > self.rounds.begun
             || !link.on_confirmed(round, version, except)

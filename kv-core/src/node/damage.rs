@@ -19,7 +19,7 @@ impl Node {
     pub(super) fn damage(&self) -> Option<&StorageDamage> {
         match &self.phase {
             Phase::Suspect(damage) => Some(damage),
-            Phase::Forming(_) | Phase::Running | Phase::Wiped => None,
+            Phase::Forming(_) | Phase::Running | Phase::Wiped | Phase::Removed => None,
         }
     }
 
@@ -33,6 +33,12 @@ impl Node {
             let (handles, _) = replica.take_waiting();
             handles.into_iter().for_each(|handle| self.refuse_damaged(handle));
         }
+        self.stop_taking_part();
+        self.outbox.push(Output::Event(Event::Damaged(damage)));
+    }
+
+    /// Forgets all replicas and peers.
+    pub(super) fn stop_taking_part(&mut self) {
         self.pending_bytes = 0;
         self.replicas.clear();
         self.links.clear();
@@ -42,7 +48,6 @@ impl Node {
         self.attention.clear();
         self.deadlines.clear();
         self.rounds.heartbeat_at = None;
-        self.outbox.push(Output::Event(Event::Damaged(damage)));
     }
 
     pub(super) fn handle_while_suspect(&mut self, input: Input) {

@@ -137,12 +137,12 @@ impl Node {
     }
 
     /// The record is durable: the node is a member.
-    pub(super) fn on_identity_stored(&mut self, now: Instant) {
+    pub(super) fn on_identity_stored(&mut self) {
         let Phase::Forming(Formation { storing: Some(cluster), .. }) = &mut self.phase else {
             return;
         };
         self.identity.cluster = Some(cluster.clone());
-        self.start_replicas(now, BTreeMap::new());
+        self.start_replicas(BTreeMap::new());
         self.outbox.push(Output::Event(Event::Joined));
     }
 

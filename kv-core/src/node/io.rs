@@ -1,6 +1,6 @@
 //! Inputs and outputs of a node.
 
-use crate::id::{LogId, NodeId, RequestHandle, ShardId, Term};
+use crate::id::{LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
 use crate::raft::{Contradiction, Role};
 use crate::storage::{StorageDamage, StorageReply, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, PeerFrame};
@@ -83,6 +83,18 @@ pub enum Event {
     },
     /// The node now belongs to a cluster.
     Joined,
+    /// The node has a newer map.
+    MapChanged {
+        /// Its version.
+        version: LogIndex,
+    },
+    /// The node has no replica of the shard any more.
+    ReplicaRemoved {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The node was removed from the cluster: it does nothing any more.
+    Removed,
     /// What the node has stored is damaged: it takes part in nothing any more.
     Damaged(StorageDamage),
     /// The node's disk became full, or is not full any more.

@@ -14,6 +14,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::id::{Incarnation, Round, ShardId};
+use crate::time::Instant;
 use crate::wire::{Lead, PeerMessage};
 
 /// What this node knows of one peer.
@@ -22,6 +23,10 @@ pub(super) struct Link {
     pub(super) incarnation: Incarnation,
     /// Whether the peer last said that its disk is full.
     pub(super) is_full: bool,
+    /// Whether the peer last said that its disk is slow.
+    pub(super) is_slow: bool,
+    /// When a frame of it last arrived; none since the process started.
+    pub(super) heard_at: Option<Instant>,
     /// What this node leads and the peer has a replica of.
     leads: Vec<Lead>,
     /// Version of `leads`.
@@ -48,6 +53,8 @@ impl Link {
         Self {
             incarnation,
             is_full: false,
+            is_slow: false,
+            heard_at: None,
             leads: Vec::new(),
             version: 0,
             is_acknowledged: false,

@@ -29,12 +29,15 @@
 //! **What this leaves out:** moving shards, joining nodes, gossip, quiescence, timestamps and
 //! transactions.
 
+mod admin;
 mod config;
 mod confirm;
 mod damage;
 mod formation;
 mod io;
 mod link;
+mod membership;
+mod moves;
 mod outbox;
 mod replica;
 mod requests;
@@ -43,7 +46,6 @@ mod status;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::ToString as _;
 use alloc::vec::Vec;
 use core::mem;
 
@@ -53,19 +55,21 @@ pub use io::{Budget, Event, IgnoreReason, Input, Output, TimerReason};
 pub use status::{ShardStatus, Status};
 
 use crate::cluster::{ClusterMap, Identity};
-use crate::id::{AppendId, LogId, NodeId, RequestHandle, ShardId, Term};
+use crate::id::{AppendId, Epoch, LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
 use crate::machine::{Command, MetaCommand};
 use crate::mutants::{self, Mutant};
 use crate::op::Found;
-use crate::raft::{Configuration, Group, GroupConfig, Role};
+use crate::raft::Role;
 use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{
-    Append, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage, StorageReply,
-    StorageRequest,
+    Append, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
+    StorageReply, StorageRequest,
 };
 use crate::time::Instant;
-use crate::wire::{ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, Refusal};
+use crate::wire::{
+    ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, RaftMessage, Refusal,
+};
 use confirm::Rounds;
 use formation::Formation;
 use link::Link;
@@ -84,6 +88,8 @@ enum Phase {
     Running,
     /// Has the id of a member, but not its data.
     Wiped,
+    /// Was removed from the cluster.
+    Removed,
     /// What it has stored is damaged.
     Suspect(StorageDamage),
 }
@@ -124,6 +130,23 @@ pub struct Node {
     is_bootstrapped: bool,
     /// The term in which this node, as meta leader, proposed the map.
     bootstrap_term: Term,
+    /// Replicas made so far; each draws its timeouts from a stream of its own.
+    replica_count: u64,
+    /// Replicas whose applied state is being forgotten, with their terms and votes.
+    removing: BTreeMap<ShardId, HardState>,
+    /// Terms and votes of replicas that were removed.
+    removed: BTreeMap<ShardId, HardState>,
+    /// Who last said that it leads the meta group.
+    meta_leader: Option<NodeId>,
+    /// As meta leader: when the map's version was last told.
+    map_told_at: Instant,
+    /// As meta leader: placements that are on their way into the log, with the term, and until when
+    /// they are not proposed again.
+    placing: BTreeMap<ShardId, (Term, Epoch, Instant)>,
+    /// When the appends that are not durable yet were handed out.
+    appends_begun: BTreeMap<AppendId, Instant>,
+    /// Until then the disk counts as slow.
+    slow_until: Instant,
 }
 
 impl Node {
@@ -167,10 +190,18 @@ impl Node {
             ignored_frame_count: 0,
             is_bootstrapped: false,
             bootstrap_term: Term(0),
+            replica_count: 0,
+            removing: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            meta_leader: None,
+            map_told_at: Instant::ZERO,
+            placing: BTreeMap::new(),
+            appends_begun: BTreeMap::new(),
+            slow_until: Instant::ZERO,
         };
         match recovered.damage {
             Some(damage) => node.become_suspect(damage),
-            None if node.identity.cluster.is_some() => node.start_replicas(now, recovered.groups),
+            None if node.identity.cluster.is_some() => node.start_replicas(recovered.groups),
             None => {}
         }
         node.handle(now, Input::Timeout);
@@ -188,7 +219,7 @@ impl Node {
             Input::Receive(frame) => self.on_frame(frame),
             Input::Request { handle, body } => match &self.phase {
                 Phase::Running => self.on_request(handle, body),
-                Phase::Forming(_) | Phase::Wiped | Phase::Suspect(_) => {
+                Phase::Forming(_) | Phase::Wiped | Phase::Removed | Phase::Suspect(_) => {
                     self.refuse_request(handle, &body, Refusal::NotReady);
                 }
             },
@@ -206,7 +237,7 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
         let formation = match &self.phase {
             Phase::Forming(formation) => Some((formation.query_at, TimerReason::Formation)),
-            Phase::Running | Phase::Wiped | Phase::Suspect(_) => None,
+            Phase::Running | Phase::Wiped | Phase::Removed | Phase::Suspect(_) => None,
         };
         let heartbeat = self.rounds.heartbeat_at.map(|at| (at, TimerReason::Heartbeat));
         let raft = self.deadlines.first().map(|(at, shard)| (*at, TimerReason::Raft(*shard)));
@@ -255,46 +286,28 @@ impl Node {
         }
     }
 
-    /// Starts the replicas that the cluster's map gives this node.
-    fn start_replicas(&mut self, now: Instant, mut recovered: BTreeMap<ShardId, RecoveredGroup>) {
+    /// Starts the replicas that the node has, and those that the cluster was formed with.
+    fn start_replicas(&mut self, recovered: BTreeMap<ShardId, RecoveredGroup>) {
         let record = self.identity.cluster.as_ref().expect("a running node belongs to a cluster");
-        let map = ring::initial_map(record);
-        for member in record.members.iter().filter(|member| member.id != self.config.id) {
+        let initial = ring::initial_map(record);
+        self.phase = Phase::Running;
+        let map = self.identity.map.clone().unwrap_or_else(|| initial.clone());
+        self.is_bootstrapped = map.version > LogIndex(0);
+        for member in map.members.iter().filter(|member| member.id != self.config.id) {
             self.links.insert(member.id, Link::new(member.incarnation));
         }
-        for entry in map.shards.iter().filter(|entry| entry.voters.contains(&self.config.id)) {
-            let mut recovered = recovered.remove(&entry.shard).unwrap_or_default();
-            let configuration = recovered.configuration.take();
-            let configuration = configuration
-                .unwrap_or_else(|| Configuration::initial(entry.voters.iter().copied()));
-            let rng = Rng::fork(self.seed, &entry.shard.to_string());
-            let config = GroupConfig {
-                shard: entry.shard,
-                me: self.config.id,
-                configuration,
-                timings: self.config.timings,
-                limits: self.config.limits,
-            };
-            let replica = Replica::new(Group::new(config, recovered, rng, now));
-            self.deadlines.insert((replica.filed_deadline, entry.shard));
-            self.replicas.insert(entry.shard, replica);
+        self.map = Some(map);
+        let mine = initial.shards.iter().filter(|entry| entry.voters.contains(&self.config.id));
+        let mut groups: BTreeMap<_, RecoveredGroup> =
+            mine.map(|entry| (entry.shard, RecoveredGroup::default())).collect();
+        groups.extend(recovered);
+        for (shard, group) in groups {
+            if group.is_removed && group.entries.is_empty() {
+                self.removed.insert(shard, group.hard_state);
+            } else {
+                self.add_replica(shard, group);
+            }
         }
-        self.touched.extend(self.replicas.keys().copied());
-        self.map = Some(map);
-        self.phase = Phase::Running;
-    }
-
-    /// Who takes part in the group of `shard` if its log has never said otherwise.
-    fn initial_configuration(&self, shard: ShardId) -> Configuration {
-        let record = self.identity.cluster.as_ref().expect("a running node belongs to a cluster");
-        let map = ring::initial_map(record);
-        let voters = map.entry(shard).map(|entry| entry.voters.clone()).unwrap_or_default();
-        Configuration::initial(voters)
-    }
-
-    fn learn_map(&mut self, map: ClusterMap) {
-        self.map = Some(map);
-        self.is_bootstrapped = true;
     }
 
     fn on_timeout(&mut self) {
@@ -326,7 +339,8 @@ impl Node {
             ClientRequest::Map
             | ClientRequest::OpenSession { .. }
             | ClientRequest::Read { .. }
-            | ClientRequest::Write { .. } => ClientReply::Refused(refusal),
+            | ClientRequest::Write { .. }
+            | ClientRequest::Admin(_) => ClientReply::Refused(refusal),
         };
         self.reply(handle, reply);
     }
@@ -337,6 +351,11 @@ impl Node {
                 self.ignored_frame_count += 1;
                 let from = frame.from;
                 self.outbox.push(Output::Event(Event::FrameIgnored { from, reason }));
+                if reason == IgnoreReason::UnknownSender
+                    && self.map.as_ref().is_some_and(|map| map.is_removed(from))
+                {
+                    self.send_map(from);
+                }
                 // A wiped node is to learn that it is one.
                 if reason == IgnoreReason::WrongIncarnation && frame.cluster.is_none() {
                     self.on_frame_of_outsider(frame);
@@ -345,11 +364,14 @@ impl Node {
             (None, Phase::Forming(_)) => self.on_frame_while_forming(frame),
             (None, Phase::Running) if frame.cluster.is_none() => self.on_frame_of_outsider(frame),
             (None, Phase::Running) => {
+                if let Some(link) = self.links.get_mut(&frame.from) {
+                    link.heard_at = Some(self.now);
+                }
                 for message in frame.messages {
                     self.on_peer_message(frame.from, message);
                 }
             }
-            (None, Phase::Wiped | Phase::Suspect(_)) => {}
+            (None, Phase::Wiped | Phase::Removed | Phase::Suspect(_)) => {}
         }
     }
 
@@ -363,7 +385,10 @@ impl Node {
     }
 
     fn reason_to_ignore(&self, frame: &PeerFrame) -> Option<IgnoreReason> {
-        let is_listed = self.config.peers.iter().any(|(peer, _)| *peer == frame.from);
+        let is_listed = match &self.map {
+            Some(_) => self.links.contains_key(&frame.from),
+            None => self.config.peers.iter().any(|(peer, _)| *peer == frame.from),
+        };
         let ours = self.identity.cluster.as_ref().map(|cluster| cluster.id);
         let link = self.links.get(&frame.from);
         if frame.to != self.config.id || frame.from == self.config.id {
@@ -386,8 +411,12 @@ impl Node {
                 self.on_confirm(from, boot, round, version, leads);
             }
             PeerMessage::Confirmed(confirmation) => self.on_confirmed(from, confirmation),
+            PeerMessage::Map(message) => self.on_map_message(from, message),
             PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
             PeerMessage::Raft { shard, message } => {
+                if matches!(message, RaftMessage::Append { .. }) {
+                    self.add_empty_replica(shard);
+                }
                 if let Some(replica) = self.replicas.get_mut(&shard) {
                     replica.group.on_message(self.now, from, message);
                     self.touched.insert(shard);
@@ -399,6 +428,7 @@ impl Node {
     fn on_stored(&mut self, reply: StorageReply) {
         match reply {
             StorageReply::Appended { id, written, counters } => {
+                self.note_append_time(id);
                 self.log_counters = counters;
                 self.outbox.on_durable(id);
                 self.on_appended(id, written);
@@ -419,7 +449,7 @@ impl Node {
                 self.outbox.push(Output::Event(Event::SpaceChanged { is_full }));
             }
             StorageReply::Damaged(damage) => self.become_suspect(damage),
-            StorageReply::IdentityStored => self.on_identity_stored(self.now),
+            StorageReply::IdentityStored => self.on_identity_stored(),
             StorageReply::SnapshotOpened { id } => self.on_snapshot_opened(id),
             StorageReply::SnapshotRead { id, sequence, chunk } => {
                 self.on_snapshot_read(id, sequence, chunk);
@@ -428,8 +458,7 @@ impl Node {
                 self.on_chunk_staged(id, sequence, result);
             }
             StorageReply::SnapshotInstalled { id, state } => self.on_snapshot_installed(id, state),
-            // Nobody asks for it.
-            StorageReply::ShardRemoved { .. } => {}
+            StorageReply::ShardRemoved { shard } => self.on_shard_removed(shard),
         }
     }
 
@@ -520,6 +549,7 @@ impl Node {
         }
         if !writes.is_empty() {
             self.last_append = id;
+            self.appends_begun.insert(id, self.now);
             self.outbox.push(Output::Store(StorageRequest::Append(Append { id, writes })));
         }
     }
@@ -563,6 +593,7 @@ impl Node {
             self.outbox.push(Output::Event(Event::Committed { shard, committed, term, role }));
         }
         if (role, term) != (before.role, before.term) {
+            replica.role_since = self.now;
             self.outbox.push(Output::Event(Event::RoleChanged { shard, term, role }));
             if role == Role::Leader || before.role == Role::Leader {
                 if before.role == Role::Leader {

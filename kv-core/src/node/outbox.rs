@@ -6,7 +6,7 @@ use core::mem;
 
 use super::Output;
 use crate::id::{AppendId, ClusterId, Incarnation, NodeId};
-use crate::wire::{PeerFrame, PeerMessage, RaftMessage, SnapshotMessage};
+use crate::wire::{MapMessage, PeerFrame, PeerMessage, RaftMessage, SnapshotMessage};
 
 /// Bytes of entries in one frame, unless a single message is larger. Small enough that a heartbeat
 /// behind it is not late.
@@ -119,7 +119,9 @@ fn size(message: &PeerMessage) -> usize {
             64 + entries.iter().map(|(_, payload)| payload.len() + 16).sum::<usize>()
         }
         PeerMessage::Snapshot(SnapshotMessage::Chunk { chunk, .. }) => 64 + chunk.bytes.len(),
-        PeerMessage::Snapshot(_)
+        PeerMessage::Map(MapMessage::Map(map)) => 64 * (2 + map.members.len() + map.shards.len()),
+        PeerMessage::Map(_)
+        | PeerMessage::Snapshot(_)
         | PeerMessage::Raft { .. }
         | PeerMessage::Formation(_)
         | PeerMessage::Confirm { .. }

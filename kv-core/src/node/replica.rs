@@ -50,6 +50,10 @@ pub(super) struct Replica {
     /// What of it is durable without the log.
     pub(super) flushed: LogIndex,
     pub(super) reported: Reported,
+    /// When the role last changed.
+    pub(super) role_since: Instant,
+    /// When the placement was last reported to the meta leader.
+    pub(super) reported_at: Instant,
     /// The deadline under which the node has filed the group.
     pub(super) filed_deadline: Instant,
 }
@@ -68,6 +72,8 @@ impl Replica {
             store_applied,
             flushed: store_applied,
             reported,
+            role_since: Instant::ZERO,
+            reported_at: Instant::ZERO,
             filed_deadline,
         }
     }

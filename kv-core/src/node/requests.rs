@@ -29,6 +29,7 @@ impl Node {
         let result = match body {
             ClientRequest::Status => Err(ClientReply::Status(self.status())),
             ClientRequest::Map => Err(self.map_view()),
+            ClientRequest::Admin(request) => self.on_admin(handle, request),
             ClientRequest::OpenSession { nonce } => {
                 let command = Command::Meta(MetaCommand::OpenSession { nonce });
                 self.propose(ShardId::META, handle, &command).map_err(ClientReply::Refused)
@@ -73,6 +74,10 @@ impl Node {
         let expected = ring::shard_of(key, map.shard_count());
         if shard != expected {
             return Err(Refusal::WrongShard { expected, named: shard });
+        }
+        if self.replicas.contains_key(&shard) {
+            // Its own log says who serves it; the map may be behind, here or there.
+            return Ok(());
         }
         let entry = map.entry(shard).ok_or(Refusal::NotReady)?;
         if epoch > entry.epoch {
@@ -119,7 +124,7 @@ impl Node {
     }
 
     /// Why this node cannot serve `shard`.
-    fn refusal(&self, shard: ShardId) -> Refusal {
+    pub(super) fn refusal(&self, shard: ShardId) -> Refusal {
         let entry = self.map.as_ref().and_then(|map| map.entry(shard));
         match (self.replicas.get(&shard), entry) {
             (Some(replica), _) => Refusal::NotLeader { shard, hint: replica.group.leader() },
@@ -128,7 +133,7 @@ impl Node {
         }
     }
 
-    fn propose(
+    pub(super) fn propose(
         &mut self,
         shard: ShardId,
         handle: RequestHandle,
@@ -208,10 +213,10 @@ impl Node {
             Outcome::SessionOpened(session) => ClientReply::SessionOpened(session),
             Outcome::SessionExpired => ClientReply::Refused(Refusal::SessionExpired),
             Outcome::Superseded => ClientReply::Refused(Refusal::Superseded),
-            Outcome::None
+            outcome @ (Outcome::None
             | Outcome::MapChanged(_)
             | Outcome::MemberAdded { .. }
-            | Outcome::MetaRefused(_) => return,
+            | Outcome::MetaRefused(_)) => self.admin_reply(outcome),
         };
         self.reply(handle, reply);
     }

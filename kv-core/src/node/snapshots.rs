@@ -71,6 +71,12 @@ impl Snapshots {
         self.receiving.clear();
     }
 
+    /// The replica of `shard` is gone.
+    pub(super) fn forget(&mut self, shard: ShardId) {
+        self.receiving.remove(&shard);
+        self.sending.retain(|(of, _), _| *of != shard);
+    }
+
     /// Up to where the log of `shard` must be kept behind snapshots that are sent.
     fn oldest(&self, shard: ShardId) -> Option<LogIndex> {
         let of_shard = self.sending.range((shard, NodeId(0))..=(shard, NodeId(u64::MAX)));
@@ -255,6 +261,7 @@ impl Node {
         sequence: u64,
         chunk: SnapshotChunk,
     ) {
+        self.add_empty_replica(id.shard);
         let Some(replica) = self.replicas.get_mut(&id.shard) else {
             return;
         };

@@ -106,24 +106,25 @@ impl Group {
         voters: BTreeSet<NodeId>,
         learners: BTreeSet<NodeId>,
     ) -> Result<Configuration, ProposeChangeError> {
-        self.end_late_transfer(now);
-        let State::Leader(leadership) = &self.state else {
-            return Err(ProposeChangeError::NotLeader);
-        };
-        let commit = self.hard_state.commit;
-        let is_term_unknown = commit < leadership.term_start;
-        if (is_term_unknown && !mutants::is_active(Mutant::ChangeBeforeOwnTerm))
-            || self.configurations.current_index() > commit
-            || leadership.transfer.is_some()
-        {
-            return Err(ProposeChangeError::Unfinished);
-        }
+        self.check_change(now)?;
         let next = self.configuration().changed(voters, learners)?;
         if let Some(node) = next.voters.iter().find(|node| !self.is_caught_up(**node))
             && !mutants::is_active(Mutant::VoterNotCaughtUp)
         {
             return Err(ProposeChangeError::Behind { node: *node });
         }
+        self.append_configuration(now, &next);
+        Ok(next)
+    }
+
+    /// As leader: appends the configuration that holds once more, under the next epoch. So it is
+    /// known that no change follows any more that was begun under this one.
+    ///
+    /// # Errors
+    /// [`ProposeChangeError`]. *Nothing was changed.*
+    pub fn propose_same(&mut self, now: Instant) -> Result<Configuration, ProposeChangeError> {
+        self.check_change(now)?;
+        let next = self.configuration().again()?;
         self.append_configuration(now, &next);
         Ok(next)
     }
@@ -149,6 +150,23 @@ impl Group {
     /// Whether the configuration that holds is committed.
     pub fn is_configuration_committed(&self) -> bool {
         self.configurations.current_index() <= self.hard_state.commit
+    }
+
+    /// Whether the leader may change the configuration now.
+    fn check_change(&mut self, now: Instant) -> Result<(), ProposeChangeError> {
+        self.end_late_transfer(now);
+        let State::Leader(leadership) = &self.state else {
+            return Err(ProposeChangeError::NotLeader);
+        };
+        let commit = self.hard_state.commit;
+        let is_term_unknown = commit < leadership.term_start;
+        if (is_term_unknown && !mutants::is_active(Mutant::ChangeBeforeOwnTerm))
+            || self.configurations.current_index() > commit
+            || leadership.transfer.is_some()
+        {
+            return Err(ProposeChangeError::Unfinished);
+        }
+        Ok(())
     }
 
     fn append_configuration(&mut self, now: Instant, configuration: &Configuration) {

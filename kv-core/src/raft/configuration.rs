@@ -131,6 +131,17 @@ impl Configuration {
         Ok(Self { epoch: Epoch(self.epoch.0 + 1), voters, outgoing, learners })
     }
 
+    /// The same under the next epoch.
+    ///
+    /// # Errors
+    /// [`ChangeError::Joint`]. *Nothing was changed.*
+    pub fn again(&self) -> Result<Self, ChangeError> {
+        if self.is_joint() {
+            return Err(ChangeError::Joint);
+        }
+        Ok(Self { epoch: Epoch(self.epoch.0 + 1), ..self.clone() })
+    }
+
     /// The configuration that ends a joint one.
     ///
     /// # Errors

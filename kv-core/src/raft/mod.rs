@@ -310,6 +310,11 @@ impl Group {
         self.hard_state.term
     }
 
+    /// Term, vote and commit index.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
     /// The leader of the current term, if it is known.
     pub fn leader(&self) -> Option<NodeId> {
         self.leader

@@ -79,16 +79,29 @@ impl Group {
         Ok(())
     }
 
-    /// As leader: the voter that is best suited to lead next, if any is.
-    pub fn best_successor(&self, now: Instant) -> Option<NodeId> {
+    /// As leader: the voter that is best suited to lead next among those that `may_lead`, if any
+    /// is.
+    pub fn best_successor(
+        &self,
+        now: Instant,
+        may_lead: impl Fn(NodeId) -> bool,
+    ) -> Option<NodeId> {
         let State::Leader(leadership) = &self.state else {
             return None;
         };
         let able = leadership.followers.iter().filter(|(node, _)| {
-            self.configuration().voters.contains(node) && self.is_able_to_lead(now, **node)
+            self.configuration().voters.contains(node)
+                && self.is_able_to_lead(now, **node)
+                && may_lead(**node)
         });
         able.max_by_key(|(node, progress)| (progress.matched, core::cmp::Reverse(**node)))
             .map(|(node, _)| *node)
+    }
+
+    /// As leader: whether a follower is known to hold everything that is committed.
+    pub fn holds_committed(&self, node: NodeId) -> bool {
+        let commit = self.hard_state.commit;
+        self.progress(node).is_some_and(|progress| progress.matched >= commit)
     }
 
     fn is_able_to_lead(&self, now: Instant, node: NodeId) -> bool {
@@ -99,7 +112,7 @@ impl Group {
 
     /// As leader: hands over to the best successor, or else to nobody, and steps down.
     pub(super) fn abdicate(&mut self, now: Instant) {
-        if let Some(to) = self.best_successor(now) {
+        if let Some(to) = self.best_successor(now, |_| true) {
             let term = self.hard_state.term;
             self.send(to, RaftMessage::Transfer { term });
         }

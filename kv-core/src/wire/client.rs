@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{ClusterMap, ShardEntry};
-use crate::id::{Epoch, NodeId, RequestId, SessionId, ShardId};
+use crate::cluster::{ClusterMap, ClusterRecord, MetaError, ShardEntry};
+use crate::id::{Address, Epoch, Incarnation, NodeId, RequestId, SessionId, ShardId};
+use crate::machine::plan::{Change, Move};
 use crate::node::Status;
 use crate::op::{Found, Key, WriteOp, WriteResult};
 use crate::storage::StorageDamage;
@@ -62,6 +63,70 @@ pub enum ClientRequest {
     },
     /// The node's own view of itself.
     Status,
+    /// What an operator asks.
+    Admin(AdminRequest),
+}
+
+/// What an operator asks of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminRequest {
+    /// Make a node a member, at the leader of the meta group. A repetition finds it to be one.
+    AddNode {
+        /// The life of its data directory.
+        incarnation: Incarnation,
+        /// Where peers and clients reach it.
+        address: Address,
+    },
+    /// Let a member leave, at the leader of the meta group: its replicas move away, then it is
+    /// dropped.
+    RemoveNode {
+        /// Who.
+        id: NodeId,
+        /// Also if a shard would lose its quorum by it.
+        force: bool,
+    },
+    /// Let a member leave whose replicas another one takes over, at the leader of the meta group.
+    ReplaceNode {
+        /// Who leaves.
+        old: NodeId,
+        /// Who takes over.
+        new: NodeId,
+        /// Also if a shard would lose its quorum by it.
+        force: bool,
+    },
+    /// Hand the leadership of a shard over, at its leader.
+    TransferLeader {
+        /// The shard.
+        shard: ShardId,
+        /// The voter that is to lead.
+        to: NodeId,
+    },
+    /// What a change of members would move, from any node. Nothing is done.
+    Plan {
+        /// The change.
+        change: Change,
+    },
+}
+
+/// What an operator hears.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminReply {
+    /// Answer to `AddNode`.
+    NodeAdded {
+        /// The id that the node has from now on.
+        id: NodeId,
+        /// What the cluster was formed as.
+        cluster: ClusterRecord,
+        /// The map, with the node.
+        map: ClusterMap,
+    },
+    /// It is decided, or begun; what follows from it goes on by itself.
+    Done,
+    /// Answer to `Plan`.
+    Plan {
+        /// Which shards would move.
+        moves: Vec<Move>,
+    },
 }
 
 /// What a node answers.
@@ -79,6 +144,8 @@ pub enum ClientReply {
     Status(Status),
     /// The request was not carried out.
     Refused(Refusal),
+    /// Answer to `Admin`.
+    Admin(AdminReply),
 }
 
 /// A map together with what the node believes of leaders.
@@ -153,6 +220,23 @@ pub enum Refusal {
     #[error("malformed frame: {reason}; the connection is closed")]
     Malformed {
         /// What is wrong with it.
+        reason: alloc::string::String,
+    },
+    /// The meta group did not carry out a change of the members.
+    #[error(transparent)]
+    Meta(MetaError),
+    /// A change of the members would cost some shard its quorum.
+    #[error(
+        "{reason}; with --force it is done all the same, and what has no quorum cannot be used until nodes return"
+    )]
+    QuorumRisk {
+        /// Which shard, and which nodes.
+        reason: alloc::string::String,
+    },
+    /// A leadership is not handed over.
+    #[error("the leadership stays: {reason}")]
+    Transfer {
+        /// Why.
         reason: alloc::string::String,
     },
     /// The key does not belong to the shard that the request names. A retry cannot succeed.

@@ -17,14 +17,17 @@ mod peer;
 
 use alloc::vec::Vec;
 
-pub use client::{ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, RequestFrame};
+pub use client::{
+    AdminReply, AdminRequest, ClientReply, ClientRequest, MapView, Refusal, ReplyFrame,
+    RequestFrame,
+};
 pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameReader, PROTOCOL_VERSION,
 };
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
 pub use peer::{
-    Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage, RaftMessage, SnapshotMessage,
-    VoteKind,
+    Confirmation, FormationMessage, Lead, MapMessage, PeerFrame, PeerMessage, RaftMessage,
+    SnapshotMessage, VoteKind,
 };
 
 /// Encodes a frame: header, checksum and body.

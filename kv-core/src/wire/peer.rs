@@ -9,9 +9,10 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::ClusterRecord;
+use crate::cluster::{ClusterMap, ClusterRecord};
 use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term};
 use crate::machine::SnapshotChunk;
+use crate::raft::Configuration;
 use crate::storage::SnapshotId;
 
 /// All that one step of a node has for one peer.
@@ -57,8 +58,34 @@ pub enum PeerMessage {
         /// The message.
         message: RaftMessage,
     },
+    /// About the cluster's map.
+    Map(MapMessage),
     /// A part of a shard's state for a member that lacks entries which no log has any more.
     Snapshot(SnapshotMessage),
+}
+
+/// Messages by which nodes learn the newest map, and the meta leader what it is to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MapMessage {
+    /// The sender leads the meta group, and this is the version of its map.
+    Version {
+        /// The version.
+        version: LogIndex,
+    },
+    /// Answer to `Version`: what the sender has.
+    Have {
+        /// The version.
+        version: LogIndex,
+    },
+    /// A map, for who has an older one.
+    Map(ClusterMap),
+    /// The sender leads the shard, and this configuration is committed there.
+    Placed {
+        /// The shard.
+        shard: ShardId,
+        /// What holds.
+        configuration: Configuration,
+    },
 }
 
 /// Messages that bring a snapshot to a member.
@@ -107,12 +134,22 @@ pub struct Confirmation {
     pub unheard: Vec<ShardId>,
     /// Whether the answerer's disk is full: it should get nothing but what makes room.
     pub is_full: bool,
+    /// Whether the answerer's disk is slow: it should lead nothing.
+    pub is_slow: bool,
 }
 
 impl Confirmation {
     /// The answer of who does not have the list that was asked about.
-    pub(crate) fn unknown_list(boot: u64, round: Round, is_full: bool) -> Self {
-        Self { boot, round, version: 0, except: Vec::new(), unheard: Vec::new(), is_full }
+    pub(crate) fn unknown_list(boot: u64, round: Round) -> Self {
+        Self {
+            boot,
+            round,
+            version: 0,
+            except: Vec::new(),
+            unheard: Vec::new(),
+            is_full: false,
+            is_slow: false,
+        }
     }
 }
 

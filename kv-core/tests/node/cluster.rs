@@ -176,9 +176,10 @@ fn rule_a5_cut_off_follower_does_not_disturb_when_it_comes_back() {
     for other in (1..=3).map(NodeId) {
         cluster.cut.extend([(follower, other), (other, follower)]);
     }
-    cluster.run(Duration::from_secs(10));
-    cluster.cut.clear();
+    // Not so long that the leadership is handed to the voter that the map prefers.
     cluster.run(Duration::from_secs(5));
+    cluster.cut.clear();
+    cluster.run(Duration::from_secs(3));
     assert_eq!((cluster.leader(shard), term(&cluster)), (Some(leader), before));
 }
 

@@ -107,7 +107,15 @@ fn last_asked(cluster: &Cluster, leader: NodeId, to: NodeId) -> Confirmation {
         _ => None,
     });
     let (boot, round, version) = asked.expect("the leader asked");
-    Confirmation { boot, round, version, except: vec![], unheard: vec![], is_full: false }
+    Confirmation {
+        boot,
+        round,
+        version,
+        except: vec![],
+        unheard: vec![],
+        is_full: false,
+        is_slow: false,
+    }
 }
 
 #[test]

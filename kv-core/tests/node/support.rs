@@ -213,6 +213,7 @@ impl Cluster {
                 node: id,
                 incarnation: Incarnation(100 + id.0),
                 cluster: None,
+                map: None,
             };
             let store = Store {
                 identity,

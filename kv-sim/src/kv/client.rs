@@ -225,6 +225,7 @@ fn encode_call(call: &Call, out: &mut Vec<u8>) {
     match call {
         Call::Get { key } => codec::encode_into(key, out),
         Call::Write(op) => codec::encode_into(op, out),
+        Call::Admin(request) => codec::encode_into(request, out),
         Call::Status { .. } | Call::Map => unreachable!("workloads hold no such calls"),
     }
 }
@@ -234,6 +235,7 @@ fn encode_result(result: &Result<Answer, CallError>, out: &mut Vec<u8>) {
     match result {
         Ok(Answer::Got(found)) => codec::encode_into(found, out),
         Ok(Answer::Written(result)) => codec::encode_into(result, out),
+        Ok(Answer::Admin(reply)) => codec::encode_into(reply, out),
         Ok(Answer::Status(_) | Answer::Map(_)) => unreachable!("workloads ask for neither"),
         Err(error) => out.extend_from_slice(error.to_string().as_bytes()),
     }

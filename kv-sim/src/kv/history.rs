@@ -35,13 +35,16 @@ impl Recorder {
     }
 
     pub(super) fn record(&mut self, now: u64, event: &ClientEvent) {
+        if matches!(event.call, Call::Admin(_)) {
+            return;
+        }
         let kind = match &event.result {
             None => EventKind::Invoke,
             Some(Ok(_)) => {
                 self.operations.ok += 1;
                 EventKind::Ok
             }
-            Some(Err(CallError::UnknownOutcome { .. })) => {
+            Some(Err(CallError::UnknownOutcome { .. } | CallError::AdminUnknown)) => {
                 self.operations.unknown += 1;
                 EventKind::Info
             }
@@ -60,7 +63,7 @@ impl Recorder {
 fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
     let written = match answer {
         Some(Answer::Written(result)) => Some(result),
-        Some(Answer::Got(_) | Answer::Status(_) | Answer::Map(_)) | None => None,
+        Some(Answer::Got(_) | Answer::Status(_) | Answer::Map(_) | Answer::Admin(_)) | None => None,
     };
     match call {
         Call::Get { key } => read(key, answer),
@@ -90,7 +93,9 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
             let expect = expectation(expect);
             MicroOp::Cas { key: text(&key.bytes), expect, value: content(value), applied, version }
         }
-        Call::Status { .. } | Call::Map => unreachable!("workloads hold no such calls"),
+        Call::Status { .. } | Call::Map | Call::Admin(_) => {
+            unreachable!("workloads hold no such calls")
+        }
     }
 }
 
@@ -100,7 +105,7 @@ fn read(key: &Key, answer: Option<&Answer>) -> MicroOp {
             (Observed::Value(content(value)), Some(version.0))
         }
         Some(Answer::Got(None)) => (Observed::Absent, None),
-        Some(Answer::Written(_) | Answer::Status(_) | Answer::Map(_)) | None => {
+        Some(Answer::Written(_) | Answer::Status(_) | Answer::Map(_) | Answer::Admin(_)) | None => {
             (Observed::NotReported, None)
         }
     };

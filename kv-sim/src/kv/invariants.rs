@@ -80,6 +80,9 @@ impl Invariants {
             | Event::SpaceChanged { .. }
             | Event::Joined
             | Event::WipedNode
+            | Event::MapChanged { .. }
+            | Event::ReplicaRemoved { .. }
+            | Event::Removed
             | Event::FrameIgnored { .. } => Ok(()),
         }
     }
