@@ -26,6 +26,11 @@ impl Tree {
             self.disk.vfs.sync_dir(&self.disk.folder).map_err(TreeError::Write)?;
         }
         let removed: BTreeSet<u64> = edit.removed.iter().copied().collect();
+        // A compaction that is under way may still write keys that are deleted from here on.
+        let clean_from = match self.compaction {
+            None => self.disk.next_number,
+            Some(_) => u64::MAX,
+        };
         let version = self.view.version.with(&removed, added);
         let mut ids_deleted = self.ids_deleted.clone();
         ids_deleted.extend(&edit.ids_deleted);
@@ -46,6 +51,8 @@ impl Tree {
         visible.extend(self.sealed.iter().flat_map(|sealed| &sealed.ids_deleted));
         visible.extend(&self.active_ids_deleted);
         self.view.deleted = Arc::new(visible);
+        self.clean_from.extend(edit.ids_deleted.iter().map(|id| (*id, clean_from)));
+        self.clean_from.retain(|id, _| ids_deleted.contains(id));
         (self.ids_deleted, self.metadata) = (ids_deleted, metadata);
         self.share_cache();
         Ok(())
@@ -59,6 +66,12 @@ impl Tree {
         }
         let edit = Edit { ids_purged, ..Edit::default() };
         self.install(edit, Vec::new()).map_err(|error| self.failed(error))
+    }
+
+    /// Notes that tables which are begun from here on hold no deleted keys.
+    pub(super) fn end_of_compaction(&mut self) {
+        let next = self.disk.next_number;
+        self.clean_from.values_mut().for_each(|from| *from = next.min(*from));
     }
 
     /// Removes tables that nobody reads any more. A file that cannot be removed stays until the

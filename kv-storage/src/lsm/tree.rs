@@ -1,6 +1,6 @@
 //! The open tree: writing, and the steps that keep it in shape.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,6 +49,8 @@ pub struct Tree {
     pub(super) active_ids_deleted: Vec<u32>,
     /// Local ids that the manifest says are deleted.
     pub(super) ids_deleted: BTreeSet<u32>,
+    /// From which number on tables hold none of their keys: they were begun later.
+    pub(super) clean_from: BTreeMap<u32, u64>,
     /// The metadata of the last flush.
     pub(super) metadata: Bytes,
     pub(super) flush: Option<FlushJob>,
@@ -74,6 +76,7 @@ impl Tree {
         let Found { disk, manifest, version, ids_deleted, metadata } =
             open::open(vfs, folder, options)?;
         let pool = Arc::new(Pool::new(options.memtable_bytes));
+        let clean_from = ids_deleted.iter().map(|id| (*id, disk.next_number)).collect();
         let tree = Self {
             view: ReadView {
                 memtables: vec![Arc::new(Memtable::new(pool.clone()))],
@@ -87,6 +90,7 @@ impl Tree {
             sealed: VecDeque::new(),
             active_ids_deleted: Vec::new(),
             ids_deleted,
+            clean_from,
             metadata: metadata.clone(),
             flush: None,
             compaction: None,
@@ -247,6 +251,9 @@ impl Tree {
             result => result,
         };
         let bytes_done = job.done - before;
+        if !matches!(result, Ok(false)) {
+            self.end_of_compaction();
+        }
         match result {
             Ok(true) => {
                 self.counters.compaction_count += 1;
@@ -276,7 +283,8 @@ impl Tree {
     /// Deleted local ids that no table holds any more.
     pub(super) fn purgeable_ids(&self) -> impl Iterator<Item = u32> {
         let version = &self.view.version;
-        self.ids_deleted.iter().copied().filter(|id| !version.may_hold(*id))
+        let is_held = |(id, from): (&u32, &u64)| version.may_hold(*id, *from);
+        self.clean_from.iter().filter(move |id| !is_held(*id)).map(|(id, _)| *id)
     }
 
     /// Makes the following compaction steps bring everything to the last level, which takes as much
@@ -315,7 +323,12 @@ impl Tree {
     }
 
     fn plan(&self) -> Option<Plan> {
-        compaction::pick(&self.view.version, &self.disk.options, &self.ids_deleted)
+        compaction::pick(
+            &self.view.version,
+            &self.disk.options,
+            &self.ids_deleted,
+            &self.clean_from,
+        )
     }
 
     /// Exchanges the tables of a compaction in one edit.

@@ -111,15 +111,17 @@ impl Version {
         run.filter(|table| table.meta.overlaps(first, last)).cloned().collect()
     }
 
-    /// Whether any table holds keys of a local id, or may.
-    pub(super) fn may_hold(&self, local_id: u32) -> bool {
-        self.tables().any(|(_, table)| covers(table, local_id))
+    /// Whether any table holds keys of a deleted local id, or may. Those from a number on do not.
+    pub(super) fn may_hold(&self, local_id: u32, clean_from: u64) -> bool {
+        self.tables().any(|(_, table)| may_hold(table, local_id, clean_from))
     }
 }
 
-/// Whether a table may hold keys of a local id.
-pub(super) fn covers(table: &Table, local_id: u32) -> bool {
-    (local_id_of(&table.meta.smallest)..=local_id_of(&table.meta.largest)).contains(&local_id)
+/// Whether a table may hold keys of a deleted local id. Those from a number on do not, even if
+/// they hold keys of local ids before and behind it.
+pub(super) fn may_hold(table: &Table, local_id: u32, clean_from: u64) -> bool {
+    let ids = local_id_of(&table.meta.smallest)..=local_id_of(&table.meta.largest);
+    table.meta.number < clean_from && ids.contains(&local_id)
 }
 
 /// Whether a table holds keys of these local ids only.

@@ -1,13 +1,13 @@
 //! What to compact next.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::key::prefix_of;
 use super::super::options::TreeOptions;
 use super::super::table::{Run, Table};
-use super::super::version::{LEVEL_MAX, Version, covers, is_within};
+use super::super::version::{LEVEL_MAX, Version, is_within, may_hold};
 
 /// How a plan is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +48,12 @@ impl Plan {
 }
 
 /// The compaction that helps most, if any is due. `deleted` are local ids that the manifest says
-/// are deleted.
+/// are deleted, and `clean_from` says from which number on tables hold none of their keys.
 pub(crate) fn pick(
     version: &Version,
     options: &TreeOptions,
     deleted: &BTreeSet<u32>,
+    clean_from: &BTreeMap<u32, u64>,
 ) -> Option<Plan> {
     if let Some(plan) = drop_deleted(version, deleted) {
         return Some(plan);
@@ -66,7 +67,7 @@ pub(crate) fn pick(
     };
     let worst = (0..LEVEL_MAX).max_by_key(|level| (score(*level), Reverse(*level)))?;
     match worst {
-        level if score(level) < 1000 => purge(version, deleted),
+        level if score(level) < 1000 => purge(version, clean_from),
         0 => Some(level0(version, options)),
         level => Some(one_table(version, level)),
     }
@@ -105,12 +106,13 @@ fn one_table(version: &Version, level: usize) -> Plan {
     plans.min_by_key(cost).expect("a level without tables has no size")
 }
 
-/// Rewrites a table that holds deleted keys beside others, once nothing else is due.
-fn purge(version: &Version, deleted: &BTreeSet<u32>) -> Option<Plan> {
-    if deleted.is_empty() {
+/// Rewrites a table that may hold deleted keys beside others, once nothing else is due.
+fn purge(version: &Version, clean_from: &BTreeMap<u32, u64>) -> Option<Plan> {
+    if clean_from.is_empty() {
         return None;
     }
-    let holds_deleted = |table: &Table| deleted.iter().any(|id| covers(table, *id));
+    let holds_deleted =
+        |table: &Table| clean_from.iter().any(|(id, from)| may_hold(table, *id, *from));
     let (level, table) = version.tables().find(|(_, table)| holds_deleted(table))?;
     match level {
         0 => {
