@@ -1,6 +1,10 @@
 //! What would go wrong: a read that misses a write, sees a deleted key or another shard's, or
 //! replicas that differ after the same log.
 
+mod chunks;
+mod exchange;
+mod snapshot;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
