@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod differential;
 mod faults;
+mod install;
 mod join;
 mod model;
 mod mutants;
