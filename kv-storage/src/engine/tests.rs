@@ -240,3 +240,15 @@ fn metadata_beyond_the_limit_of_the_codec_are_read_back() {
     let (_, metadata) = Tree::open(Arc::new(disk), TREE_FOLDER, small_options()).unwrap();
     assert!(metadata == large);
 }
+
+#[test]
+fn metadata_of_another_version_are_refused_with_the_reason() {
+    let disk = SimDisk::new();
+    let (mut tree, _) = Tree::open(Arc::new(disk.clone()), TREE_FOLDER, small_options()).unwrap();
+    tree.seal(Bytes::from_static(&[1, 0, 0, 0, 0]));
+    tree.flush_step(u64::MAX, Timestamp::MAX).unwrap();
+    drop(tree);
+    let error = Engine::open(Arc::new(disk), small_options()).unwrap_err();
+    let damage = damage_of(error);
+    assert_eq!(damage.what, "metadata of a version that this program does not read");
+}

@@ -98,3 +98,32 @@ fn append_takes_the_reserve_and_goes_on_when_there_is_room() {
     disk.set_capacity(None);
     assert_eq!(writer.append(&[append(1, index + 1)]).unwrap().len(), 1);
 }
+
+/// The log ends before an installed snapshot: what comes behind it fits only after the release.
+#[test]
+fn append_waits_for_a_release_that_found_no_room() {
+    let disk = SimDisk::new();
+    let mut writer = writer(&disk);
+    writer.append(&[append(1, 1)]).unwrap();
+    disk.set_capacity(Some(disk.used_space()));
+    let floors = |index| BTreeMap::from([(ShardId(2), LogId::new(1, index))]);
+    // Fills the log to its end, the reserve included.
+    let mut floor = 0;
+    while writer.owed.is_empty() {
+        floor += 1;
+        assert_eq!(writer.release(&floors(floor)).unwrap(), None);
+    }
+    assert_eq!(writer.release(&floors(5_000)).unwrap(), None);
+    let error = writer.append(&[append(2, 5_001)]).unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    disk.set_capacity(None);
+    assert_eq!(writer.append(&[append(2, 5_001)]).unwrap().len(), 1);
+    drop(writer);
+    let options = OpenOptions {
+        log_segment_bytes: SEGMENT_BYTES,
+        ..OpenOptions::new("test", NodeId(1), Incarnation(7))
+    };
+    // Nothing is applied, so the join calls it damage: what matters is the log.
+    let damage = open(Arc::new(disk), options).unwrap().recovered.damage.unwrap();
+    assert!(damage.what.contains("begins behind 5000@1"), "{damage}");
+}

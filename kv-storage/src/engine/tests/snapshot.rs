@@ -311,3 +311,25 @@ fn engines_equal_each_other_after_random_snapshots() {
     }
     assert!(sent > 100, "{sent} snapshots");
 }
+
+/// What is stored cannot be read: nobody gets a part of it for the whole.
+#[test]
+fn damage_met_while_sending_is_told_and_ends_everything() {
+    let (disk, mut source) = engine_with(Mutants::NONE);
+    for number in 0..200 {
+        apply_op(&mut source, SHARD, put(&format!("k{number}"), vec![1; 3_000]));
+        source.work().unwrap();
+    }
+    source.flush().unwrap();
+    work_off(&mut source);
+    let name = disk.list("tree").unwrap().into_iter().rfind(|it| it.starts_with("table-")).unwrap();
+    let id = open_snapshot(&mut source, 1);
+    assert!(read_chunk(&mut source, id, 0).is_some());
+    disk.rot(&format!("tree/{name}"), 100, 1).unwrap();
+    let mut replies = (1..9).map(|sequence| source.read_snapshot(id, sequence));
+    let damaged = replies.find(|reply| matches!(reply, StorageReply::Damaged(_)));
+    let damaged = damaged.expect("all of it is read");
+    assert_eq!(source.open_snapshot(SHARD, 2), damaged);
+    assert_eq!(source.install_snapshot(id), Some(damaged.clone()));
+    assert_eq!(source.remove_shard(SHARD), Some(damaged));
+}

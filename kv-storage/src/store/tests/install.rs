@@ -324,6 +324,47 @@ fn removed_shard_keeps_its_hard_state_over_a_crash_at_every_call() {
     assert!(met.iter().all(|count| *count > 0), "{met:?}");
 }
 
+/// A directory in which the tree was told, and the log was not.
+fn untold(is_removed: bool) -> SimDisk {
+    let disk = SimDisk::new();
+    let Opened { mut log, mut engine, .. } = open_with(&disk, Mutants::NONE).unwrap();
+    let (old, _) = old_log(Receiver::Behind);
+    append_to(&mut log, SHARD, &old).unwrap();
+    engine.apply(SHARD, &old);
+    engine.flush().unwrap();
+    log.release(&[(SHARD, old[9].id)].into()).unwrap();
+    if is_removed {
+        engine.remove_shard(SHARD);
+    } else {
+        let source = source();
+        for (sequence, chunk) in (0..).zip(&source.chunks) {
+            engine.stage_chunk(source.id, sequence, chunk);
+        }
+        engine.install_snapshot(source.id);
+    }
+    engine.flush().unwrap();
+    disk
+}
+
+/// It is no damage, and the doctor says what the next start does.
+#[test]
+fn doctor_understands_what_the_log_was_not_told() {
+    for (is_removed, what) in [
+        (false, "the log of s1 does not hold the entries that were applied"),
+        (true, "the log of s1 holds entries, but its applied state was removed"),
+    ] {
+        let disk = untold(is_removed);
+        let report = crate::doctor::check(Arc::new(disk.clone())).unwrap();
+        let found: Vec<_> = report.findings.iter().map(|finding| &finding.what[..]).collect();
+        assert_eq!(found, [what]);
+        let applied = if is_removed { LogId::default() } else { LAST };
+        assert_eq!(report.groups[&SHARD].applied, Some(applied));
+        drop(open_with(&disk, Mutants::NONE).unwrap());
+        let report = crate::doctor::check(Arc::new(disk)).unwrap();
+        assert_eq!((report.findings, report.groups[&SHARD].floor), (Vec::new(), applied));
+    }
+}
+
 /// `7@3` is index 7 of term 3.
 fn id(text: &str) -> LogId {
     let (index, term) = text.split_once('@').unwrap();

@@ -1,0 +1,120 @@
+//! Chunks of snapshots: what is sent comes back, and what was never sent does no harm.
+
+use bytes::Bytes;
+use kv_core::codec;
+use kv_core::id::{LogId, ShardId};
+use kv_core::machine::{
+    CHUNK_BYTES_MAX, ChunkContent, ChunkRefusal, Machine, RowsBuilder, SnapshotChunk,
+};
+use kv_core::storage::SnapshotId;
+use proptest::prelude::*;
+
+const ID: SnapshotId = SnapshotId { shard: ShardId(3), last: LogId::new(4, 9), nonce: 77 };
+
+fn machine() -> SnapshotChunk {
+    SnapshotChunk::of_machine(&Machine::new().encode(), &ID, 0).0
+}
+
+fn rows() -> SnapshotChunk {
+    let mut rows = RowsBuilder::new();
+    assert!(rows.push(b"key one", b"\x01value") && rows.push(b"key two", b"\x01"));
+    rows.seal(&ID, 1, true)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn golden_bytes_of_chunks() {
+    let empty = RowsBuilder::new().seal(&ID, 2, false);
+    let lines = [("machine", machine()), ("rows", rows()), ("no rows", empty)].map(|(name, it)| {
+        let SnapshotChunk { bytes, checksum, .. } = &it;
+        format!("{name}: {} {checksum:016x} sent {}", hex(bytes), hex(&codec::encode(&it)))
+    });
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn content_comes_back() {
+    let encoded = Machine::new().encode();
+    assert_eq!(machine().open(&ID, 0), Ok(ChunkContent::Machine(encoded.into())));
+    let Ok(ChunkContent::Rows(rows)) = rows().open(&ID, 1) else { panic!("no rows") };
+    let rows: Vec<_> = rows.iter().map(|row| (&row.key[..], &row.value[..])).collect();
+    assert_eq!(rows, [(&b"key one"[..], &b"\x01value"[..]), (b"key two", b"\x01")]);
+    let sent: SnapshotChunk = codec::decode(&codec::encode(&machine())).unwrap();
+    assert_eq!(sent, machine());
+}
+
+#[test]
+fn large_machine_is_cut_into_pieces() {
+    let whole: Vec<u8> = (0..3 * CHUNK_BYTES_MAX).map(|at| (at / 7) as u8).collect();
+    let (mut rest, mut pieces, mut sequence) = (&whole[..], Vec::new(), 0);
+    while !rest.is_empty() {
+        let chunk;
+        (chunk, rest) = SnapshotChunk::of_machine(rest, &ID, sequence);
+        assert!(chunk.bytes.len() <= CHUNK_BYTES_MAX);
+        let Ok(ChunkContent::Machine(piece)) = chunk.open(&ID, sequence) else {
+            panic!("no piece")
+        };
+        pieces.extend_from_slice(&piece);
+        sequence += 1;
+    }
+    assert_eq!(sequence, 4);
+    assert!(pieces == whole);
+}
+
+#[test]
+fn any_changed_bit_and_any_other_place_is_noticed() {
+    let chunk = rows();
+    let wrong = Err(ChunkRefusal::WrongChecksum);
+    for bit in 0..chunk.bytes.len() * 8 {
+        let mut bytes = chunk.bytes.to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let damaged = SnapshotChunk { bytes: bytes.into(), ..chunk.clone() };
+        assert_eq!(damaged.open(&ID, 1), wrong, "bit {bit}");
+    }
+    assert_eq!(SnapshotChunk { is_last: false, ..chunk.clone() }.open(&ID, 1), wrong);
+    assert_eq!(chunk.open(&ID, 2), wrong);
+    assert_eq!(chunk.open(&SnapshotId { shard: ShardId(4), ..ID }, 1), wrong);
+    assert_eq!(chunk.open(&SnapshotId { last: LogId::new(5, 9), ..ID }, 1), wrong);
+    assert_eq!(chunk.open(&SnapshotId { last: LogId::new(4, 8), ..ID }, 1), wrong);
+    assert_eq!(chunk.open(&SnapshotId { nonce: 78, ..ID }, 1), wrong);
+}
+
+/// A chunk with a right checksum over any content.
+fn sealed(bytes: &[u8]) -> SnapshotChunk {
+    let mut place = [0; 37];
+    place[..4].copy_from_slice(&3_u32.to_le_bytes());
+    place[4..12].copy_from_slice(&4_u64.to_le_bytes());
+    place[12..20].copy_from_slice(&9_u64.to_le_bytes());
+    place[20..28].copy_from_slice(&77_u64.to_le_bytes());
+    let seed = xxhash_rust::xxh3::xxh3_64(&place);
+    let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed);
+    SnapshotChunk { bytes: Bytes::copy_from_slice(bytes), checksum, is_last: false }
+}
+
+#[test]
+fn unknown_version_is_told_from_damage() {
+    assert_eq!(sealed(&[2, 0]).open(&ID, 0), Err(ChunkRefusal::UnknownVersion(2)));
+    assert!(matches!(sealed(&[1, 2]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+    assert!(matches!(sealed(&[1]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+    let row = [1, 1, 3, 0, 0, 0, 0, 0, 0, 0, b'k', b'e'];
+    assert!(matches!(sealed(&row).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+    let row = [&[1, 1][..], &[0xff; 20]].concat();
+    assert!(matches!(sealed(&row).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_behind_a_right_checksum_never_panic(
+        kind in 0_u8..3,
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = sealed(&bytes).open(&ID, 0);
+        let _ = sealed(&[&[1, kind][..], &bytes].concat()).open(&ID, 0);
+        let _ = codec::decode::<SnapshotChunk>(&bytes);
+        let _ = codec::decode::<SnapshotId>(&bytes);
+        let _ = Machine::decode(&bytes);
+    }
+}
