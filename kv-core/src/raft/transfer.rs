@@ -5,7 +5,7 @@
 //! are granted although a leader is alive. If that does not work out within an election timeout, the
 //! leader goes on as before; if it does, clients have waited for little more than a round trip.
 
-use super::{Group, State};
+use super::{Envelope, Group, State};
 use crate::id::{NodeId, Term};
 use crate::time::Instant;
 use crate::wire::RaftMessage;
@@ -113,15 +113,14 @@ impl Group {
     /// As leader: hands over to the best successor, or else to nobody, and steps down.
     pub(super) fn abdicate(&mut self, now: Instant) {
         if let Some(to) = self.best_successor(now, |_| true) {
-            let term = self.hard_state.term;
-            self.send(to, RaftMessage::Transfer { term });
+            self.tell_to_campaign(to);
         }
         self.step_down(now, self.hard_state.term);
     }
 
     /// Tells the receiver to campaign once it has the whole log.
     pub(super) fn advance_transfer(&mut self) {
-        let (last, term) = (self.log.last().index, self.hard_state.term);
+        let last = self.log.last().index;
         let State::Leader(leadership) = &mut self.state else {
             return;
         };
@@ -131,8 +130,14 @@ impl Group {
         if leadership.followers.get(to).is_some_and(|progress| progress.matched == last) {
             *is_told = true;
             let to = *to;
-            self.send(to, RaftMessage::Transfer { term });
+            self.tell_to_campaign(to);
         }
+    }
+
+    /// It waits for no write: a leader's term is durable, and a slow disk is why one hands over.
+    fn tell_to_campaign(&mut self, to: NodeId) {
+        let message = RaftMessage::Transfer { term: self.hard_state.term };
+        self.outbox.push(Envelope { to, message, after_persist: false });
     }
 
     /// Goes on as leader if the receiver has not taken over in time.

@@ -119,7 +119,7 @@ fn what_was_held_back_for_an_append_is_never_sent_by_a_damaged_node() {
     let leader = cluster.leader(SHARD).unwrap();
     let follower = (1..=3).map(NodeId).find(|id| *id != leader).unwrap();
     cluster.stalled.insert(follower);
-    assert!(cluster.call(put_of_shard("1")).is_ok(), "two of three are enough");
+    assert_eq!(cluster.call(put_of_shard("1")).err(), None, "two of three are enough");
     let stored = cluster.stored_log(follower, SHARD);
     cluster.input(follower, Input::Stored(StorageReply::Damaged(damage())));
     let sent_before = cluster.sent.iter().filter(|frame| frame.from == follower).count();
