@@ -27,7 +27,7 @@ use crate::vfs::{DirLock, Vfs, read_all};
 
 pub(crate) const IDENTITY_FILE: &str = "IDENTITY";
 const TEMPORARY_FILE: &str = "IDENTITY.tmp";
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 const MAGIC: [u8; 4] = *b"KVID";
 const HEADER_BYTES: usize = 16;
 /// Where the checksum stands.

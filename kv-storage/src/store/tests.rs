@@ -150,7 +150,7 @@ fn directory_of_another_cluster_or_node_is_refused() {
 #[test]
 fn unknown_version_of_the_identity_is_told_from_damage() {
     let disk = used_disk();
-    overwrite_identity(&disk, |bytes| bytes[4] = 2);
+    overwrite_identity(&disk, |bytes| bytes[4] = 0xff);
     let error = refused(&disk, options());
     assert!(matches!(error, OpenError::Identity(IdentityError::Damaged)), "{error:?}");
     overwrite_identity(&disk, |bytes| {
@@ -158,7 +158,7 @@ fn unknown_version_of_the_identity_is_told_from_damage() {
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     });
     let error = refused(&disk, options());
-    assert!(matches!(error, OpenError::Identity(IdentityError::UnknownVersion(2))), "{error:?}");
+    assert!(matches!(error, OpenError::Identity(IdentityError::UnknownVersion(0xff))), "{error:?}");
 }
 
 #[test]
