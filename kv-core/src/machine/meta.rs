@@ -50,9 +50,10 @@ pub(super) fn apply(
         MetaCommand::ReplaceMember { old, new } => {
             change(map, index, |map| replace_member(map, old, new))
         }
-        MetaCommand::Placed { shard, configuration } => {
-            change(map, index, |map| Ok(place(map, shard, &configuration)))
-        }
+        MetaCommand::Placed { shard, configuration } => change(map, index, |map| {
+            place(map, shard, &configuration);
+            Ok(())
+        }),
     };
     changed.map_or_else(Outcome::MetaRefused, |((), map)| Outcome::MapChanged(map))
 }

@@ -23,7 +23,6 @@
 
 mod command;
 mod meta;
-mod placement;
 pub mod plan;
 mod sessions;
 mod snapshot;

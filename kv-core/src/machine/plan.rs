@@ -5,7 +5,8 @@
 //! for their leaders to carry out, and is called again after each report of such a leader.
 //!
 //! - Goals follow from the goals before and not from where shards happen to be, so the ring sees
-//!   each change of members once, and what is moved is what [`plan`] said.
+//!   each change of members once, and what is moved is what [`plan`] said. Only a member that takes
+//!   over from another one gives up goals for it that nobody has begun with.
 //! - At most [`MOVES_MAX`] shards have a target at a time.
 //! - A target that was given is carried out, even if the goal is another one by then, unless it
 //!   names a member that leaves: half-done moves are worth finishing, and dead members never catch
@@ -27,9 +28,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::meta;
-use super::placement::{self, Leadership};
 use crate::cluster::{ClusterMap, MemberState, MetaError, REMOVED_MAX, RemovedMember, ShardEntry};
 use crate::id::{Address, Incarnation, NodeId, ShardId};
+use crate::ring::{self, Leadership};
 
 /// Most shards that move at a time. Each move copies a shard's data to a node that serves others
 /// meanwhile; four keep a node's disk and links busy without filling them.
@@ -104,19 +105,27 @@ pub fn plan(map: &ClusterMap, change: Change) -> Result<Vec<Move>, MetaError> {
 pub(super) fn choose_goals(map: &mut ClusterMap, replacement: Option<(NodeId, NodeId)>) {
     let active: Vec<_> = map.active().collect();
     let goals = map.shards.iter().map(|entry| {
-        let mut goal = entry.goal.clone();
-        if let Some((old, new)) = replacement
-            && !goal.contains(&new)
-        {
-            goal.iter_mut().filter(|node| **node == old).for_each(|node| *node = new);
-        }
-        (entry.shard, goal)
+        let goal = entry.goal.clone();
+        (entry.shard, replacement.map_or(goal, |(old, new)| base_of_replacement(entry, old, new)))
     });
     let goals: Vec<_> = goals.collect();
-    let goals = placement::rebalance(&goals, &active, map.shard_count(), map.replica_count);
+    let goals = ring::rebalance(&goals, &active, map.shard_count(), map.replica_count);
     for (entry, (_, goal)) in map.shards.iter_mut().zip(goals) {
         entry.goal = goal;
     }
+}
+
+/// What the goal of a shard follows from when `new` replaces `old`: its goal so far, but without
+/// what `new` was to get and nobody has begun with, and with `new` in the place of `old`. So a node
+/// that has just joined has room for the replicas of the one that it is to replace.
+fn base_of_replacement(entry: &ShardEntry, old: NodeId, new: NodeId) -> Vec<NodeId> {
+    let is_begun = entry.target.is_some() || entry.participants().any(|node| node == new);
+    let is_planned = entry.goal.contains(&new) && !is_begun;
+    let mut base = if is_planned { entry.voters.clone() } else { entry.goal.clone() };
+    if !base.contains(&new) {
+        base.iter_mut().filter(|node| **node == old).for_each(|node| *node = new);
+    }
+    base
 }
 
 /// Gives and withdraws targets, drops who has left, and chooses preferred leaders.
@@ -207,7 +216,7 @@ fn prefer_leaders(map: &mut ClusterMap) {
         let voters = if stay.is_empty() { entry.voters.clone() } else { stay };
         Leadership { voters, leader: entry.leader }
     });
-    let leaders = placement::spread_leaders(&groups.collect::<Vec<_>>());
+    let leaders = ring::spread_leaders(&groups.collect::<Vec<_>>());
     for (entry, leader) in map.shards.iter_mut().zip(leaders) {
         entry.leader = leader;
     }

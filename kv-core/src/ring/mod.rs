@@ -38,7 +38,7 @@ use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cluster::{ClusterMap, ClusterRecord, ShardEntry};
-use crate::id::{Epoch, ShardId};
+use crate::id::ShardId;
 use crate::op::Key;
 
 pub use leaders::{Leadership, spread_leaders};
@@ -72,11 +72,8 @@ fn hashed_part(key: &[u8]) -> &[u8] {
 pub fn initial_map(record: &ClusterRecord) -> ClusterMap {
     let nodes: Vec<_> = record.members.iter().map(|member| member.id).collect();
     let placement = place(&nodes, record.shard_count, record.replica_count);
-    let shards = placement
-        .into_iter()
-        .map(|(shard, voters)| ShardEntry { shard, epoch: Epoch(1), voters })
-        .collect();
-    ClusterMap { cluster: record.id, members: record.members.clone(), shards }
+    let entry = |(shard, voters)| ShardEntry::new(shard, voters);
+    ClusterMap::initial(record, placement.into_iter().map(entry).collect())
 }
 
 #[cfg(test)]
