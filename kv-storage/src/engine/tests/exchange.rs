@@ -1,7 +1,7 @@
 //! Sending a shard from one engine to another, step by step.
 
 use kv_core::machine::{ChunkRefusal, SnapshotChunk};
-use kv_core::storage::SnapshotId;
+use kv_core::storage::{InstalledState, SnapshotId};
 
 use super::*;
 use crate::mutants::Mutants;
@@ -86,7 +86,7 @@ pub(super) fn work_off(engine: &mut Engine) -> Vec<StorageReply> {
 pub(super) fn install(engine: &mut Engine, id: SnapshotId) {
     assert_eq!(engine.install_snapshot(id), None);
     let replies = work_off(engine);
-    let installed = StorageReply::SnapshotInstalled { id };
+    let installed = StorageReply::SnapshotInstalled { id, state: InstalledState::default() };
     let at = replies.iter().position(|reply| *reply == installed).expect("it is told");
     let flushed = replies[at..].iter().find_map(|reply| match reply {
         StorageReply::Flushed { applied } => applied.get(&id.shard),

@@ -2,7 +2,7 @@
 //! run twice, or that loses what is applied while a snapshot is on its way.
 
 use kv_core::machine::{CHUNK_BYTES_MAX, ChunkContent, SnapshotChunk};
-use kv_core::storage::SnapshotId;
+use kv_core::storage::{InstalledState, SnapshotId};
 
 use super::exchange::*;
 use super::*;
@@ -200,7 +200,7 @@ fn rule_b39_two_snapshots_in_quick_succession_leave_the_second() {
     assert_eq!(target.install_snapshot(second), None);
     let replies = work_off(&mut target);
     for id in [first, second] {
-        assert!(replies.contains(&StorageReply::SnapshotInstalled { id }), "{replies:?}");
+        assert!(replies.contains(&StorageReply::SnapshotInstalled { id, state: InstalledState::default() }), "{replies:?}");
     }
     assert_same(&source, &target);
     drop(target);

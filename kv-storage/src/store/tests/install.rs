@@ -5,7 +5,7 @@
 use kv_core::id::{LogIndex, RequestId, SessionId, Term, Timestamp};
 use kv_core::machine::{Command, SnapshotChunk};
 use kv_core::op::{Found, Key, Value, WriteOp};
-use kv_core::storage::{HardState, SnapshotId};
+use kv_core::storage::{HardState, InstalledState, SnapshotId};
 
 use super::world::small_options;
 use super::*;
@@ -162,7 +162,7 @@ fn run(
         return None;
     }
     engine.apply(OTHER, rest.next().unwrap());
-    work_until(&mut engine, &StorageReply::SnapshotInstalled { id: source.id })?;
+    work_until(&mut engine, &StorageReply::SnapshotInstalled { id: source.id, state: InstalledState::default() })?;
     progress.is_installed = true;
     engine.apply(OTHER, rest.next().unwrap());
     log.release(&[(SHARD, LAST)].into()).ok()?;
