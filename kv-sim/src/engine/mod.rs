@@ -37,7 +37,6 @@
 //! clocks that jump, clients that die.
 
 mod clock;
-mod disk_fault;
 mod disk_timing;
 mod driver;
 mod event;

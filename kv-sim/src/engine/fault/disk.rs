@@ -1,7 +1,7 @@
 //! Faults that strike what is on the disks.
 
-use super::fault::{Action, FaultKind, Nemesis, Strike, Victims, View, names};
-use super::rng::Draw as _;
+use super::{Action, FaultKind, Nemesis, Strike, Victims, View, names};
+use crate::engine::rng::Draw as _;
 
 impl Nemesis {
     /// Rot strikes a server that runs or, half of the time, one that is down meanwhile: what is

@@ -1,0 +1,225 @@
+//! The declared faults: kinds, and the parameters of each.
+
+use std::fmt;
+
+/// The kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// A server dies; what it had not synced is lost. It is restarted later.
+    Crash,
+    /// A crash of a server that led something. Counted beside the crash itself.
+    LeaderCrash,
+    /// All servers die at once.
+    PowerLoss,
+    /// A server stands still for a while and then goes on, unaware.
+    Pause,
+    /// Some servers cannot talk to the others, in both directions.
+    Partition,
+    /// Some servers can be heard by the others but cannot hear them, or the reverse.
+    OneWayPartition,
+    /// Messages are lost.
+    Loss,
+    /// Messages arrive twice.
+    Duplicate,
+    /// Messages are overtaken.
+    Reorder,
+    /// The links of a server become slow for a while.
+    DelaySpike,
+    /// Bits change on the disk of a server.
+    BitRot,
+    /// The disk of a server is full for a while.
+    DiskFull,
+    /// A crash leaves a write on the disk in part, or without an earlier one. It follows from
+    /// crashes; declaring it demands that it happens.
+    TornWrite,
+}
+
+impl FaultKind {
+    /// The name in scenarios and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::LeaderCrash => "leader-crash",
+            Self::PowerLoss => "power-loss",
+            Self::Pause => "pause",
+            Self::Partition => "partition",
+            Self::OneWayPartition => "one-way-partition",
+            Self::Loss => "loss",
+            Self::Duplicate => "duplicate",
+            Self::Reorder => "reorder",
+            Self::DelaySpike => "delay-spike",
+            Self::BitRot => "bit-rot",
+            Self::DiskFull => "disk-full",
+            Self::TornWrite => "torn-write",
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Whom a crash strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Any server, leaders half of the time.
+    Any,
+    /// A server that leads something.
+    Leader,
+}
+
+/// Which servers a fault of disks may strike in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victims {
+    /// The same minority all the time: the others have all that is needed.
+    Minority,
+    /// Every one.
+    All,
+}
+
+/// How a partition divides the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One server against the rest.
+    One,
+    /// A random minority against the rest.
+    Minority,
+    /// Two halves.
+    Halves,
+    /// A leader against the rest.
+    Leader,
+    /// Each pair of servers is cut or not by the toss of a coin.
+    Random,
+}
+
+/// A declared fault. Times are nanoseconds, rates are in a million; both are what a seed draws
+/// around.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FaultSpec {
+    /// See [`FaultKind::Crash`].
+    Crash {
+        /// From one to the next.
+        interval: u64,
+        /// From the crash to the restart.
+        downtime: u64,
+        /// Whom.
+        target: Target,
+        /// Chance that the server crashes again shortly after its restart, as in a restart storm.
+        storm: u32,
+    },
+    /// See [`FaultKind::PowerLoss`].
+    PowerLoss {
+        /// From one to the next.
+        interval: u64,
+        /// From the loss to the restart, for each server.
+        downtime: u64,
+    },
+    /// See [`FaultKind::Pause`].
+    Pause {
+        /// From one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+    },
+    /// See [`FaultKind::Partition`].
+    Partition {
+        /// From one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+        /// Which shapes are drawn from. At least one.
+        shapes: Vec<Shape>,
+    },
+    /// See [`FaultKind::OneWayPartition`].
+    OneWayPartition {
+        /// From one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+    },
+    /// See [`FaultKind::DelaySpike`].
+    DelaySpike {
+        /// From one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+        /// What is added to the latency.
+        delay: u64,
+    },
+    /// See [`FaultKind::Loss`].
+    Loss {
+        /// Share of the messages.
+        rate: u32,
+    },
+    /// See [`FaultKind::Duplicate`].
+    Duplicate {
+        /// Share of the messages.
+        rate: u32,
+        /// How much later the copy arrives at most.
+        delay_max: u64,
+    },
+    /// See [`FaultKind::Reorder`].
+    Reorder {
+        /// Share of the messages.
+        rate: u32,
+        /// How much later they arrive at most.
+        delay_max: u64,
+    },
+    /// See [`FaultKind::BitRot`].
+    BitRot {
+        /// From one to the next.
+        interval: u64,
+        /// Half of the bits rot while the server is down: for how long it is.
+        downtime: u64,
+        /// Where.
+        victims: Victims,
+    },
+    /// See [`FaultKind::DiskFull`].
+    DiskFull {
+        /// From one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+    },
+    /// See [`FaultKind::TornWrite`].
+    TornWrite,
+}
+
+impl FaultSpec {
+    /// The kind.
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::Crash { .. } => FaultKind::Crash,
+            Self::PowerLoss { .. } => FaultKind::PowerLoss,
+            Self::Pause { .. } => FaultKind::Pause,
+            Self::Partition { .. } => FaultKind::Partition,
+            Self::OneWayPartition { .. } => FaultKind::OneWayPartition,
+            Self::DelaySpike { .. } => FaultKind::DelaySpike,
+            Self::Loss { .. } => FaultKind::Loss,
+            Self::Duplicate { .. } => FaultKind::Duplicate,
+            Self::Reorder { .. } => FaultKind::Reorder,
+            Self::BitRot { .. } => FaultKind::BitRot,
+            Self::DiskFull { .. } => FaultKind::DiskFull,
+            Self::TornWrite => FaultKind::TornWrite,
+        }
+    }
+
+    /// The mean time between two strikes; none for faults that strike single messages.
+    pub(super) fn interval(&self) -> Option<u64> {
+        match self {
+            Self::Crash { interval, .. }
+            | Self::PowerLoss { interval, .. }
+            | Self::Pause { interval, .. }
+            | Self::Partition { interval, .. }
+            | Self::OneWayPartition { interval, .. }
+            | Self::DelaySpike { interval, .. }
+            | Self::BitRot { interval, .. }
+            | Self::DiskFull { interval, .. } => Some(*interval),
+            Self::Loss { .. } | Self::Duplicate { .. } | Self::Reorder { .. } | Self::TornWrite => {
+                None
+            }
+        }
+    }
+}
