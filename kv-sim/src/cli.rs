@@ -77,6 +77,10 @@ enum Command {
         /// Print one JSON object for each run.
         #[arg(long)]
         json: bool,
+        /// Fail if the first write after a heal takes longer than promised, at the 99th percentile
+        /// over the seeds of a scenario.
+        #[arg(long)]
+        check_heals: bool,
     },
     /// Checks that every built-in defect is found (needs the feature `mutants`).
     Zoo {
@@ -151,9 +155,10 @@ pub fn run<P: Protocol>(
     };
     let result = match cli.command {
         None => run_one(protocol, cli.run, out, err),
-        Some(Command::Sweep { seeds, scenarios, jobs, json }) => {
+        Some(Command::Sweep { seeds, scenarios, jobs, json, check_heals }) => {
             let slots = jobs.map_or_else(processors, usize::from);
-            sweep(protocol, &scenarios, seeds, slots, json, out)
+            let sweep = Sweep { scenarios: &[], seeds, slots, json, check_heals };
+            run_sweep(protocol, &scenarios, sweep, out)
         }
         Some(Command::Zoo { only, seeds }) => {
             run_zoo(protocol, only.as_deref(), &seeds.unwrap_or(ZOO_SEEDS), out)
@@ -215,12 +220,11 @@ fn load_one(path: &Path) -> Result<Loaded, LoadError> {
     Ok(Loaded { path: path.into(), scenario: load(path)? })
 }
 
-fn sweep<P: Protocol>(
+/// Does a sweep over the scenarios in these files.
+fn run_sweep<P: Protocol>(
     protocol: &P,
     paths: &[PathBuf],
-    seeds: Range<u64>,
-    slots: usize,
-    json: bool,
+    sweep: Sweep<'_>,
     out: &mut dyn Write,
 ) -> Result<Exit, CliError> {
     let (scenarios, errors): (Vec<_>, Vec<_>) =
@@ -229,8 +233,7 @@ fn sweep<P: Protocol>(
         return Err(CliError::Scenarios(errors.into_iter().filter_map(Result::err).collect()));
     }
     let scenarios: Vec<Loaded> = scenarios.into_iter().flatten().collect();
-    let sweep = Sweep { scenarios: &scenarios, seeds, slots, json };
-    Ok(sweep.run(protocol, out)??)
+    Ok(Sweep { scenarios: &scenarios, ..sweep }.run(protocol, out)??)
 }
 
 fn processors() -> usize {

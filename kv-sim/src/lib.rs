@@ -15,6 +15,8 @@ mod exit;
 #[cfg(madsim)]
 pub mod kv;
 #[cfg(madsim)]
+mod measured;
+#[cfg(madsim)]
 pub mod protocol;
 #[cfg(madsim)]
 pub mod report;

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::Exit;
-use crate::engine::{Check, CheckVerdict, Operations, Outcome};
+use crate::engine::{Check, CheckVerdict, Measures, Operations, Outcome};
+use crate::measured::in_words;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +63,8 @@ pub struct Report {
     pub operations: Operations,
     /// How often each kind of fault struck.
     pub faults: BTreeMap<String, u64>,
+    /// What was measured.
+    pub measures: Measures,
     /// What was checked.
     pub checks: Vec<Check>,
     /// The hash over all that happened, in 16 hexadecimal digits.
@@ -86,7 +89,7 @@ pub(crate) struct Subject {
 }
 
 /// Checks shown in text at most; those that hold are left out first.
-const CHECK_LINES_MAX: usize = 13;
+const CHECK_LINES_MAX: usize = 12;
 /// Characters of a check's detail shown in text at most.
 const DETAIL_MAX: usize = 240;
 
@@ -106,6 +109,7 @@ impl Report {
                 .into_iter()
                 .map(|(kind, count)| (kind.name().into(), count))
                 .collect(),
+            measures: outcome.measures,
             checks: outcome.checks,
             trace_hash: format!("{:016x}", outcome.trace_hash),
             reproduce: subject.reproduce,
@@ -120,6 +124,7 @@ impl Report {
             messages: 0,
             operations: Operations::default(),
             faults: BTreeMap::new(),
+            measures: Measures::default(),
             checks: vec![Check::fail("simulator", message)],
             trace_hash: 0,
         };
@@ -153,6 +158,10 @@ impl Report {
         );
         let _ = writeln!(text, "operations  {ok} ok, {failed} failed, {unknown} unknown");
         let _ = writeln!(text, "injected    {faults}");
+        let measured = in_words(&self.measures);
+        if !measured.is_empty() {
+            let _ = writeln!(text, "measured    {measured}");
+        }
         let _ = writeln!(text, "checked");
         self.write_checks(&mut text);
         let _ = writeln!(text, "trace hash  {}", self.trace_hash);
@@ -216,6 +225,11 @@ mod tests {
             messages: 2,
             operations: Operations { ok: 1, failed: 2, unknown: 3 },
             faults: BTreeMap::from([(crate::engine::FaultKind::PowerLoss, 4)]),
+            measures: Measures {
+                leader_changes: BTreeMap::from([("s1".into(), 2)]),
+                first_writes_ms: vec![1.5],
+                first_write_bound_ms: Some(4_000.0),
+            },
             checks,
             trace_hash: 0xabc,
         };
@@ -228,7 +242,8 @@ mod tests {
         let expected = concat!(
             r#"{"scenario":"happy","seed":7,"verdict":"pass","sim_seconds":61.5,"wall_seconds":1.5,"#,
             r#""cpu_seconds":1.25,"messages":2,"operations":{"ok":1,"failed":2,"unknown":3},"#,
-            r#""faults":{"power-loss":4},"checks":[{"name":"panic","verdict":"pass","detail":"none"}],"#,
+            r#""faults":{"power-loss":4},"measures":{"leader_changes":{"s1":2},"#,
+            r#""first_writes_ms":[1.5],"first_write_bound_ms":4000.0},"checks":[{"name":"panic","verdict":"pass","detail":"none"}],"#,
             r#""trace_hash":"0000000000000abc","reproduce":"cargo run …"}"#
         );
         assert_eq!(json, expected);
@@ -251,6 +266,7 @@ mod tests {
         checks.push(Check::fail("durability", "lost\nmuch more"));
         let text = report(checks).to_text("5 servers", "next");
         assert!(text.lines().count() <= 25, "{text}");
+        assert!(text.contains("\nmeasured    2 leader changes, at most 2 (s1); first"), "{text}");
         assert!(text.contains("fail    durability           lost …"), "{text}");
         assert!(text.trim_end().ends_with("rerun       cargo run …"), "{text}");
     }

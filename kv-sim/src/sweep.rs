@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::ops::{ControlFlow, Range};
 
 use crate::Exit;
+use crate::measured::FirstWrites;
 use crate::protocol::Protocol;
 use crate::report::{Report, Verdict, shortened};
 use crate::runner::{Job, Loaded, RunError, run_all};
@@ -23,6 +24,9 @@ pub(crate) struct Sweep<'a> {
     pub(crate) seeds: Range<u64>,
     pub(crate) slots: usize,
     pub(crate) json: bool,
+    /// Whether the first write after a heal may take no longer than promised, at the 99th
+    /// percentile over all seeds of a scenario.
+    pub(crate) check_heals: bool,
 }
 
 #[derive(Default)]
@@ -32,6 +36,9 @@ struct Tally {
     invalid: u64,
     sim_seconds: f64,
     cpu_seconds: f64,
+    /// Of all seeds; see [`Measures`](crate::engine::Measures).
+    first_writes_ms: Vec<f64>,
+    first_write_bound_ms: Option<f64>,
 }
 
 impl Tally {
@@ -43,6 +50,14 @@ impl Tally {
         }
         self.sim_seconds += report.sim_seconds;
         self.cpu_seconds += report.cpu_seconds;
+        self.first_writes_ms.extend(&report.measures.first_writes_ms);
+        self.first_write_bound_ms = report.measures.first_write_bound_ms;
+    }
+
+    /// Whether the first writes after heals took longer than promised.
+    fn is_slow(&self) -> bool {
+        let first_writes = FirstWrites::of(&self.first_writes_ms);
+        first_writes.is_some_and(|times| times.exceeds(self.first_write_bound_ms))
     }
 
     fn sum<'a>(tallies: impl Iterator<Item = &'a Self>) -> Self {
@@ -98,6 +113,9 @@ impl Sweep<'_> {
         if !self.json {
             self.write_summary(out, &tallies, &sum, &findings)?;
         }
+        if self.check_heals && tallies.values().any(Tally::is_slow) {
+            return Ok(Ok(Exit::Violated));
+        }
         Ok(Ok(match (sum.fail, sum.invalid) {
             (1.., _) => Exit::Violated,
             (0, 1..) => Exit::NoVerdict,
@@ -133,6 +151,7 @@ impl Sweep<'_> {
             "time        {:.0} simulated seconds in {:.1} s of CPU time",
             sum.sim_seconds, sum.cpu_seconds
         )?;
+        self.write_heals(out, tallies)?;
         let mut worst: Vec<&Report> = findings.iter().collect();
         worst.sort_by_key(|report| report.verdict != Verdict::Fail);
         for report in worst.iter().take(FINDINGS_MAX) {
@@ -156,9 +175,22 @@ impl Sweep<'_> {
             writeln!(out, "verdict     {verdict}")?;
             writeln!(out, "seed        {}\nscenario    {}", first.seed, first.scenario)?;
             writeln!(out, "rerun       {}", first.reproduce)
+        } else if self.check_heals && tallies.values().any(Tally::is_slow) {
+            writeln!(out, "verdict     FAIL: the first write after a heal takes too long")
         } else {
             writeln!(out, "verdict     pass")?;
             writeln!(out, "next        the same with --seeds {end}..{}", end + (end - start))
         }
+    }
+
+    fn write_heals(&self, out: &mut dyn Write, tallies: &BTreeMap<usize, Tally>) -> io::Result<()> {
+        let with_heals = tallies.iter().filter_map(|(index, tally)| {
+            Some((index, tally, FirstWrites::of(&tally.first_writes_ms)?))
+        });
+        for (index, tally, times) in with_heals.take(SCENARIOS_MAX) {
+            let name = &self.scenarios[*index].scenario.name;
+            writeln!(out, "  {name:<20} {}", times.in_words(tally.first_write_bound_ms))?;
+        }
+        Ok(())
     }
 }

@@ -178,6 +178,24 @@ fn a_run_that_proves_nothing_exits_4() {
 }
 
 #[test]
+fn slow_first_writes_are_told_and_fail_a_sweep_that_checks_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let heals = directory.path().join("heals.toml");
+    std::fs::write(&heals, "description = \"heals\"\nworkload.rate_per_client = 5\n").unwrap();
+    let heals = heals.display().to_string();
+    let plain = kv_sim(&["sweep", "--seeds", "0..2", &heals]);
+    assert_eq!(plain.exit, Exit::Holds, "{}{}", plain.out, plain.err);
+    let told = "first write after heal: median 1 ms, p99 11 ms (bound 10 = 2 x election_max), 200";
+    assert!(plain.out.contains(told), "{}", plain.out);
+    let checked = kv_sim(&["sweep", "--seeds", "0..2", &heals, "--check-heals"]);
+    assert_eq!(checked.exit, Exit::Violated);
+    let verdict = "verdict     FAIL: the first write after a heal takes too long";
+    assert!(checked.out.contains(verdict), "{}", checked.out);
+    let happy = kv_sim(&["sweep", "--seeds", "0..2", &path("happy.toml"), "--check-heals"]);
+    assert_eq!(happy.exit, Exit::Holds, "what was not measured is not too slow: {}", happy.out);
+}
+
+#[test]
 fn trace_and_history_are_written() {
     let directory = tempfile::tempdir().unwrap();
     let (trace, history) = (directory.path().join("trace"), directory.path().join("history"));

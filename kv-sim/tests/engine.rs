@@ -26,6 +26,14 @@ delay-spike = {}
 loss = {}
 duplicate = {}
 reorder = {}
+swizzle = {}
+bridge = {}
+majorities-ring = {}
+flapping = {}
+clock-drift = {}
+clock-freeze = {}
+clock-jump = {}
+slow-disk = {}
 "#;
 
 const SHORT: &str = r#"
@@ -100,7 +108,7 @@ fn every_declared_fault_strikes_and_the_toy_survives() {
         let failed: Vec<&Check> =
             outcome.checks.iter().filter(|check| check.verdict != CheckVerdict::Pass).collect();
         assert!(failed.is_empty(), "seed {seed}: {failed:?} {:?}", outcome.faults);
-        assert_eq!(outcome.faults.len(), 10, "{:?}", outcome.faults);
+        assert_eq!(outcome.faults.len(), 18, "{:?}", outcome.faults);
     }
 }
 
@@ -185,4 +193,30 @@ fn one_more_client_does_not_move_the_faults() {
         (faults[&FaultKind::PowerLoss], faults[&FaultKind::DelaySpike])
     };
     assert_eq!(strikes(8), strikes(9));
+}
+
+#[test]
+fn one_more_kind_of_fault_does_not_move_the_others() {
+    let strikes = |text: &str| {
+        let faults = ran(text, 2).outcome.faults;
+        (faults[&FaultKind::PowerLoss], faults[&FaultKind::DelaySpike])
+    };
+    let (fewer, more) = EVERYTHING.split_once("swizzle").unwrap();
+    assert_eq!(strikes(fewer), strikes(&format!("{fewer}swizzle{more}")));
+}
+
+#[test]
+fn clocks_that_stand_still_or_leap_move_the_timers() {
+    // One server that beats once in a second, and a client that asks for nothing.
+    let events = |faults: &str| {
+        let world = "cluster.nodes = 1\nworkload = { clients = 1, rate_per_client = 0.01 }\n";
+        ran(&format!("{world}{faults}"), 4).outcome.events
+    };
+    let steady = events("");
+    let freeze = "faults.clock-freeze = { interval_seconds = 0.1, duration_seconds = 30 }";
+    let frozen = events(freeze);
+    let leaping = events("faults.clock-jump = { interval_seconds = 0.5, ahead_seconds = 2 }");
+    assert!(steady > 100, "{steady}");
+    assert!(frozen < steady / 4, "{frozen} of {steady}");
+    assert!(leaping > steady * 2, "{leaping} of {steady}");
 }

@@ -35,20 +35,42 @@ pub(crate) struct DiskQueue {
     rng: Rng,
     free_at: u64,
     in_flight: VecDeque<IoToken>,
+    /// What a fault adds to each sync.
+    extra: u64,
 }
 
 impl DiskQueue {
     pub(crate) fn new(seed: u64, server: u64) -> Self {
-        Self { rng: Rng::fork(seed, "disk", server), free_at: 0, in_flight: VecDeque::new() }
+        Self {
+            rng: Rng::fork(seed, "disk", server),
+            free_at: 0,
+            in_flight: VecDeque::new(),
+            extra: 0,
+        }
     }
 
     /// Queues an operation and says when it ends.
     pub(crate) fn start(&mut self, now: u64, io: Io, profile: &DiskProfile) -> u64 {
-        let sync = if io.sync { profile.sync.draw(&mut self.rng) } else { 0 };
+        let sync = if io.sync { profile.sync.draw(&mut self.rng) + self.extra } else { 0 };
         let write = io.bytes.saturating_mul(profile.byte_picos) / 1_000;
         self.free_at = self.free_at.max(now) + sync + write;
         self.in_flight.push_back(io.token);
         self.free_at
+    }
+
+    /// Makes syncs that begin later take longer.
+    pub(crate) fn slow(&mut self, extra: u64) {
+        self.extra += extra;
+    }
+
+    /// Takes that back again.
+    pub(crate) fn quicken(&mut self, extra: u64) {
+        self.extra = self.extra.saturating_sub(extra);
+    }
+
+    /// Takes all of it back.
+    pub(crate) fn heal(&mut self) {
+        self.extra = 0;
     }
 
     /// An operation has ended.
@@ -80,5 +102,21 @@ mod tests {
         assert_eq!(disk.start(500, io(3, 5, false), &profile), 505);
         assert_eq!(disk.crash(501), [IoToken(2), IoToken(3)]);
         assert_eq!(disk.start(501, io(4, 0, false), &profile), 501);
+    }
+
+    #[test]
+    fn a_slow_disk_adds_to_each_sync_and_to_nothing_else() {
+        let profile =
+            DiskProfile { sync: Latency { min: 100, mean: None, max: 100 }, byte_picos: 1_000 };
+        let mut disk = DiskQueue::new(1, 0);
+        let io = |token, bytes, sync| Io { token: IoToken(token), bytes, sync };
+        disk.slow(1_000);
+        assert_eq!(disk.start(0, io(1, 0, true), &profile), 1_100);
+        assert_eq!(disk.start(2_000, io(2, 7, false), &profile), 2_007);
+        disk.quicken(1_000);
+        assert_eq!(disk.start(3_000, io(3, 0, true), &profile), 3_100);
+        disk.slow(1_000);
+        disk.heal();
+        assert_eq!(disk.start(4_000, io(4, 0, true), &profile), 4_100);
     }
 }

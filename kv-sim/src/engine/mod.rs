@@ -34,7 +34,7 @@
 //! # What this leaves out
 //!
 //! The contents of disks (the system's), bandwidth and bounded queues of links, corrupted bytes,
-//! clocks that jump, clients that die.
+//! clients that die.
 
 mod clock;
 mod disk_timing;
@@ -43,6 +43,7 @@ mod event;
 mod fault;
 mod lifecycle;
 mod machine;
+mod measures;
 mod network;
 mod panic;
 mod rng;
@@ -52,8 +53,9 @@ mod trace;
 
 pub use clock::ClockProfile;
 pub use disk_timing::DiskProfile;
-pub use fault::{FaultEvent, FaultKind, FaultSpec, Shape, Target, Victims};
+pub use fault::{Direction, FaultEdge, FaultEvent, FaultKind, FaultSpec, Shape, Target, Victims};
 pub use machine::{Input, Io, IoToken, Machine, Outbox, Phase, ProcessId};
+pub use measures::Measures;
 pub use network::{LinkProfile, NetworkProfile};
 pub(crate) use panic::catch;
 pub use rng::{Draw, Latency, LinkRng, MILLION, Rng, fork_seed};

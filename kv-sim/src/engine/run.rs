@@ -10,6 +10,7 @@ use super::clock::ClockProfile;
 use super::disk_timing::DiskProfile;
 use super::driver::Driver;
 use super::fault::{FaultKind, FaultSpec};
+use super::measures::Measures;
 use super::network::NetworkProfile;
 use super::panic::catch;
 use super::system::{Check, Operations, System, Violation};
@@ -56,7 +57,7 @@ pub struct Probes {
 }
 
 /// What a run came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// Simulated time, both phases, in nanoseconds.
     pub simulated: u64,
@@ -68,6 +69,8 @@ pub struct Outcome {
     pub operations: Operations,
     /// How often each kind of fault struck: every declared kind, and those that follow from them.
     pub faults: BTreeMap<FaultKind, u64>,
+    /// What was measured.
+    pub measures: Measures,
     /// What was checked.
     pub checks: Vec<Check>,
     /// The hash over all that happened.
@@ -111,6 +114,7 @@ pub fn run<S: System>(
         messages: driver.messages,
         operations: system.operations(),
         faults,
+        measures: system.measures(),
         checks,
         trace_hash: driver.outbox.tracer.hash(),
     };

@@ -11,6 +11,7 @@ use std::sync::MutexGuard;
 
 use super::fault::{FaultEvent, FaultKind};
 use super::machine::{IoToken, Machine, ProcessId};
+use super::measures::Measures;
 use super::rng::Rng;
 
 /// A protocol under simulation.
@@ -56,8 +57,9 @@ pub trait System: Send + Sized + 'static {
         notes: &mut Vec<Self::Note>,
     ) -> Result<(), Violation>;
 
-    /// A fault begins or ends.
-    fn on_fault(&mut self, _now: u64, _fault: &FaultEvent) {}
+    /// A fault begins, goes on or ends. `lasting` faults have begun and not ended after that, those
+    /// left out that strike single messages. The healing at the end of the safety phase is not told.
+    fn on_fault(&mut self, _now: u64, _fault: &FaultEvent, _lasting: u32) {}
 
     /// Changes bits of what is durable on a server's disk, up or down. Says which; none if there is
     /// nothing yet.
@@ -67,6 +69,10 @@ pub trait System: Send + Sized + 'static {
 
     /// Fills a server's disk, or makes room on it. May be told again what is so already.
     fn set_full(&mut self, _server: ProcessId, _is_full: bool, _rng: &mut Rng) {}
+
+    /// A server's disk becomes slow, or is itself again. The engine takes care of the time that it
+    /// takes; checks may want to know. The healing at the end of the safety phase is not told.
+    fn set_slow(&mut self, _now: u64, _server: ProcessId, _is_slow: bool) {}
 
     /// How often a kind of fault struck, where only the system can tell.
     fn fault_count(&self, _kind: FaultKind) -> Option<u64> {
@@ -85,6 +91,11 @@ pub trait System: Send + Sized + 'static {
 
     /// What became of the clients' operations so far.
     fn operations(&self) -> Operations;
+
+    /// What was measured beside the verdicts. Asked for once, after the last step.
+    fn measures(&self) -> Measures {
+        Measures::default()
+    }
 
     /// Writes the history of the clients' operations.
     fn write_history(&self, out: &mut dyn io::Write) -> io::Result<()>;

@@ -12,6 +12,7 @@
 //! there, and comes to the same state. After the run: every acknowledged write is
 //! there, and the clients' history is linearizable.
 
+mod availability;
 mod client;
 mod disks;
 mod history;
@@ -19,6 +20,7 @@ mod invariants;
 mod judge;
 mod replica;
 mod system;
+mod timeline;
 mod work;
 mod workload;
 

@@ -15,17 +15,19 @@ use kv_storage::OpenOptions;
 use kv_storage::mutants::Mutants;
 use kv_storage::vfs::{SimDisk, SimDiskCounters};
 
+use super::availability;
 use super::client::{Client, QUIET};
 use super::disks::{self, FullDisks, RESERVE_BYTES, SEGMENT_BYTES, SLACK_BYTES, tree_options};
 use super::history::Recorder;
 use super::invariants::Invariants;
 use super::judge;
 use super::replica::{Note, Replica, node_id, timings};
+use super::timeline::Timeline;
 use crate::engine::{
-    Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Operations, ProcessId, Rng, Step,
-    System, Violation, World,
+    Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
+    Rng, Step, System, Violation, World,
 };
-use crate::scenario::{Expect, Scenario};
+use crate::scenario::{AvailabilityCheck, Expect, Scenario};
 
 const CLUSTER_NAME: &str = "sim";
 
@@ -43,6 +45,7 @@ pub struct KvSystem {
     recorder: Recorder,
     quiet: Quiet,
     full_disks: FullDisks,
+    timeline: Timeline,
 }
 
 /// What the liveness phase has shown before the clients began to work again. The engine asks from
@@ -83,6 +86,7 @@ impl KvSystem {
             recorder: Recorder::new(scenario.workload.kind),
             quiet: Quiet::default(),
             full_disks: FullDisks::default(),
+            timeline: Timeline::new(scenario),
         };
         system.config(NodeId(1)).validate().map_err(|errors| errors.to_string())?;
         Ok(system)
@@ -176,6 +180,7 @@ impl System for KvSystem {
             match note {
                 Note::Node(event) => {
                     self.check_damage(step.process, &event)?;
+                    self.timeline.on_event(step.now, step.process, &event);
                     self.invariants.on_event(step.process, &event)?;
                 }
                 Note::Applied(applied) => self.invariants.on_applied(step.process, &applied)?,
@@ -194,13 +199,15 @@ impl System for KvSystem {
         for note in notes.drain(..) {
             if let Note::Client(event) = note {
                 self.full_disks.on_client(&event);
+                self.timeline.on_client(step.now, &event);
                 self.recorder.record(step.now, &event);
             }
         }
         Ok(())
     }
 
-    fn on_fault(&mut self, now: u64, fault: &FaultEvent) {
+    fn on_fault(&mut self, now: u64, fault: &FaultEvent, lasting: u32) {
+        self.timeline.on_fault(now, fault, lasting);
         self.recorder.history.push_fault(now, &fault.kind.to_string());
     }
 
@@ -212,6 +219,10 @@ impl System for KvSystem {
         let disk = &self.disks[&server];
         disk.set_capacity(is_full.then(|| disk.used_space() + rng.below(RESERVE_BYTES)));
         self.full_disks.set(server, is_full, self.disks.len());
+    }
+
+    fn set_slow(&mut self, now: u64, server: ProcessId, is_slow: bool) {
+        self.timeline.on_slow(now, server, is_slow);
     }
 
     fn fault_count(&self, kind: FaultKind) -> Option<u64> {
@@ -265,7 +276,17 @@ impl System for KvSystem {
                 _ => {}
             }
         }
+        self.timeline.finish();
+        let judge = |check: &AvailabilityCheck| match world.is_complete() {
+            true => availability::judge(*check, &self.timeline),
+            false => Check::skipped(check.fault().name(), "the run ended before"),
+        };
+        checks.extend(self.scenario.checks.iter().map(judge));
         checks
+    }
+
+    fn measures(&self) -> Measures {
+        self.timeline.measures()
     }
 
     fn operations(&self) -> Operations {

@@ -2,7 +2,7 @@
 
 use super::reader::Reader;
 use super::{MILLISECOND, SECOND};
-use crate::engine::{FaultSpec, Shape, Target, Victims};
+use crate::engine::{Direction, FaultKind, FaultSpec, Shape, Target, Victims};
 
 /// Longest interval: a fault must have its turn in the shortest safety phase that counts.
 const INTERVAL_MAX: f64 = 30.0;
@@ -15,6 +15,11 @@ const SHAPES: [(&str, Shape); 5] = [
     ("random", Shape::Random),
 ];
 
+const TARGETS: [(&str, Target); 2] = [("any", Target::Any), ("leader", Target::Leader)];
+
+const DIRECTIONS: [(&str, Direction); 3] =
+    [("any", Direction::Any), ("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
+
 pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
     let mut faults = Vec::new();
     faults.extend(reader.table("crash", crash));
@@ -25,6 +30,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
     faults.extend(reader.table("pause", |reader| FaultSpec::Pause {
         interval: interval(reader, 8.0),
         duration: seconds(reader, "duration_seconds", 3.0),
+        target: reader.choice("target", Target::Any, &TARGETS),
     }));
     faults.extend(reader.table("partition", |reader| FaultSpec::Partition {
         interval: interval(reader, 8.0),
@@ -34,6 +40,8 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
     faults.extend(reader.table("one-way-partition", |reader| FaultSpec::OneWayPartition {
         interval: interval(reader, 8.0),
         duration: seconds(reader, "duration_seconds", 4.0),
+        target: reader.choice("target", Target::Any, &TARGETS),
+        direction: reader.choice("direction", Direction::Any, &DIRECTIONS),
     }));
     faults.extend(reader.table("delay-spike", |reader| FaultSpec::DelaySpike {
         interval: interval(reader, 6.0),
@@ -63,18 +71,73 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
         duration: seconds(reader, "duration_seconds", 4.0),
     }));
     faults.extend(reader.table("torn-write", |_| FaultSpec::TornWrite));
+    read_links(reader, &mut faults);
+    read_clocks(reader, &mut faults);
+    faults.extend(reader.table("slow-disk", |reader| FaultSpec::SlowDisk {
+        interval: interval(reader, 10.0),
+        duration: seconds(reader, "duration_seconds", 10.0),
+        delay: milliseconds(reader, "delay_ms", 600.0),
+        target: reader.choice("target", Target::Any, &TARGETS),
+    }));
     faults
+}
+
+/// What divides the servers otherwise than in two.
+fn read_links(reader: &mut Reader<'_>, faults: &mut Vec<FaultSpec>) {
+    faults.extend(reader.table("swizzle", |reader| FaultSpec::Swizzle {
+        interval: interval(reader, 5.0),
+        step: seconds(reader, "step_seconds", 1.0),
+    }));
+    faults.extend(reader.table("bridge", |reader| FaultSpec::Bridge {
+        interval: interval(reader, 8.0),
+        duration: seconds(reader, "duration_seconds", 10.0),
+    }));
+    faults.extend(reader.table("majorities-ring", |reader| FaultSpec::MajoritiesRing {
+        interval: interval(reader, 8.0),
+        duration: seconds(reader, "duration_seconds", 10.0),
+    }));
+    faults.extend(reader.table("flapping", |reader| FaultSpec::Flapping {
+        interval: interval(reader, 8.0),
+        duration: seconds(reader, "duration_seconds", 10.0),
+        period: milliseconds(reader, "period_ms", 1_500.0),
+        target: reader.choice("target", Target::Any, &TARGETS),
+    }));
+}
+
+fn read_clocks(reader: &mut Reader<'_>, faults: &mut Vec<FaultSpec>) {
+    faults.extend(reader.table("clock-drift", |reader| FaultSpec::ClockDrift {
+        interval: interval(reader, 4.0),
+        drift_max: reader.rate("drift_max", 0.2, 0.000_001..=0.5),
+    }));
+    faults.extend(reader.table("clock-freeze", |reader| FaultSpec::ClockFreeze {
+        interval: interval(reader, 6.0),
+        duration: seconds(reader, "duration_seconds", 3.0),
+    }));
+    faults.extend(reader.table("clock-jump", |reader| FaultSpec::ClockJump {
+        interval: interval(reader, 6.0),
+        ahead: seconds(reader, "ahead_seconds", 5.0),
+    }));
+}
+
+/// With fewer servers a fault of these kinds could never strike.
+pub(crate) fn check_nodes(reader: &Reader<'_>, faults: &[FaultSpec], nodes: u16) {
+    for kind in faults.iter().map(FaultSpec::kind) {
+        let least = match kind {
+            FaultKind::Bridge => 3,
+            FaultKind::MajoritiesRing => 4,
+            _ => 1,
+        };
+        if nodes < least {
+            reader.fail("faults", format_args!("declares {kind}, which needs {least} nodes"));
+        }
+    }
 }
 
 fn crash(reader: &mut Reader<'_>) -> FaultSpec {
     FaultSpec::Crash {
         interval: interval(reader, 8.0),
         downtime: seconds(reader, "downtime_seconds", 2.0),
-        target: reader.choice(
-            "target",
-            Target::Any,
-            &[("any", Target::Any), ("leader", Target::Leader)],
-        ),
+        target: reader.choice("target", Target::Any, &TARGETS),
         storm: reader.rate("storm_rate", 0.1, 0.0..=0.9),
     }
 }

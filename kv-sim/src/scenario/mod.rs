@@ -20,6 +20,7 @@
 //! safety_seconds = 60            # below 60 the run is invalid
 //! liveness_seconds = 30          # budget for converging
 //! expect = "convergence"         # or "refusal": so much is damaged that it may be refused for good
+//! checks = []                    # of availability: bridge, majorities-ring, flapping, slow-disk
 //!
 //! [workload]
 //! kind = "register"              # few keys: read, write, cas; or "kv": many keys
@@ -47,9 +48,9 @@
 //! storm_rate = 0.1               # chance of another crash right after the restart
 //!
 //! [faults.power-loss]            # interval_seconds, downtime_seconds
-//! [faults.pause]                 # interval_seconds, duration_seconds
+//! [faults.pause]                 # interval_seconds, duration_seconds, target
 //! [faults.partition]             # interval_seconds, duration_seconds, kinds: one, minority, halves, leader, random
-//! [faults.one-way-partition]     # interval_seconds, duration_seconds
+//! [faults.one-way-partition]     # interval_seconds, duration_seconds, target, direction: any, inbound, outbound
 //! [faults.delay-spike]           # interval_seconds, duration_seconds, delay_ms
 //! [faults.loss]                  # rate
 //! [faults.duplicate]             # rate, delay_max_ms
@@ -57,6 +58,14 @@
 //! [faults.bit-rot]               # interval_seconds, downtime_seconds, servers: minority or all
 //! [faults.disk-full]             # interval_seconds, duration_seconds
 //! [faults.torn-write]            # nothing: a crash or power loss must leave some
+//! [faults.swizzle]               # interval_seconds, step_seconds
+//! [faults.bridge]                # interval_seconds, duration_seconds
+//! [faults.majorities-ring]       # interval_seconds, duration_seconds
+//! [faults.flapping]              # interval_seconds, duration_seconds, period_ms, target
+//! [faults.clock-drift]           # interval_seconds, drift_max
+//! [faults.clock-freeze]          # interval_seconds, duration_seconds
+//! [faults.clock-jump]            # interval_seconds, ahead_seconds
+//! [faults.slow-disk]             # interval_seconds, duration_seconds, delay_ms, target
 //! ```
 
 mod faults;
@@ -67,8 +76,8 @@ mod reader;
 use toml::de::DeTable;
 
 use crate::engine::{
-    ClockProfile, DiskProfile, FaultSpec, Latency, LinkProfile, NetworkProfile, Probes, ProcessId,
-    RunConfig,
+    ClockProfile, DiskProfile, FaultKind, FaultSpec, Latency, LinkProfile, NetworkProfile, Probes,
+    ProcessId, RunConfig,
 };
 use reader::{Problems, Reader};
 
@@ -97,6 +106,8 @@ pub struct Scenario {
     pub liveness: u64,
     /// What the liveness phase must come to.
     pub expect: Expect,
+    /// What is checked beside that.
+    pub checks: Vec<AvailabilityCheck>,
     /// The clients.
     pub workload: Workload,
     /// The network without its faults.
@@ -116,6 +127,32 @@ pub enum Expect {
     Refusal,
 }
 
+/// A check of how well the system serves while one kind of fault lasts. Its name, and what it needs,
+/// is that of the kind; see [docs/simulation.md](../../../docs/simulation.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AvailabilityCheck {
+    /// Behind a bridge every shard takes writes and keeps its leader.
+    Bridge,
+    /// On a ring of majorities every shard takes writes and has few leaders.
+    MajoritiesRing,
+    /// Links that flap cost at most one leader each time, and every shard takes writes.
+    Flapping,
+    /// A server with a slow disk leads no longer, and the others make up for it.
+    SlowDisk,
+}
+
+impl AvailabilityCheck {
+    /// The kind of fault during which it looks.
+    pub fn fault(self) -> FaultKind {
+        match self {
+            Self::Bridge => FaultKind::Bridge,
+            Self::MajoritiesRing => FaultKind::MajoritiesRing,
+            Self::Flapping => FaultKind::Flapping,
+            Self::SlowDisk => FaultKind::SlowDisk,
+        }
+    }
+}
+
 /// The servers of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -131,6 +168,14 @@ pub struct Cluster {
     pub election_min: u64,
     /// Longest such time.
     pub election_max: u64,
+}
+
+impl Cluster {
+    /// How many replicas a shard has.
+    pub fn voters(&self) -> u32 {
+        let odd = |count: u32| if count.is_multiple_of(2) { count - 1 } else { count };
+        self.replicas.unwrap_or_else(|| odd(u32::from(self.nodes.min(7))))
+    }
 }
 
 /// What the clients do.
@@ -193,11 +238,12 @@ impl Scenario {
         let description = reader.text("description").unwrap_or_default().to_owned();
         let cluster = section(&mut reader, "cluster", cluster);
         let expectations = [("convergence", Expect::Convergence), ("refusal", Expect::Refusal)];
-        let (safety, liveness, expect) = section(&mut reader, "run", |reader| {
+        let (safety, liveness, expect, checks) = section(&mut reader, "run", |reader| {
             (
                 reader.time("safety_seconds", 60.0, SECOND, 1.0..=36_000.0),
                 reader.time("liveness_seconds", 30.0, SECOND, 1.0..=3_600.0),
                 reader.choice("expect", Expect::Convergence, &expectations),
+                reader.optional_choices("checks", &AVAILABILITY_CHECKS),
             )
         });
         let workload = section(&mut reader, "workload", workload);
@@ -205,6 +251,8 @@ impl Scenario {
         let network = section(&mut reader, "network", |reader| network(reader, processes));
         let disk = section(&mut reader, "disk", disk);
         let faults = section(&mut reader, "faults", faults::read);
+        faults::check_nodes(&reader, &faults, cluster.nodes);
+        check_availability(&reader, &cluster, &checks, &faults);
         reader.finish();
         Self {
             name,
@@ -213,6 +261,7 @@ impl Scenario {
             safety,
             liveness,
             expect,
+            checks,
             workload,
             network,
             disk,
@@ -233,6 +282,45 @@ impl Scenario {
             clocks: ClockProfile::default(),
             faults: self.faults.clone(),
             probes: Probes::default(),
+        }
+    }
+}
+
+const AVAILABILITY_CHECKS: [(&str, AvailabilityCheck); 4] = [
+    ("bridge", AvailabilityCheck::Bridge),
+    ("majorities-ring", AvailabilityCheck::MajoritiesRing),
+    ("flapping", AvailabilityCheck::Flapping),
+    ("slow-disk", AvailabilityCheck::SlowDisk),
+];
+
+/// A check of availability says what one kind of fault does, so it needs that kind and no other;
+/// where it counts on majorities of the servers, every shard must be on all of them.
+fn check_availability(
+    reader: &Reader<'_>,
+    cluster: &Cluster,
+    checks: &[AvailabilityCheck],
+    faults: &[FaultSpec],
+) {
+    let is_everywhere = cluster.voters() == u32::from(cluster.nodes);
+    for check in checks {
+        let kind = check.fault();
+        if faults.iter().all(|fault| fault.kind() != kind) {
+            reader.fail("run", format_args!("checks \"{kind}\", so `faults.{kind}` must be there"));
+        }
+        if let Some(other) = faults.iter().map(FaultSpec::kind).find(|other| *other != kind) {
+            reader.fail(
+                "run",
+                format_args!("checks \"{kind}\", so `faults.{other}` must not be there"),
+            );
+        }
+        let counts = matches!(check, AvailabilityCheck::Bridge | AvailabilityCheck::MajoritiesRing);
+        if counts && !is_everywhere {
+            reader.fail(
+                "run",
+                format_args!(
+                    "checks \"{kind}\", so `cluster.replicas` must be the number of nodes"
+                ),
+            );
         }
     }
 }

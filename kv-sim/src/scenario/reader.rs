@@ -249,18 +249,31 @@ impl<'a> Reader<'a> {
 
     /// A list of one or more of several words; all of them if it is not there.
     pub(crate) fn choices<T: Clone>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Vec<T> {
-        let all = || choices.iter().map(|(_, choice)| choice.clone()).collect();
-        let Some(value) = self.find(key) else { return all() };
+        let chosen = self.optional_choices(key, choices);
+        if chosen.is_empty() {
+            choices.iter().map(|(_, choice)| choice.clone()).collect()
+        } else {
+            chosen
+        }
+    }
+
+    /// A list of one or more of several words; none of them if it is not there.
+    pub(crate) fn optional_choices<T: Clone>(
+        &mut self,
+        key: &'static str,
+        choices: &[(&str, T)],
+    ) -> Vec<T> {
+        let Some(value) = self.find(key) else { return Vec::new() };
         let Some(list) = value.get_ref().as_array() else {
             self.wrong_type(key, value, "a list of strings");
-            return all();
+            return Vec::new();
         };
         let chosen: Vec<T> =
             list.iter().filter_map(|item| self.chosen(key, item, choices)).collect();
         if list.is_empty() {
             self.wrong(key, value, "must name at least one");
         }
-        if chosen.is_empty() { all() } else { chosen }
+        chosen
     }
 
     /// A table, read by `read` if it is there.

@@ -40,13 +40,20 @@ sync_max_us = 5
 [faults]
 crash = { interval_seconds = 4, downtime_seconds = 1, target = "leader", storm_rate = 0.5 }
 power-loss = {}
-pause = {}
+pause = { target = "leader" }
 partition = { kinds = ["leader"] }
-one-way-partition = {}
+one-way-partition = { target = "leader", direction = "inbound" }
 delay-spike = {}
 loss = { rate = 0.25 }
 duplicate = {}
 reorder = { delay_max_ms = 3 }
+swizzle = { step_seconds = 0.5 }
+bridge = { duration_seconds = 3 }
+flapping = { period_ms = 700, target = "leader" }
+clock-drift = { drift_max = 0.25 }
+clock-freeze = {}
+clock-jump = { ahead_seconds = 7 }
+slow-disk = { delay_ms = 80, target = "leader" }
 "#;
     let scenario = Scenario::parse(text, "x").unwrap();
     let workload = &scenario.workload;
@@ -65,8 +72,8 @@ reorder = { delay_max_ms = 3 }
     assert_eq!(scenario.network.links, [link]);
     assert_eq!(scenario.disk.sync, Latency { min: 5_000, mean: None, max: 5_000 });
     let kinds: Vec<&str> = scenario.faults.iter().map(|fault| fault.kind().name()).collect();
-    let expected =
-        "crash power-loss pause partition one-way-partition delay-spike loss duplicate reorder";
+    let expected = "crash power-loss pause partition one-way-partition delay-spike loss duplicate reorder \
+         swizzle bridge flapping clock-drift clock-freeze clock-jump slow-disk";
     assert_eq!(kinds.join(" "), expected);
     let crash = FaultSpec::Crash {
         interval: 4_000_000_000,
@@ -76,6 +83,37 @@ reorder = { delay_max_ms = 3 }
     };
     assert_eq!(scenario.faults[0], crash);
     assert_eq!(scenario.faults[6], FaultSpec::Loss { rate: 250_000 });
+    let (second, target) = (1_000_000_000, crate::engine::Target::Leader);
+    let pause = FaultSpec::Pause { interval: 8 * second, duration: 3 * second, target };
+    assert_eq!(scenario.faults[2], pause);
+    let one_way = FaultSpec::OneWayPartition {
+        interval: 8 * second,
+        duration: 4 * second,
+        target,
+        direction: crate::engine::Direction::Inbound,
+    };
+    assert_eq!(scenario.faults[4], one_way);
+    let rest = [
+        FaultSpec::Swizzle { interval: 5 * second, step: second / 2 },
+        FaultSpec::Bridge { interval: 8 * second, duration: 3 * second },
+        FaultSpec::Flapping {
+            interval: 8 * second,
+            duration: 10 * second,
+            period: second * 7 / 10,
+            target,
+        },
+        FaultSpec::ClockDrift { interval: 4 * second, drift_max: 250_000 },
+        FaultSpec::ClockFreeze { interval: 6 * second, duration: 3 * second },
+        FaultSpec::ClockJump { interval: 6 * second, ahead: 7 * second },
+        FaultSpec::SlowDisk {
+            interval: 10 * second,
+            duration: 10 * second,
+            delay: 80_000_000,
+            target,
+        },
+    ];
+    assert_eq!(scenario.faults[9..], rest);
+    assert!(scenario.checks.is_empty());
 }
 
 #[test]
@@ -150,4 +188,71 @@ fn a_missing_file_names_the_nearest() {
     );
     let error = load(&directory.path().join("smoke/happi.toml")).unwrap_err().to_string();
     assert!(error.contains("happy.toml?"), "{error}");
+}
+
+/// What is wrong with a scenario, line by line.
+fn wrong(text: &str) -> Vec<String> {
+    let problems = Scenario::parse(text, "x").err().unwrap_or_default();
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn values_of_the_later_faults_are_bounded() {
+    let text = r#"[faults.one-way-partition]
+target = "follower"
+direction = "both"
+[faults.clock-drift]
+drift_max = 0.6
+[faults.clock-jump]
+ahead_seconds = -1
+[faults.flapping]
+period_ms = 0
+[faults.swizzle]
+duration_seconds = 3
+[faults.slow-disk]
+delay_ms = "long"
+"#;
+    let expected = [
+        "2:10: `faults.one-way-partition.target` must be one of \"any\", \"leader\", not \"follower\"",
+        "3:13: `faults.one-way-partition.direction` must be one of \"any\", \"inbound\", \"outbound\", \
+         not \"both\"",
+        "5:13: `faults.clock-drift.drift_max` must be from 0.000001 to 0.5",
+        "7:17: `faults.clock-jump.ahead_seconds` must be from 0.001 to 60",
+        "9:13: `faults.flapping.period_ms` must be from 0.001 to 60000",
+        "11:1: unknown key `faults.swizzle.duration_seconds`",
+        "13:12: `faults.slow-disk.delay_ms` must be a whole number or a fraction, not of type string",
+    ];
+    let lines = wrong(text);
+    assert_eq!(lines, expected, "\n{}\n", lines.join("\n"));
+}
+
+#[test]
+fn faults_that_need_more_servers_say_so() {
+    let text = "cluster.nodes = 2\n[faults.bridge]\n[faults.majorities-ring]\n";
+    let expected = [
+        "2:2: `faults` declares bridge, which needs 3 nodes",
+        "2:2: `faults` declares majorities-ring, which needs 4 nodes",
+    ];
+    assert_eq!(wrong(text), expected);
+    assert!(wrong("cluster.nodes = 4\n[faults.bridge]\n[faults.majorities-ring]\n").is_empty());
+}
+
+#[test]
+fn a_check_of_availability_needs_its_fault_and_no_other() {
+    let text = "run.checks = [\"bridge\", \"speed\"]\nfaults.crash = {}\n";
+    let expected = [
+        "1:1: `run` checks \"bridge\", so `faults.bridge` must be there",
+        "1:1: `run` checks \"bridge\", so `faults.crash` must not be there",
+        "1:25: `run.checks` must be one of \"bridge\", \"majorities-ring\", \"flapping\", \"slow-disk\", \
+         not \"speed\"",
+    ];
+    let lines = wrong(text);
+    assert_eq!(lines, expected, "\n{}\n", lines.join("\n"));
+    let few = "cluster.replicas = 3\nrun.checks = [\"bridge\"]\nfaults.bridge = {}\n";
+    let expected =
+        ["2:1: `run` checks \"bridge\", so `cluster.replicas` must be the number of nodes"];
+    assert_eq!(wrong(few), expected);
+    let scenario =
+        Scenario::parse("run.checks = [\"slow-disk\"]\nfaults.slow-disk = {}", "x").unwrap();
+    assert_eq!(scenario.checks, [AvailabilityCheck::SlowDisk]);
 }

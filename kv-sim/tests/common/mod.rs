@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kv_sim::engine::{
-    Boot, Check, Draw as _, Input, Io, IoToken, Kind, LinkRng, Machine, Operations, Outbox, Phase,
-    ProcessId, Rng, RunConfig, Step, System, Tracer, Violation, World,
+    Boot, Check, Draw as _, Input, Io, IoToken, Kind, LinkRng, Machine, Measures, Operations,
+    Outbox, Phase, ProcessId, Rng, RunConfig, Step, System, Tracer, Violation, World,
 };
 use kv_sim::protocol::{Mutant, Protocol};
 use kv_sim::scenario::Scenario;
@@ -217,6 +217,8 @@ pub struct Toy {
     pub payload: u8,
     /// Nanoseconds between two additions of a client.
     pub pause: u64,
+    /// What it claims to have measured.
+    pub measures: Measures,
     acknowledged: u64,
     operations: Operations,
 }
@@ -334,6 +336,10 @@ impl System for Toy {
         self.operations
     }
 
+    fn measures(&self) -> Measures {
+        self.measures.clone()
+    }
+
     fn write_history(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.acknowledged)
     }
@@ -355,7 +361,16 @@ impl Protocol for ToyProtocol {
             Some("no-restart") => Defect::NoRestart,
             _ => Defect::None,
         };
-        Ok(Toy { defect, ..Toy::new(scenario.cluster.nodes, pause) })
+        let measures = Measures {
+            first_writes_ms: vec![1.0; if scenario.description == "heals" { 98 } else { 0 }],
+            first_write_bound_ms: Some(10.0),
+            ..Measures::default()
+        };
+        let mut toy = Toy { defect, measures, ..Toy::new(scenario.cluster.nodes, pause) };
+        if scenario.description == "heals" {
+            toy.measures.first_writes_ms.extend([11.0; 2]);
+        }
+        Ok(toy)
     }
 
     fn mutants(&self) -> &[Mutant] {

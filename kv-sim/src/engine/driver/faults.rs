@@ -1,6 +1,6 @@
 //! How faults, and the end of them, are carried out.
 
-use super::super::fault::{FaultEvent, FaultKind, FaultSpec, Nemesis, Strike, View};
+use super::super::fault::{FaultEdge, FaultEvent, FaultKind, FaultSpec, Nemesis, Strike, View};
 use super::*;
 
 impl<S: System> Driver<'_, S> {
@@ -47,7 +47,8 @@ impl<S: System> Driver<'_, S> {
 
     fn strike(&mut self, kind: FaultKind, strike: Strike) {
         *self.fault_counts.entry(kind).or_default() += 1;
-        self.tell_fault(&FaultEvent { kind, begins: true, detail: strike.detail });
+        self.lasting += u32::from(strike.lasts());
+        self.tell_fault(&FaultEvent { kind, edge: FaultEdge::Begins, detail: strike.detail });
         self.pending.extend(strike.begin);
         for (delay, actions) in strike.later {
             self.queue.push(self.now + delay, Event::Act(actions));
@@ -68,13 +69,13 @@ impl<S: System> Driver<'_, S> {
     }
 
     fn tell_fault(&mut self, event: &FaultEvent) {
-        let edge = if event.begins { "begins" } else { "ends" };
-        let text = format!("{} {edge}: {}", event.kind, event.detail);
+        self.lasting -= u32::from(event.edge == FaultEdge::Ends);
+        let text = format!("{} {}: {}", event.kind, event.edge, event.detail);
         self.outbox
             .tracer
             .event(self.now, Who::WORLD, Kind::Fault, text.as_bytes(), || text.clone());
         if let Some(system) = &mut self.system {
-            system.on_fault(self.now, event);
+            system.on_fault(self.now, event, self.lasting);
         }
     }
 
@@ -91,7 +92,41 @@ impl<S: System> Driver<'_, S> {
             Action::Rot(server) => self.rot(server),
             Action::Fill(server) => self.set_full(server, true),
             Action::MakeRoom(server) => self.set_full(server, false),
-            Action::End(event) => self.tell_fault(&event),
+            Action::Slow(server, extra) => self.slow(server, extra, true),
+            Action::Quicken(server, extra) => self.slow(server, extra, false),
+            Action::Drift(server, ppm) => self.set_clock(server, |clock, now| {
+                clock.set_drift(now, i64::from(ppm) * 1_000);
+            }),
+            Action::Freeze(server) => self.set_clock(server, Clock::freeze),
+            Action::Thaw(server, catches_up) => {
+                self.set_clock(server, |clock, now| clock.thaw(now, catches_up));
+            }
+            Action::Leap(server, ahead) => {
+                self.set_clock(server, |clock, now| clock.leap(now, ahead));
+            }
+            Action::Tell(event) => self.tell_fault(&event),
+        }
+    }
+
+    fn slow(&mut self, server: u16, extra: u64, is_slow: bool) {
+        let disk = &mut self.servers[usize::from(server)].disk;
+        if is_slow {
+            disk.slow(extra)
+        } else {
+            disk.quicken(extra)
+        }
+        if let Some(system) = &mut self.system {
+            system.set_slow(self.now, ProcessId::Server(server), is_slow);
+        }
+    }
+
+    /// Changes a clock, and wakes its process when the changed clock says so.
+    fn set_clock(&mut self, server: u16, change: impl FnOnce(&mut Clock, u64)) {
+        let state = &mut self.servers[usize::from(server)];
+        change(&mut state.process.clock, self.now);
+        let process = ProcessId::Server(server);
+        if state.up && !state.paused {
+            self.arm(process, self.deadline(process));
         }
     }
 
@@ -189,13 +224,15 @@ impl<S: System> Driver<'_, S> {
         self.arm(process, self.deadline(process));
     }
 
-    /// Ends all faults: links work, servers run.
+    /// Ends all faults: links work, disks are fast, clocks are right, servers run.
     pub(super) async fn heal(&mut self) {
         self.healed = true;
         self.pending.clear();
         self.network.heal();
         for server in 0..self.config.servers {
             self.set_full(server, false);
+            self.servers[usize::from(server)].disk.heal();
+            self.set_clock(server, Clock::heal);
             self.resume(server);
             self.start(server).await;
         }

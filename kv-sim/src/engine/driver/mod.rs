@@ -78,6 +78,8 @@ pub(crate) struct Driver<'a, S: System> {
     pending: VecDeque<Action>,
     crash_rng: Rng,
     healed: bool,
+    /// Faults that have begun and have not ended, but for those that strike single messages.
+    lasting: u32,
     pub(crate) outbox: Outbox<S::Note>,
     pub(crate) violation: Option<Violation>,
     pub(crate) convergence: Option<Check>,
@@ -141,6 +143,7 @@ impl<'a, S: System> Driver<'a, S> {
             pending: VecDeque::new(),
             crash_rng: Rng::fork(seed, "disk-crash", 0),
             healed: false,
+            lasting: 0,
             outbox: Outbox::new(tracer),
             violation: None,
             convergence: None,

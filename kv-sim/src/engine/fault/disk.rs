@@ -1,6 +1,6 @@
 //! Faults that strike what is on the disks.
 
-use super::{Action, FaultKind, Nemesis, Strike, Victims, View, names};
+use super::{Action, FaultKind, Nemesis, Strike, Target, Victims, View, names};
 use crate::engine::rng::Draw as _;
 
 impl Nemesis {
@@ -34,5 +34,20 @@ impl Nemesis {
         let end = struck.iter().copied().map(Action::MakeRoom).collect();
         let later = vec![(self.rng.around(duration), end)];
         Strike { detail: names(&struck), begin, later }.ending(FaultKind::DiskFull)
+    }
+
+    pub(super) fn slow_disk(
+        &mut self,
+        view: &View,
+        duration: u64,
+        delay: u64,
+        target: Target,
+    ) -> Option<Strike> {
+        let victim = self.one_of(view, target)?;
+        let extra = self.rng.around(delay);
+        let later = vec![(self.rng.around(duration), vec![Action::Quicken(victim, extra)])];
+        let detail = format!("{} by {} ms", names(&[victim]), extra / 1_000_000);
+        let strike = Strike { detail, begin: vec![Action::Slow(victim, extra)], later };
+        Some(strike.ending(FaultKind::SlowDisk))
     }
 }

@@ -1,4 +1,4 @@
-//! Faults that strike processes and links: which, when and where.
+//! What breaks: which, when and where.
 //!
 //! A scenario declares kinds of faults with their parameters. For each kind there is one
 //! [`Nemesis`] with a random stream of its own, so that declaring one more kind does not move the
@@ -8,23 +8,50 @@
 //!
 //! Crashes and pauses leave a majority of the servers running, so that a run does useful work; a
 //! power loss takes all of them down at once. The first crash is one of a leader.
+//!
+//! What a kind strikes is in a file of its own: [processes](process), [links](link),
+//! [clocks](clock), [disks](disk).
 
+mod clock;
 mod disk;
 mod link;
 mod process;
 mod spec;
 
+use std::fmt;
+
 use super::machine::ProcessId;
 use super::rng::{Draw as _, Rng};
-pub use spec::{FaultKind, FaultSpec, Shape, Target, Victims};
+pub use spec::{Direction, FaultKind, FaultSpec, Shape, Target, Victims};
 
-/// A fault begins or ends.
+/// What a fault does at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultEdge {
+    /// It begins.
+    Begins,
+    /// It goes on by striking once more, as links do that flap.
+    Repeats,
+    /// It ends. Some kinds never do: a bit that has changed stays so.
+    Ends,
+}
+
+impl fmt::Display for FaultEdge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Begins => "begins",
+            Self::Repeats => "repeats",
+            Self::Ends => "ends",
+        })
+    }
+}
+
+/// A fault begins, goes on or ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultEvent {
     /// What kind.
     pub kind: FaultKind,
-    /// Whether it begins.
-    pub begins: bool,
+    /// Which of the three.
+    pub edge: FaultEdge,
     /// Who is struck, in words.
     pub detail: String,
 }
@@ -46,8 +73,19 @@ pub(crate) enum Action {
     Rot(u16),
     Fill(u16),
     MakeRoom(u16),
-    /// Tells of the end of a fault.
-    End(FaultEvent),
+    /// Makes each sync of a disk take longer by so much.
+    Slow(u16, u64),
+    /// Takes that back.
+    Quicken(u16, u64),
+    /// Sets by how much a clock deviates from true time, in parts per million.
+    Drift(u16, i32),
+    Freeze(u16),
+    /// Lets a clock go on, from where it stood or, if so, from where it would be.
+    Thaw(u16, bool),
+    /// Puts a clock ahead.
+    Leap(u16, u64),
+    /// Tells that a fault goes on or ends.
+    Tell(FaultEvent),
 }
 
 /// What a nemesis sees when it wakes.
@@ -108,11 +146,13 @@ impl Nemesis {
                 self.crash(view, downtime, target, storm)
             }
             FaultSpec::PowerLoss { downtime, .. } => Some(self.power_loss(view, downtime)),
-            FaultSpec::Pause { duration, .. } => self.pause(view, duration),
+            FaultSpec::Pause { duration, target, .. } => self.pause(view, duration, target),
             FaultSpec::Partition { duration, shapes, .. } => {
                 self.partition(view, duration, &shapes)
             }
-            FaultSpec::OneWayPartition { duration, .. } => Some(self.one_way(view, duration)),
+            FaultSpec::OneWayPartition { duration, target, direction, .. } => {
+                self.one_way(view, duration, target, direction)
+            }
             FaultSpec::DelaySpike { duration, delay, .. } => {
                 Some(self.delay_spike(view, duration, delay))
             }
@@ -120,24 +160,61 @@ impl Nemesis {
                 Some(self.bit_rot(view, downtime, victims))
             }
             FaultSpec::DiskFull { duration, .. } => Some(self.disk_full(view, duration)),
+            FaultSpec::Swizzle { step, .. } => Some(self.swizzle(view, step)),
+            FaultSpec::Bridge { duration, .. } => self.bridge(view, duration),
+            FaultSpec::MajoritiesRing { duration, .. } => self.majorities_ring(view, duration),
+            FaultSpec::Flapping { duration, period, target, .. } => {
+                self.flapping(view, duration, period, target)
+            }
+            FaultSpec::ClockDrift { drift_max, .. } => Some(self.clock_drift(view, drift_max)),
+            FaultSpec::ClockFreeze { duration, .. } => Some(self.clock_freeze(view, duration)),
+            FaultSpec::ClockJump { ahead, .. } => Some(self.clock_jump(view, ahead)),
+            FaultSpec::SlowDisk { duration, delay, target, .. } => {
+                self.slow_disk(view, duration, delay, target)
+            }
             FaultSpec::Loss { .. }
             | FaultSpec::Duplicate { .. }
             | FaultSpec::Reorder { .. }
             | FaultSpec::TornWrite => None,
         };
-        let pause = if strike.is_some() { self.rng.around(self.interval) } else { RETRY };
+        let pause = match &strike {
+            Some(strike) if self.spec.is_spaced() => {
+                strike.length() + self.rng.around(self.interval)
+            }
+            Some(_) => self.rng.around(self.interval),
+            None => RETRY,
+        };
         (strike, pause)
+    }
+
+    /// A server that a fault strikes which leaves it running: any, or one that leads something.
+    fn one_of(&mut self, view: &View, target: Target) -> Option<u16> {
+        match target {
+            Target::Any => Some(self.rng.index(view.running.len()) as u16),
+            Target::Leader if view.leaders.is_empty() => None,
+            Target::Leader => Some(view.leaders[self.rng.index(view.leaders.len())]),
+        }
     }
 }
 
 impl Strike {
     /// Adds the news of the end to what happens last.
     pub(super) fn ending(mut self, kind: FaultKind) -> Self {
-        let event = FaultEvent { kind, begins: false, detail: self.detail.clone() };
+        let event = FaultEvent { kind, edge: FaultEdge::Ends, detail: self.detail.clone() };
         if let Some((_, last)) = self.later.last_mut() {
-            last.push(Action::End(event));
+            last.push(Action::Tell(event));
         }
         self
+    }
+
+    /// How long until all of it is over. What follows stands in order.
+    fn length(&self) -> u64 {
+        self.later.last().map_or(0, |(at, _)| *at)
+    }
+
+    /// Whether it lasts and tells of its end.
+    pub(crate) fn lasts(&self) -> bool {
+        !self.later.is_empty()
     }
 }
 

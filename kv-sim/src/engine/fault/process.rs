@@ -58,8 +58,8 @@ impl Nemesis {
         Strike { detail: "all servers".into(), begin, later }.ending(FaultKind::PowerLoss)
     }
 
-    pub(super) fn pause(&mut self, view: &View, duration: u64) -> Option<Strike> {
-        let victim = self.victim(view, Target::Any)?;
+    pub(super) fn pause(&mut self, view: &View, duration: u64, target: Target) -> Option<Strike> {
+        let victim = self.victim(view, target)?;
         let later = vec![(self.rng.around(duration), vec![Action::Resume(victim)])];
         let detail = ProcessId::Server(victim).to_string();
         Some(Strike { detail, begin: vec![Action::Pause(victim)], later }.ending(FaultKind::Pause))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The kinds of faults.
+/// The kinds of faults. Rates are drawn by the number of a kind, so a new one comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
     /// A server dies; what it had not synced is lost. It is restarted later.
@@ -32,6 +32,22 @@ pub enum FaultKind {
     /// A crash leaves a write on the disk in part, or without an earlier one. It follows from
     /// crashes; declaring it demands that it happens.
     TornWrite,
+    /// Some servers lose all their links one after the other, and get them back in another order.
+    Swizzle,
+    /// Two halves cannot talk to each other, but one server between them talks to both.
+    Bridge,
+    /// Each server talks to a majority, and no two to the same one.
+    MajoritiesRing,
+    /// The links of a server are cut and mended again and again.
+    Flapping,
+    /// The clock of a server runs fast or slow.
+    ClockDrift,
+    /// The clock of a server stands still for a while.
+    ClockFreeze,
+    /// The clock of a server leaps ahead, as after a virtual machine was suspended.
+    ClockJump,
+    /// Each sync of a server's disk takes much longer for a while.
+    SlowDisk,
 }
 
 impl FaultKind {
@@ -51,7 +67,29 @@ impl FaultKind {
             Self::BitRot => "bit-rot",
             Self::DiskFull => "disk-full",
             Self::TornWrite => "torn-write",
+            Self::Swizzle => "swizzle",
+            Self::Bridge => "bridge",
+            Self::MajoritiesRing => "majorities-ring",
+            Self::Flapping => "flapping",
+            Self::ClockDrift => "clock-drift",
+            Self::ClockFreeze => "clock-freeze",
+            Self::ClockJump => "clock-jump",
+            Self::SlowDisk => "slow-disk",
         }
+    }
+
+    /// Whether it keeps processes from talking to one another, so that its end is a heal of the
+    /// network.
+    pub fn cuts_links(self) -> bool {
+        matches!(
+            self,
+            Self::Partition
+                | Self::OneWayPartition
+                | Self::Swizzle
+                | Self::Bridge
+                | Self::MajoritiesRing
+                | Self::Flapping
+        )
     }
 }
 
@@ -61,10 +99,10 @@ impl fmt::Display for FaultKind {
     }
 }
 
-/// Whom a crash strikes.
+/// Whom a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Any server, leaders half of the time.
+    /// Any server. Crashes, pauses and one-way partitions strike leaders half of the time.
     Any,
     /// A server that leads something.
     Leader,
@@ -92,6 +130,17 @@ pub enum Shape {
     Leader,
     /// Each pair of servers is cut or not by the toss of a coin.
     Random,
+}
+
+/// What a one-way partition takes from those whom it strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Either, by the toss of a coin.
+    Any,
+    /// They hear nothing from the others.
+    Inbound,
+    /// The others hear nothing from them.
+    Outbound,
 }
 
 /// A declared fault. Times are nanoseconds, rates are in a million; both are what a seed draws
@@ -122,6 +171,8 @@ pub enum FaultSpec {
         interval: u64,
         /// How long.
         duration: u64,
+        /// Whom.
+        target: Target,
     },
     /// See [`FaultKind::Partition`].
     Partition {
@@ -138,6 +189,10 @@ pub enum FaultSpec {
         interval: u64,
         /// How long.
         duration: u64,
+        /// Whom; any: a minority, or a leader half of the time.
+        target: Target,
+        /// What they lose.
+        direction: Direction,
     },
     /// See [`FaultKind::DelaySpike`].
     DelaySpike {
@@ -185,6 +240,70 @@ pub enum FaultSpec {
     },
     /// See [`FaultKind::TornWrite`].
     TornWrite,
+    /// See [`FaultKind::Swizzle`].
+    Swizzle {
+        /// From the end of one to the next.
+        interval: u64,
+        /// From one server to the next, both when links go and when they come back.
+        step: u64,
+    },
+    /// See [`FaultKind::Bridge`].
+    Bridge {
+        /// From the end of one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+    },
+    /// See [`FaultKind::MajoritiesRing`].
+    MajoritiesRing {
+        /// From the end of one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+    },
+    /// See [`FaultKind::Flapping`].
+    Flapping {
+        /// From the end of one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+        /// From one cut to the next.
+        period: u64,
+        /// Whom.
+        target: Target,
+    },
+    /// See [`FaultKind::ClockDrift`].
+    ClockDrift {
+        /// From one change of a rate to the next.
+        interval: u64,
+        /// Largest deviation from true time, in parts per million, either way.
+        drift_max: u32,
+    },
+    /// See [`FaultKind::ClockFreeze`].
+    ClockFreeze {
+        /// From the end of one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+    },
+    /// See [`FaultKind::ClockJump`].
+    ClockJump {
+        /// From one to the next.
+        interval: u64,
+        /// How far ahead.
+        ahead: u64,
+    },
+    /// See [`FaultKind::SlowDisk`].
+    SlowDisk {
+        /// From the end of one to the next.
+        interval: u64,
+        /// How long.
+        duration: u64,
+        /// What is added to the time of a sync.
+        delay: u64,
+        /// Whom.
+        target: Target,
+    },
 }
 
 impl FaultSpec {
@@ -203,6 +322,14 @@ impl FaultSpec {
             Self::BitRot { .. } => FaultKind::BitRot,
             Self::DiskFull { .. } => FaultKind::DiskFull,
             Self::TornWrite => FaultKind::TornWrite,
+            Self::Swizzle { .. } => FaultKind::Swizzle,
+            Self::Bridge { .. } => FaultKind::Bridge,
+            Self::MajoritiesRing { .. } => FaultKind::MajoritiesRing,
+            Self::Flapping { .. } => FaultKind::Flapping,
+            Self::ClockDrift { .. } => FaultKind::ClockDrift,
+            Self::ClockFreeze { .. } => FaultKind::ClockFreeze,
+            Self::ClockJump { .. } => FaultKind::ClockJump,
+            Self::SlowDisk { .. } => FaultKind::SlowDisk,
         }
     }
 
@@ -216,10 +343,32 @@ impl FaultSpec {
             | Self::OneWayPartition { interval, .. }
             | Self::DelaySpike { interval, .. }
             | Self::BitRot { interval, .. }
-            | Self::DiskFull { interval, .. } => Some(*interval),
+            | Self::DiskFull { interval, .. }
+            | Self::Swizzle { interval, .. }
+            | Self::Bridge { interval, .. }
+            | Self::MajoritiesRing { interval, .. }
+            | Self::Flapping { interval, .. }
+            | Self::ClockDrift { interval, .. }
+            | Self::ClockFreeze { interval, .. }
+            | Self::ClockJump { interval, .. }
+            | Self::SlowDisk { interval, .. } => Some(*interval),
             Self::Loss { .. } | Self::Duplicate { .. } | Self::Reorder { .. } | Self::TornWrite => {
                 None
             }
         }
+    }
+
+    /// Whether the next strike waits for the end of the one before. The checks of these look at one
+    /// at a time.
+    pub(super) fn is_spaced(&self) -> bool {
+        matches!(
+            self,
+            Self::Swizzle { .. }
+                | Self::Bridge { .. }
+                | Self::MajoritiesRing { .. }
+                | Self::Flapping { .. }
+                | Self::ClockFreeze { .. }
+                | Self::SlowDisk { .. }
+        )
     }
 }
