@@ -65,6 +65,24 @@ pub fn encode_into<T: Serialize>(value: &T, out: &mut Vec<u8>) {
         .expect("encoding into memory cannot fail");
 }
 
+/// How many bytes the encoding of `value` has.
+///
+/// # Panics
+/// Never for the types of this crate, as [`encode`].
+pub fn encoded_bytes<T: Serialize>(value: &T) -> usize {
+    struct Count<'a>(&'a mut usize);
+    impl bincode::enc::write::Writer for Count<'_> {
+        fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+            *self.0 += bytes.len();
+            Ok(())
+        }
+    }
+    let mut count = 0;
+    bincode::serde::encode_into_writer(value, Count(&mut count), config())
+        .expect("counting cannot fail");
+    count
+}
+
 /// Decodes exactly one value.
 ///
 /// # Errors

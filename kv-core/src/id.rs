@@ -67,6 +67,20 @@ number!(
     /// keyspace.
     KeyspaceId, u32, "k"
 );
+number!(
+    /// One life of a node's process, as gossip counts them: grows with every restart, and whenever
+    /// the node refutes what others say of it.
+    Generation, u64, "g"
+);
+number!(
+    /// Sign of life of one node; grows by one with every interval of gossip, in all generations of
+    /// a process.
+    Heartbeat, u64, "h"
+);
+number!(
+    /// Version of what a node tells of itself by gossip; grows with every change of it.
+    RecordVersion, u64, "v"
+);
 
 impl ShardId {
     /// The meta group: cluster id, members and the map of all shards. No key hashes to it.

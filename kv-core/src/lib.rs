@@ -17,6 +17,7 @@ pub mod availability;
 pub mod client;
 pub mod cluster;
 pub mod codec;
+pub mod gossip;
 pub mod id;
 pub mod machine;
 pub mod mutants;
