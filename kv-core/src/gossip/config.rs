@@ -8,17 +8,17 @@ use core::time::Duration;
 /// The module documentation of [`gossip`](super) says how the defaults go together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GossipConfig {
-    /// Between two heartbeats of a node; with each of them it begins `fanout` exchanges. Default
-    /// 1 s, 10 ms to 60 s.
+    /// What all other times are measured in. Default 1 s, 10 ms to 60 s.
     pub interval: Duration,
-    /// Exchanges that a node begins, and peers that it tells news at once. Default 2, 1 to 8.
-    pub fanout: usize,
-    /// Phi from which a node is suspected. Default 8, 1 to 100.
+    /// Heartbeats of a node per interval; with each of them it begins an exchange. Default 2, 1 to
+    /// 8.
+    pub fanout: u32,
+    /// Phi from which a member is suspected; from half of it on it is probed. Default 8, 1 to 100.
     pub phi_threshold: f64,
     /// The least standard deviation that the detector assumes. Default a fifth of the interval; at
     /// least a hundredth of it, at most ten of it.
     pub deviation_min: Duration,
-    /// What is taken off every silence. Default half the interval, at most ten of it.
+    /// What is taken off every silence. Default a quarter of the interval, at most ten of it.
     pub acceptable_pause: Duration,
     /// Times between heartbeats that the detector keeps per member. Default 200, 10 to 10,000.
     pub window: usize,
@@ -42,7 +42,7 @@ impl GossipConfig {
             fanout: 2,
             phi_threshold: 8.0,
             deviation_min: interval / 5,
-            acceptable_pause: interval / 2,
+            acceptable_pause: interval / 4,
             window: 200,
             grace: interval * 3,
             down_after: interval * 10,

@@ -60,7 +60,7 @@ impl Gossip {
     /// What this node knows, or a part of it that fits into a message.
     fn digest(&mut self) -> Digest {
         self.digest_count += 1;
-        let is_comparing_records = self.digest_count % RECORDS_COMPARED_EVERY == 0;
+        let is_comparing_records = self.digest_count.is_multiple_of(RECORDS_COMPARED_EVERY);
         let own = (self.own, self.record.version);
         let known = self.members.values().map(|member| (member.entry, member.record.version));
         let mut known: Vec<_> = known.chain([own]).collect();
@@ -73,11 +73,15 @@ impl Gossip {
         let room =
             MESSAGE_BYTES_MAX - ENVELOPE_BYTES - encoded_bytes(&self.record.endpoint.value.address);
         let whole = Digest { first: NodeId(0), last: None, entries, versions };
-        if encoded_bytes(&whole) <= room {
+        let whole_bytes = encoded_bytes(&whole);
+        if whole_bytes <= room {
             return whole;
         }
-        // A run of ids with a random beginning, so that every part has its turn.
-        let begin = self.rng.below(whole.entries.len() as u64) as usize;
+        // A run of ids with a random beginning, so that every part has its turn. It may begin
+        // before the first one: else the first ones would be rare.
+        let count = whole.entries.len();
+        let span = count * room / whole_bytes;
+        let begin = (self.rng.below((count + span) as u64) as usize).saturating_sub(span);
         let mut bytes = 0;
         let run = whole.entries[begin..].iter().enumerate().take_while(|(at, entry)| {
             bytes += encoded_bytes(*entry) + encoded_bytes(&whole.versions.get(begin + at));

@@ -10,14 +10,14 @@
 //!
 //! ## Exchanges
 //!
-//! With every interval a node counts its heartbeat up and sends a digest to `fanout` random
-//! live peers. A digest lists all known nodes with generation, state, heartbeat and version
-//! of the record. The peer takes over what is newer, replies with what it knows better and asks for
+//! `fanout` times per interval, evenly spread, a node counts its heartbeat up and sends a digest to a
+//! random live peer. A digest lists all known nodes with generation, state and heartbeat, and from
+//! time to time the version of the record. The peer takes over what is newer, replies with what it knows better and asks for
 //! the records that it lacks, which come in a third message ([`exchange`]). So each exchange levels
 //! two nodes, and after a few rounds all nodes.
 //!
-//! A digest alone carries the heartbeats, which change with every interval; only changed values of
-//! records need more. That is what makes two exchanges per interval cheap.
+//! A digest alone carries the heartbeats, which change all the time; only changed values of records
+//! need more. That is what makes the exchanges cheap.
 //!
 //! Now and then a digest goes to a member that is down, or to a seed address: that joins the halves
 //! of a partition, and clusters that never heard of each other. A node that knows nobody asks the
@@ -30,8 +30,8 @@
 //!
 //! ## States
 //!
-//! - `Alive` to `Suspect`: phi crosses the threshold ([`detector`]). It is spread as news, so the
-//!   first node that notices tells all.
+//! - `Alive` to `Suspect`: phi crosses the threshold ([`detector`]), although the member was probed
+//!   from halfway on. It is spread as news, so the first node that notices tells all.
 //! - `Suspect` to `Down`: nothing was heard for `down_after`. A member that is down stays a member.
 //! - Back to `Alive`: a newer heartbeat, or a new generation of the node ([`member`]).
 //! - `Left`: the node said so itself.
@@ -57,6 +57,7 @@
 //!   came.
 //! - Two processes with one id: both would refute without end. Links refuse the second one.
 //! - Probes through other nodes: heartbeats arrive through others anyway.
+//! - Removal: a member stays down for as long as the owner does not forget it.
 //! - Joining the cluster: a node that is found here belongs to nothing yet.
 
 mod config;
@@ -430,7 +431,7 @@ impl Gossip {
         }
     }
 
-    /// An interval is over: gives a sign of life and begins exchanges.
+    /// It is time for the next exchange: gives a sign of life and begins one.
     fn on_tick_timeout(&mut self, now: Instant) {
         if now < self.next_tick {
             return;
@@ -442,7 +443,7 @@ impl Gossip {
             self.contact_seed(|_| true);
             return;
         }
-        self.next_tick = now + self.config.interval / self.config.fanout as u32;
+        self.next_tick = now + self.config.interval / self.config.fanout;
         self.own.heartbeat = Heartbeat(self.own.heartbeat.0 + 1);
         self.tell_load(now);
         for to in self.choose_live(1) {

@@ -1,4 +1,6 @@
 //! Gossip and failure detector: nodes on a simulated network, and single nodes.
 
-mod measure;
+mod cluster;
+mod detector;
 mod network;
+mod single;

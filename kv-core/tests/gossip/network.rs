@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kv_core::codec;
 use kv_core::gossip::{
-    Gossip, GossipConfig, GossipMessage, Introduction, MESSAGE_BYTES_MAX, MemberState, Output,
-    Release,
+    Gossip, GossipConfig, GossipMessage, Introduction, Load, MESSAGE_BYTES_MAX, MemberState,
+    Output, Release,
 };
 use kv_core::id::{Address, ClusterId, Generation, Incarnation, NodeId};
 use kv_core::rng::Rng;
@@ -15,15 +15,15 @@ use kv_core::time::Instant;
 use kv_core::wire::{FRAME_HEADER_BYTES, PeerFrame};
 
 /// The one address that every node knows at its start: that of node 1.
-pub const SEED_ADDRESS: &str = "10.0.0.1:7400";
+pub(crate) const SEED_ADDRESS: &str = "10.0.0.1:7400";
 
 /// A change of state that a node reported.
 #[derive(Clone, Debug)]
-pub struct Report {
-    pub at: Instant,
-    pub by: NodeId,
-    pub node: NodeId,
-    pub state: MemberState,
+pub(crate) struct Report {
+    pub(crate) at: Instant,
+    pub(crate) by: NodeId,
+    pub(crate) node: NodeId,
+    pub(crate) state: MemberState,
 }
 
 /// A message on its way. Ordered by time, then by the order of sending.
@@ -32,19 +32,18 @@ type InFlight = (Instant, u64, NodeId, NodeId, Payload);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Payload(usize);
 
-pub struct Network {
-    pub now: Instant,
+pub(crate) struct Network {
+    pub(crate) now: Instant,
     /// Mean of the one-way delays, which are exponential.
-    pub delay_mean: Duration,
+    pub(crate) delay_mean: Duration,
     /// Of 1,000 messages so many are lost.
-    pub loss_per_mille: u64,
+    pub(crate) loss_per_mille: u64,
     /// Whether every message goes through the codec and is counted.
-    pub is_counting: bool,
+    pub(crate) is_counting: bool,
     /// Bytes that each node sent, frames included.
-    pub sent_bytes: BTreeMap<NodeId, u64>,
-    pub sent_count: u64,
+    pub(crate) sent_bytes: BTreeMap<NodeId, u64>,
     /// Everything but new members that are alive.
-    pub reports: Vec<Report>,
+    pub(crate) reports: Vec<Report>,
     nodes: BTreeMap<NodeId, Gossip>,
     addresses: BTreeMap<Address, NodeId>,
     /// Nodes in different parts do not reach each other; part 0 unless said otherwise.
@@ -59,14 +58,13 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             now: Instant::ZERO + Duration::from_secs(1),
             delay_mean: Duration::from_millis(30),
             loss_per_mille: 0,
             is_counting: true,
             sent_bytes: BTreeMap::new(),
-            sent_count: 0,
             reports: vec![],
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -81,29 +79,23 @@ impl Network {
         }
     }
 
-    /// A network of nodes 1 to `count` that have been gossiping for a minute.
-    pub fn settled(seed: u64, count: u64) -> Self {
+    /// A network of nodes 1 to `count` that have been gossiping for half a minute.
+    pub(crate) fn settled(seed: u64, count: u64) -> Self {
         let mut network = Self::new(seed);
         for node in 1..=count {
             network.start(node);
         }
-        network.run(Duration::from_secs(60));
+        network.run(Duration::from_secs(30));
         network.assert_all_alive();
         network
     }
 
     /// Starts a node as a new process that remembers nothing.
-    pub fn start(&mut self, node: u64) {
-        let mut c = GossipConfig::default();
-        let e = |k: &str, d: f64| std::env::var(k).map(|v| v.parse().unwrap()).unwrap_or(d);
-        c.fanout = e("FAN", 2.0) as usize;
-        c.acceptable_pause = Duration::from_secs_f64(e("PAUSE", 0.5));
-        c.phi_threshold = e("PHI", 8.0);
-        c.deviation_min = Duration::from_secs_f64(e("DEV", 0.2));
-        self.start_with(node, c);
+    pub(crate) fn start(&mut self, node: u64) {
+        self.start_with(node, GossipConfig::default());
     }
 
-    pub fn start_with(&mut self, node: u64, config: GossipConfig) {
+    pub(crate) fn start_with(&mut self, node: u64, config: GossipConfig) {
         let own = introduction(node);
         let id = own.node;
         self.addresses.insert(own.address.clone(), id);
@@ -115,7 +107,7 @@ impl Network {
     }
 
     /// A node is gone at once, with all that it knew.
-    pub fn crash(&mut self, node: u64) {
+    pub(crate) fn crash(&mut self, node: u64) {
         let id = NodeId(node);
         self.nodes.remove(&id).expect("a running node");
         if let Some(at) = self.filed.remove(&id) {
@@ -124,31 +116,39 @@ impl Network {
     }
 
     /// Cuts `nodes` off from all others.
-    pub fn partition(&mut self, nodes: impl IntoIterator<Item = u64>) {
+    pub(crate) fn partition(&mut self, nodes: impl IntoIterator<Item = u64>) {
         self.parts.extend(nodes.into_iter().map(|node| (NodeId(node), 1)));
     }
 
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.parts.clear();
     }
 
-    pub fn node(&self, node: u64) -> &Gossip {
+    pub(crate) fn node(&self, node: u64) -> &Gossip {
         &self.nodes[&NodeId(node)]
     }
 
-    pub fn running(&self) -> impl Iterator<Item = (NodeId, &Gossip)> {
+    pub(crate) fn running(&self) -> impl Iterator<Item = (NodeId, &Gossip)> {
         self.nodes.iter().map(|(id, gossip)| (*id, gossip))
     }
 
     /// Lets a node do something of its own accord.
-    pub fn act(&mut self, node: u64, act: impl FnOnce(&mut Gossip, Instant)) {
+    pub(crate) fn act(&mut self, node: u64, act: impl FnOnce(&mut Gossip, Instant)) {
         let id = NodeId(node);
         act(self.nodes.get_mut(&id).expect("a running node"), self.now);
         self.drain(id);
     }
 
+    /// Tells a node how many bytes its data takes.
+    pub(crate) fn set_load(&mut self, node: u64, used_bytes: u64) {
+        let (replica_count, leader_count) = (16, 5);
+        let free_bytes = u64::MAX - used_bytes;
+        let load = Load { replica_count, leader_count, free_bytes, used_bytes };
+        self.act(node, |gossip, _| gossip.set_load(load));
+    }
+
     /// Lets time pass.
-    pub fn run(&mut self, duration: Duration) {
+    pub(crate) fn run(&mut self, duration: Duration) {
         let until = self.now + duration;
         self.run_until(until, |_| false);
         self.now = until;
@@ -156,7 +156,7 @@ impl Network {
 
     /// Lets time pass until `is_done` holds, looked at every 10 ms, or for `most`. How long it
     /// took, or none if it never came.
-    pub fn run_until_all(
+    pub(crate) fn run_until_all(
         &mut self,
         most: Duration,
         is_done: impl Fn(&Self) -> bool,
@@ -229,7 +229,6 @@ impl Network {
     }
 
     fn transmit(&mut self, from: NodeId, to: Option<NodeId>, message: GossipMessage) {
-        self.sent_count += 1;
         let message = if self.is_counting { self.count(from, message) } else { message };
         // As many draws for a lost message as for one that arrives.
         let is_lost = self.rng.below(1_000) < self.loss_per_mille;
@@ -257,7 +256,7 @@ impl Network {
     }
 
     /// The state in which every running node, but itself, holds `node`; none if they differ.
-    pub fn agreed(&self, node: u64) -> Option<Option<MemberState>> {
+    pub(crate) fn agreed(&self, node: u64) -> Option<Option<MemberState>> {
         let id = NodeId(node);
         let others = self.running().filter(|(other, _)| *other != id);
         let states: Vec<_> = others.map(|(_, gossip)| gossip.state(id)).collect();
@@ -265,27 +264,27 @@ impl Network {
     }
 
     /// Whether every running node holds every running node for alive.
-    pub fn are_all_alive(&self) -> bool {
+    pub(crate) fn are_all_alive(&self) -> bool {
         let ids: Vec<_> = self.nodes.keys().map(|id| id.0).collect();
         ids.iter().all(|id| self.agreed(*id) == Some(Some(MemberState::Alive)))
     }
 
     #[track_caller]
-    pub fn assert_all_alive(&self) {
+    pub(crate) fn assert_all_alive(&self) {
         for (id, _) in self.running() {
             assert_eq!(self.agreed(id.0), Some(Some(MemberState::Alive)), "{id}");
         }
     }
 
     /// What was reported since `begin` other than life.
-    pub fn accusations(&self, begin: Instant) -> Vec<&Report> {
+    pub(crate) fn accusations(&self, begin: Instant) -> Vec<&Report> {
         let reports = self.reports.iter();
         reports.filter(|it| it.at >= begin && it.state != MemberState::Alive).collect()
     }
 }
 
 /// Bytes of the frame around one message between peers.
-pub fn frame_bytes() -> usize {
+pub(crate) fn frame_bytes() -> usize {
     let frame = PeerFrame {
         cluster: Some(ClusterId(u128::MAX)),
         from: NodeId(50),
@@ -297,7 +296,7 @@ pub fn frame_bytes() -> usize {
     FRAME_HEADER_BYTES + codec::encode(&frame).len() + 1
 }
 
-pub fn introduction(node: u64) -> Introduction {
+pub(crate) fn introduction(node: u64) -> Introduction {
     Introduction {
         node: NodeId(node),
         generation: Generation(1),
@@ -308,7 +307,7 @@ pub fn introduction(node: u64) -> Introduction {
 }
 
 /// How much a heavy test does: the first number, or the second one with `KV_TEST_SCALE=full`.
-pub fn scale(ci: u64, full: u64) -> u64 {
+pub(crate) fn scale(ci: u64, full: u64) -> u64 {
     match std::env::var("KV_TEST_SCALE").as_deref() {
         Ok("full") => full,
         Ok(_) | Err(_) => ci,
