@@ -19,6 +19,7 @@ pub(crate) const SEED_ADDRESS: &str = "10.0.0.1:7400";
 
 /// A change of state that a node reported.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "who said it of whom is shown when a test fails")]
 pub(crate) struct Report {
     pub(crate) at: Instant,
     pub(crate) by: NodeId,
