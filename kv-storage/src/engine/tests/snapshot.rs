@@ -200,7 +200,13 @@ fn rule_b39_two_snapshots_in_quick_succession_leave_the_second() {
     assert_eq!(target.install_snapshot(second), None);
     let replies = work_off(&mut target);
     for id in [first, second] {
-        assert!(replies.contains(&StorageReply::SnapshotInstalled { id, state: InstalledState::default() }), "{replies:?}");
+        assert!(
+            replies.contains(&StorageReply::SnapshotInstalled {
+                id,
+                state: InstalledState::default()
+            }),
+            "{replies:?}"
+        );
     }
     assert_same(&source, &target);
     drop(target);

@@ -162,7 +162,10 @@ fn run(
         return None;
     }
     engine.apply(OTHER, rest.next().unwrap());
-    work_until(&mut engine, &StorageReply::SnapshotInstalled { id: source.id, state: InstalledState::default() })?;
+    work_until(
+        &mut engine,
+        &StorageReply::SnapshotInstalled { id: source.id, state: InstalledState::default() },
+    )?;
     progress.is_installed = true;
     engine.apply(OTHER, rest.next().unwrap());
     log.release(&[(SHARD, LAST)].into()).ok()?;
