@@ -149,7 +149,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 except: vec![ShardId(1)],
                 unheard: vec![ShardId(2)],
                 is_full: true,
-                is_slow: false,
+                is_unfit: false,
             })]),
         ),
         (

@@ -24,6 +24,8 @@ pub struct Router {
     rng: Rng,
     now: Instant,
     map: Option<ClusterMap>,
+    /// Addresses of members of the last map that are no endpoints.
+    members: Vec<Address>,
     leaders: BTreeMap<ShardId, NodeId>,
     session: Option<SessionId>,
     next_sequence: u64,
@@ -51,6 +53,7 @@ impl Router {
             rng: Rng::fork(seed, "router"),
             now: Instant::ZERO,
             map: None,
+            members: Vec::new(),
             leaders: BTreeMap::new(),
             session: None,
             next_sequence: 1,
@@ -295,9 +298,12 @@ impl Router {
         }
     }
 
+    /// An address from the configuration, or of a member of the last map.
     fn any_endpoint(&mut self) -> Address {
-        let at = self.rng.below(self.config.endpoints.len() as u64);
-        self.config.endpoints[usize::try_from(at).unwrap_or(0)].clone()
+        let count = self.config.endpoints.len() + self.members.len();
+        let at = usize::try_from(self.rng.below(count as u64)).unwrap_or(0);
+        let mut known = self.config.endpoints.iter().chain(&self.members);
+        known.nth(at).unwrap_or(&self.config.endpoints[0]).clone()
     }
 
     fn on_reply(&mut self, from: &Address, reply: ReplyFrame) {
@@ -326,6 +332,10 @@ impl Router {
             self.leaders.clear();
         }
         self.map = Some(view.map.clone());
+        let addresses = view.map.members.iter().map(|member| &member.address);
+        let endpoints = &self.config.endpoints;
+        let others = addresses.filter(|address| !endpoints.contains(address));
+        self.members = others.cloned().collect();
         self.leaders.extend(view.leaders.iter().copied());
         if self.jobs.get(&id).is_some_and(|job| job.goal == Goal::FetchMap) {
             self.remove_job(id);
@@ -363,6 +373,11 @@ impl Router {
                 if let Some(job) = self.jobs.get_mut(&id) {
                     job.avoided = Some(node);
                 }
+                self.pause(id);
+            }
+            Refusal::Removed { node } => {
+                self.leaders.retain(|_, leader| *leader != node);
+                self.map = None;
                 self.pause(id);
             }
             refusal @ Refusal::NoSpace { .. } => self.on_no_space(id, refusal),

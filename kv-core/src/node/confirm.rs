@@ -142,24 +142,26 @@ impl Node {
                 replica.group.tell_term(from);
             }
         }
-        let (is_full, is_slow) = (false, false);
-        let confirmation = Confirmation { boot, round, version, except, unheard, is_full, is_slow };
+        let (is_full, is_unfit) = (false, false);
+        let confirmation =
+            Confirmation { boot, round, version, except, unheard, is_full, is_unfit };
         self.send_confirmation(from, confirmation);
     }
 
     fn send_confirmation(&mut self, to: NodeId, confirmation: Confirmation) {
-        let (is_full, is_slow) = (self.is_full, self.is_disk_slow());
-        let confirmation = Confirmation { is_full, is_slow, ..confirmation };
+        let (is_full, is_unfit) = (self.is_full, self.is_unfit());
+        let confirmation = Confirmation { is_full, is_unfit, ..confirmation };
         self.outbox.send(to, PeerMessage::Confirmed(confirmation));
     }
 
     /// A peer answers whether it takes this node for the leader of what it leads.
     pub(super) fn on_confirmed(&mut self, from: NodeId, confirmation: Confirmation) {
-        let Confirmation { boot, round, version, except, unheard, is_full, is_slow } = confirmation;
+        let Confirmation { boot, round, version, except, unheard, is_full, is_unfit } =
+            confirmation;
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };
-        (link.is_full, link.is_slow) = (is_full, is_slow);
+        (link.is_full, link.is_unfit) = (is_full, is_unfit);
         if boot != self.rounds.boot
             || round > self.rounds.begun
             || !link.on_confirmed(round, version, except)

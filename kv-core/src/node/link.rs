@@ -23,8 +23,8 @@ pub(super) struct Link {
     pub(super) incarnation: Incarnation,
     /// Whether the peer last said that its disk is full.
     pub(super) is_full: bool,
-    /// Whether the peer last said that its disk is slow.
-    pub(super) is_slow: bool,
+    /// Whether the peer last said that it should be given no leadership.
+    pub(super) is_unfit: bool,
     /// When a frame of it last arrived; none since the process started.
     pub(super) heard_at: Option<Instant>,
     /// What this node leads and the peer has a replica of.
@@ -53,7 +53,7 @@ impl Link {
         Self {
             incarnation,
             is_full: false,
-            is_slow: false,
+            is_unfit: false,
             heard_at: None,
             leads: Vec::new(),
             version: 0,
@@ -120,6 +120,12 @@ impl Link {
         if !self.theirs.as_ref().is_some_and(is_old) {
             self.theirs = Some(TheirLeads { boot, version, leads });
         }
+    }
+
+    /// Whether the peer leads something, by its own word, and was not heard of since `oldest`.
+    pub(super) fn is_missed(&self, oldest: Instant) -> bool {
+        let leads = self.theirs.as_ref().is_some_and(|theirs| !theirs.leads.is_empty());
+        leads && self.heard_at.is_none_or(|at| at < oldest)
     }
 
     /// What the peer leads, if this node holds that version of its list.

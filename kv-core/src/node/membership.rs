@@ -10,8 +10,8 @@
 //! A replica is made when a leader sends something for a shard that the node has none of: empty,
 //! without voters, and so unable to campaign; it learns from the log or from a snapshot who takes
 //! part. It is removed when the map has a newer configuration of the shard than the replica's own
-//! log, and does not name the node: that configuration was committed without it, and no later one
-//! that the replica knows of brings it back. Its term and vote stay, for ever.
+//! log, or the same, and it does not name the node: that configuration was committed without it, and
+//! no later one that the replica knows of brings it back. Its term and vote stay, for ever.
 //!
 //! A node that was removed from the cluster is told so by whoever it talks to, and does nothing
 //! from then on.
@@ -130,9 +130,10 @@ impl Node {
         };
         let superfluous = self.replicas.iter().filter(|(shard, replica)| {
             // Who has no configuration has nothing else either, and was made by a late message.
-            let own = replica.group.configuration().epoch;
+            let own = replica.group.configuration();
+            let is_gone = |epoch| epoch > own.epoch || (epoch == own.epoch && !own.is_member(me));
             let entry = map.entry(**shard);
-            entry.is_some_and(|entry| entry.epoch > own && !entry.names(me))
+            entry.is_some_and(|entry| is_gone(entry.epoch) && !entry.names(me))
         });
         let superfluous: Vec<_> = superfluous.map(|(shard, _)| *shard).collect();
         superfluous.into_iter().for_each(|shard| self.remove_replica(shard));

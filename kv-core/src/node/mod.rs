@@ -219,7 +219,11 @@ impl Node {
             Input::Receive(frame) => self.on_frame(frame),
             Input::Request { handle, body } => match &self.phase {
                 Phase::Running => self.on_request(handle, body),
-                Phase::Forming(_) | Phase::Wiped | Phase::Removed | Phase::Suspect(_) => {
+                Phase::Removed => {
+                    let refusal = Refusal::Removed { node: self.config.id };
+                    self.refuse_request(handle, &body, refusal);
+                }
+                Phase::Forming(_) | Phase::Wiped | Phase::Suspect(_) => {
                     self.refuse_request(handle, &body, Refusal::NotReady);
                 }
             },
@@ -324,7 +328,10 @@ impl Node {
     }
 
     fn file_deadline(&mut self, shard: ShardId) {
-        let replica = self.replicas.get_mut(&shard).expect("only replicas have deadlines");
+        // A replica may have been removed in this step.
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
         let deadline = replica.group.deadline();
         if deadline != replica.filed_deadline {
             self.deadlines.remove(&(replica.filed_deadline, shard));

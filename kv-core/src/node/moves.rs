@@ -8,8 +8,8 @@
 //!
 //! All of it is in the logs, so whoever leads next goes on where the last one was.
 //!
-//! Leaders also hand over to the voter that the map prefers, one shard at a time, and to any other
-//! one when their own disk is slow.
+//! Leaders also hand over to the voter that the map prefers, one shard at a time and as long as
+//! nobody misses anybody, and to any other one when their own disk is slow.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -137,7 +137,7 @@ impl Node {
             for shard in shards {
                 let replica = self.replicas.get_mut(&shard);
                 let replica = replica.expect("the shard was just listed");
-                let is_well = |node| !self.links.get(&node).is_some_and(|link| link.is_slow);
+                let is_well = |node| !self.links.get(&node).is_some_and(|link| link.is_unfit);
                 if let Some(to) = replica.group.best_successor(self.now, is_well) {
                     let _ = replica.group.transfer(self.now, to);
                     self.touched.insert(shard);
@@ -145,11 +145,14 @@ impl Node {
             }
             return;
         }
+        if self.is_unfit() {
+            return;
+        }
         let preferred = |shard: &ShardId| Some((*shard, self.map.as_ref()?.entry(*shard)?.leader?));
         let shards = self.led_since(PREFERENCE_PAUSE);
         let wish = shards.iter().filter_map(preferred).find(|(_, to)| *to != self.config.id);
         if let Some((shard, to)) = wish
-            && !self.links.get(&to).is_some_and(|link| link.is_slow)
+            && !self.links.get(&to).is_some_and(|link| link.is_unfit)
             && let Some(replica) = self.replicas.get_mut(&shard)
             && !replica.group.configuration().is_joint()
             && replica.group.holds_committed(to)
@@ -167,6 +170,13 @@ impl Node {
         };
         let led = self.replicas.iter().filter(|(_, replica)| is_settled(replica));
         led.map(|(shard, _)| *shard).collect()
+    }
+
+    /// Whether this node should be given no leadership. Who does not hear another leader may have
+    /// lost its links to more, and a leadership is not worth the risk of another election.
+    pub(super) fn is_unfit(&self) -> bool {
+        let oldest = self.now - self.config.timings.election_max;
+        self.is_disk_slow() || self.links.values().any(|link| link.is_missed(oldest))
     }
 
     /// Whether the oldest write to the log that is not durable has been on its way for too long, or

@@ -222,6 +222,13 @@ pub enum Refusal {
         /// What is wrong with it.
         reason: alloc::string::String,
     },
+    /// The node was removed from the cluster. Others have what it had; *a write may still take
+    /// effect; retry with the same request id there.*
+    #[error("{node} was removed from the cluster; ask another node")]
+    Removed {
+        /// The node.
+        node: NodeId,
+    },
     /// The meta group did not carry out a change of the members.
     #[error(transparent)]
     Meta(MetaError),

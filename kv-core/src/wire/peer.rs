@@ -134,8 +134,9 @@ pub struct Confirmation {
     pub unheard: Vec<ShardId>,
     /// Whether the answerer's disk is full: it should get nothing but what makes room.
     pub is_full: bool,
-    /// Whether the answerer's disk is slow: it should lead nothing.
-    pub is_slow: bool,
+    /// Whether the answerer should be given no leadership: its disk is slow, or it does not hear a
+    /// leader that it should hear.
+    pub is_unfit: bool,
 }
 
 impl Confirmation {
@@ -148,7 +149,7 @@ impl Confirmation {
             except: Vec::new(),
             unheard: Vec::new(),
             is_full: false,
-            is_slow: false,
+            is_unfit: false,
         }
     }
 }

@@ -8,7 +8,7 @@ use kv_core::id::{NodeId, ShardId, Timestamp};
 use kv_core::node::Event;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 
-fn key(name: &str) -> Key {
+pub(crate) fn key(name: &str) -> Key {
     Key::new(name.as_bytes().to_vec())
 }
 
@@ -16,7 +16,7 @@ fn value(text: &str) -> Value {
     Value::string(text.as_bytes().to_vec())
 }
 
-fn put(name: &str, text: &str) -> Call {
+pub(crate) fn put(name: &str, text: &str) -> Call {
     Call::Write(WriteOp::Put { key: key(name), value: value(text) })
 }
 

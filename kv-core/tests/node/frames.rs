@@ -114,7 +114,7 @@ fn last_asked(cluster: &Cluster, leader: NodeId, to: NodeId) -> Confirmation {
         except: vec![],
         unheard: vec![],
         is_full: false,
-        is_slow: false,
+        is_unfit: false,
     }
 }
 

@@ -3,5 +3,6 @@
 mod cluster;
 mod damage;
 mod frames;
+mod membership;
 mod space;
 mod support;

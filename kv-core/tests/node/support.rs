@@ -9,7 +9,7 @@ use std::time::Duration;
 use kv_core::client::{
     Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
 };
-use kv_core::cluster::Identity;
+use kv_core::cluster::{ClusterMap, ClusterRecord, Identity};
 use kv_core::id::{
     Address, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId, SessionId,
     ShardId, Timestamp,
@@ -18,8 +18,8 @@ use kv_core::machine::{self, Machine, Newest, ReadView};
 use kv_core::node::{Event, Input, Node, NodeConfig, Output};
 use kv_core::op::{Key, Value, WriteOp};
 use kv_core::storage::{
-    Append, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage, StorageReply,
-    StorageRequest,
+    Append, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
+    StorageReply, StorageRequest,
 };
 use kv_core::time::Instant;
 use kv_core::wire::{self, ClientReply, ClientRequest, Frame, PeerFrame, ReplyFrame, RequestFrame};
@@ -125,12 +125,22 @@ impl Store {
                 self.release(shard, floor);
                 return None;
             }
+            StorageRequest::RemoveShard { shard } => {
+                self.applied.remove(&shard);
+                self.flushed.remove(&shard);
+                StorageReply::ShardRemoved { shard }
+            }
             request => panic!("no node asks for this: {request:?}"),
         })
     }
 
     fn release(&mut self, shard: ShardId, floor: LogId) {
         let group = self.groups.get_mut(&shard).unwrap();
+        if floor == LogId::default() {
+            let hard_state = HardState { commit: LogIndex(0), ..group.hard_state };
+            *group = RecoveredGroup { hard_state, is_removed: true, ..RecoveredGroup::default() };
+            return;
+        }
         assert!(floor.index <= group.applied.index, "what is released is durable without the log");
         let count = usize::try_from(floor.index.0 - group.floor.index.0).unwrap();
         assert_eq!(group.entries[count - 1].id, floor, "what is released is there");
@@ -255,6 +265,29 @@ impl Cluster {
         self.drain(id);
     }
 
+    /// Starts a node that has just joined.
+    pub(crate) fn add_process(
+        &mut self,
+        id: NodeId,
+        incarnation: Incarnation,
+        cluster: ClusterRecord,
+        map: ClusterMap,
+    ) {
+        let (cluster, map) = (Some(cluster), Some(map));
+        let cluster_name = "test".into();
+        let identity = Identity { cluster_name, node: id, incarnation, cluster, map };
+        let store = Store {
+            identity,
+            groups: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            flushed: BTreeMap::new(),
+            damage: None,
+        };
+        let (waiting, events) = (VecDeque::new(), Vec::new());
+        self.processes.insert(id, Process { node: None, store, waiting, events });
+        self.start(id);
+    }
+
     pub(crate) fn stop(&mut self, id: NodeId) {
         let process = self.processes.get_mut(&id).unwrap();
         process.node = None;
@@ -290,7 +323,8 @@ impl Cluster {
 
     pub(crate) fn input(&mut self, id: NodeId, input: Input) {
         let now = self.now;
-        if let Some(node) = &mut self.processes.get_mut(&id).unwrap().node {
+        // A node may be a member before its process is there.
+        if let Some(Process { node: Some(node), .. }) = self.processes.get_mut(&id) {
             node.handle(now, input);
             self.drain(id);
         }
