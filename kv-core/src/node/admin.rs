@@ -22,41 +22,38 @@ use crate::wire::{AdminReply, AdminRequest, ClientReply, Refusal};
 const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
 
 impl Node {
-    /// Takes a request of an operator.
-    ///
-    /// # Errors
-    /// The reply, if it is known at once.
+    /// Takes a request of an operator. Returns the reply, if it is known at once.
     pub(super) fn on_admin(
         &mut self,
         handle: RequestHandle,
         request: AdminRequest,
-    ) -> Result<(), ClientReply> {
-        let refused = |refusal| Err(ClientReply::Refused(refusal));
-        match request {
+    ) -> Option<ClientReply> {
+        let proposed = match request {
             AdminRequest::AddNode { incarnation, address } => {
                 self.propose_members(handle, MetaCommand::AddMember { incarnation, address })
             }
             AdminRequest::RemoveNode { id, force } => self
                 .check_members(Change::Remove { id }, force)
-                .or_else(refused)
                 .and_then(|()| self.propose_members(handle, MetaCommand::RemoveMember { id })),
             AdminRequest::ReplaceNode { old, new, force } => {
-                self.check_members(Change::Replace { old, new }, force).or_else(refused).and_then(
-                    |()| self.propose_members(handle, MetaCommand::ReplaceMember { old, new }),
-                )
+                let command = MetaCommand::ReplaceMember { old, new };
+                self.check_members(Change::Replace { old, new }, force)
+                    .and_then(|()| self.propose_members(handle, command))
             }
-            AdminRequest::TransferLeader { shard, to } => Err(self.transfer_leader(shard, to)),
-            AdminRequest::Plan { change } => Err(self.plan_change(change)),
-        }
+            AdminRequest::TransferLeader { shard, to } => {
+                return Some(self.transfer_leader(shard, to));
+            }
+            AdminRequest::Plan { change } => return Some(self.plan_change(change)),
+        };
+        proposed.err().map(ClientReply::Refused)
     }
 
     fn propose_members(
         &mut self,
         handle: RequestHandle,
         command: MetaCommand,
-    ) -> Result<(), ClientReply> {
-        let command = Command::Meta(command);
-        self.propose(ShardId::META, handle, &command).map_err(ClientReply::Refused)
+    ) -> Result<(), Refusal> {
+        self.propose(ShardId::META, handle, &Command::Meta(command))
     }
 
     /// As meta leader: refuses a change that would cost a quorum, unless it is forced.
@@ -115,7 +112,12 @@ impl Node {
                 }
             }
             Outcome::MetaRefused(error) => ClientReply::Refused(Refusal::Meta(error)),
-            _ => ClientReply::Admin(AdminReply::Done),
+            Outcome::None
+            | Outcome::Written(_)
+            | Outcome::SessionExpired
+            | Outcome::Superseded
+            | Outcome::SessionOpened(_)
+            | Outcome::MapChanged(_) => ClientReply::Admin(AdminReply::Done),
         }
     }
 }

@@ -29,7 +29,7 @@ impl Node {
         let result = match body {
             ClientRequest::Status => Err(ClientReply::Status(self.status())),
             ClientRequest::Map => Err(self.map_view()),
-            ClientRequest::Admin(request) => self.on_admin(handle, request),
+            ClientRequest::Admin(request) => self.on_admin(handle, request).map_or(Ok(()), Err),
             ClientRequest::OpenSession { nonce } => {
                 let command = Command::Meta(MetaCommand::OpenSession { nonce });
                 self.propose(ShardId::META, handle, &command).map_err(ClientReply::Refused)

@@ -33,7 +33,7 @@ pub(super) struct Staged {
     /// The machine, as far as it has come; empty when it is complete.
     pieces: Vec<u8>,
     /// The machine, once it is complete.
-    machine: Option<Machine>,
+    machine: Option<Box<Machine>>,
     /// The last key, without local id and version.
     last_prefix: Vec<u8>,
     is_complete: bool,
@@ -44,7 +44,7 @@ enum Step {
     Piece(Vec<u8>),
     Rows {
         /// If these are the first rows.
-        machine: Option<Machine>,
+        machine: Option<Box<Machine>>,
         rows: Vec<SnapshotRow>,
         is_last: bool,
     },
@@ -78,7 +78,7 @@ impl Staged {
             ChunkContent::Rows(rows) => {
                 let machine = match self.machine {
                     Some(_) => None,
-                    None => Some(self.decode_machine()?),
+                    None => Some(Box::new(self.decode_machine()?)),
                 };
                 self.check_rows(&rows)?;
                 Ok(Step::Rows { machine, rows, is_last })
@@ -238,7 +238,7 @@ impl Engine {
             configuration: machine.configuration().cloned(),
             map: machine.map().cloned(),
         };
-        let shard = Shard { local_id: staged.local_id, machine, installed: id.last };
+        let shard = Shard { local_id: staged.local_id, machine: *machine, installed: id.last };
         self.state.shards.insert(id.shard, shard);
         self.state.removed.remove(&id.shard);
         self.unsealed_replies.push(StorageReply::SnapshotInstalled { id, state });

@@ -74,8 +74,6 @@ enum Receiver {
 #[derive(Debug, Default)]
 struct Progress {
     is_prepared: bool,
-    /// Entries of the other shard that are applied.
-    other: u64,
     is_install_asked: bool,
     is_installed: bool,
     is_complete: bool,
