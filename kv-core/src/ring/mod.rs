@@ -9,7 +9,7 @@
 //!
 //! # First placement and changes
 //!
-//! [`place`] is the placement of a new cluster, a function of the set of nodes. [`rebalance`] is
+//! [`place`] is the placement of a new cluster, a function of the set of nodes. [`rebalance()`] is
 //! the placement after nodes were added or removed, a function of the placement before and the
 //! new set of nodes; the meta group stores the placement, so all nodes compute the same. It moves
 //! what it must: the replicas of a node that left, and a fair share for one that is new. Placing
