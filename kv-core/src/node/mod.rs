@@ -9,10 +9,10 @@
 //! # Two machines
 //!
 //! A [`Group`](crate::raft::Group) is one shard's Raft: it knows no links, no other shards and no
-//! files. The node owns the groups and everything that is per node: one frame per peer and step ([`outbox`]), one append
-//! to the store per step for all groups, liveness and leadership once per pair of nodes ([`link`],
-//! [`confirm`]), and one set of deadlines. An input touches only the shards that it names; a step
-//! ends with [`Node::settle`], which looks at the touched ones.
+//! files. The node owns the groups and everything that is per node: one frame per peer and step
+//! ([`outbox`]), one append to the store per step for all groups, liveness and leadership once per
+//! pair of nodes ([`link`], [`confirm`]), and one set of deadlines. An input touches only the shards
+//! that it names; a step ends with [`Node::settle`], which looks at the touched ones.
 //!
 //! # Life of a write
 //!
