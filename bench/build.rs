@@ -14,6 +14,9 @@ const FOLDERS: [&str; 6] = [
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(has_rocksdb)");
+    if std::env::var_os("CARGO_FEATURE_STORAGE_PEERS").is_none() {
+        return;
+    }
     let candidates = FOLDERS.iter().flat_map(|folder| {
         ["librocksdb.so", "librocksdb.dylib"].map(|name| PathBuf::from(folder).join(name))
     });

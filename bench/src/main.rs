@@ -1,7 +1,12 @@
-//! Measurements, each a subcommand that prints a Markdown table.
+//! Measurements, each a subcommand that prints Markdown tables.
 
+mod cluster;
+#[cfg(feature = "storage-peers")]
 mod engines;
+#[cfg(feature = "storage-peers")]
 mod machine;
+mod stats;
+#[cfg(feature = "storage-peers")]
 mod storage;
 
 use clap::{Parser, Subcommand};
@@ -15,16 +20,35 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Three nodes on this machine beside three of etcd: throughput and failover.
+    Cluster(cluster::Args),
     /// The storage engine beside fjall, redb and RocksDB.
+    #[cfg(feature = "storage-peers")]
     Storage(storage::Args),
     /// One phase set of one engine, in a process of its own.
+    #[cfg(feature = "storage-peers")]
     #[command(hide = true)]
     StorageOne(storage::OneArgs),
+    /// The storage engine beside fjall, redb and RocksDB; needs `--features storage-peers`.
+    #[cfg(not(feature = "storage-peers"))]
+    Storage {
+        /// Whatever was typed behind it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _rest: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
+        Command::Cluster(args) => cluster::run(&args),
+        #[cfg(feature = "storage-peers")]
         Command::Storage(args) => storage::compare(&args),
+        #[cfg(feature = "storage-peers")]
         Command::StorageOne(args) => storage::run_one(&args),
+        #[cfg(not(feature = "storage-peers"))]
+        Command::Storage { .. } => anyhow::bail!(
+            "this build has no peers to measure the storage beside; type\n  \
+             cargo run --release --manifest-path bench/Cargo.toml --features storage-peers -- storage"
+        ),
     }
 }
