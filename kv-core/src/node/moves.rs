@@ -26,8 +26,12 @@ use crate::wire::{MapMessage, PeerMessage};
 /// How often a configuration is reported until the map has it.
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a leadership is left where it is before it is handed to the preferred voter: elections
-/// settle first, and a voter that fails again and again does not get it back at once.
-const PREFERENCE_PAUSE: Duration = Duration::from_secs(10);
+/// settle first, and who fails again and again, or is half cut off, does not get it back at once.
+const PREFERENCE_PAUSE: Duration = Duration::from_secs(60);
+/// How long a leadership is left where it is before a slow disk ends it.
+const SLOW_PAUSE: Duration = Duration::from_secs(2);
+/// How long a disk counts as slow after a write that took too long.
+const SLOW_MEMORY: Duration = Duration::from_secs(10);
 /// How long a write to the log may take before the leaderships go elsewhere.
 const SLOW_SYNC: Duration = Duration::from_millis(500);
 
@@ -133,12 +137,15 @@ impl Node {
     /// Once per heartbeat: hands leaderships to where they should be.
     pub(super) fn balance_leaders(&mut self) {
         if self.is_disk_slow() {
-            let shards: Vec<_> = self.led_since(PREFERENCE_PAUSE / 5);
+            let shards: Vec<_> = self.led_since(SLOW_PAUSE);
             for shard in shards {
                 let replica = self.replicas.get_mut(&shard);
                 let replica = replica.expect("the shard was just listed");
                 let is_well = |node| !self.links.get(&node).is_some_and(|link| link.is_unfit);
-                if let Some(to) = replica.group.best_successor(self.now, is_well) {
+                let group = &replica.group;
+                let well = group.best_successor(self.now, is_well);
+                // Any disk is better than one that is known to be slow.
+                if let Some(to) = well.or_else(|| group.best_successor(self.now, |_| true)) {
                     let _ = replica.group.transfer(self.now, to);
                     self.touched.insert(shard);
                 }
@@ -191,7 +198,7 @@ impl Node {
         if let Some(begun) = self.appends_begun.remove(&id)
             && self.now >= begun + SLOW_SYNC
         {
-            self.slow_until = self.now + PREFERENCE_PAUSE;
+            self.slow_until = self.now + SLOW_MEMORY;
         }
     }
 }
