@@ -27,7 +27,7 @@ use crate::wire::{MapMessage, PeerMessage};
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a leadership is left where it is before it is handed to the preferred voter: elections
 /// settle first, and who fails again and again, or is half cut off, does not get it back at once.
-const PREFERENCE_PAUSE: Duration = Duration::from_secs(60);
+const PREFERENCE_PAUSE: Duration = Duration::from_secs(300);
 /// How long a leadership is left where it is before a slow disk ends it.
 const SLOW_PAUSE: Duration = Duration::from_secs(2);
 /// How long a disk counts as slow after a write that took too long.
