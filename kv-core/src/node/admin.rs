@@ -77,6 +77,7 @@ impl Node {
 
     fn transfer_leader(&mut self, shard: ShardId, to: NodeId) -> ClientReply {
         let refusal = self.refusal(shard);
+        self.sync_contact(shard);
         let Some(replica) = self.replicas.get_mut(&shard).filter(|replica| replica.is_leader())
         else {
             return ClientReply::Refused(refusal);

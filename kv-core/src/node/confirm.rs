@@ -6,6 +6,7 @@
 //! arrive while a round is out share the next one.
 
 use alloc::vec::Vec;
+use core::mem;
 
 use super::Node;
 use crate::id::{NodeId, Round, ShardId};
@@ -16,6 +17,17 @@ use crate::wire::{Confirmation, Lead, PeerMessage};
 /// A round that reads wait for is given up after this part of a heartbeat, so that one dead peer or
 /// lost message delays the reads of no other shard for long.
 const ROUNDS_PER_HEARTBEAT_MAX: u32 = 8;
+
+/// What a node says about a leadership that a peer claims.
+#[derive(Clone, Copy, Debug)]
+enum LeadAnswer {
+    /// It follows, and will as long as nothing about its replica changes.
+    Settled,
+    /// It follows, but has got no append of this leadership since its process started.
+    Unheard,
+    /// It knows a newer term, or has no replica.
+    Excepted,
+}
 
 /// The rounds of this process.
 #[derive(Debug)]
@@ -113,39 +125,68 @@ impl Node {
         version: u64,
         leads: Option<Vec<Lead>>,
     ) {
+        if let Some(leads) = leads {
+            self.on_leads(from, boot, version, &leads);
+        }
+        let patience = self.signs_patience();
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };
-        if let Some(leads) = leads {
-            link.on_leads(boot, version, leads);
-        }
-        let Some(leads) = link.their_leads(boot, version) else {
+        let Some(looked_at) = link.on_confirm(self.now, boot, version, &self.touched) else {
             let unknown = Confirmation::unknown_list(boot, round);
             return self.send_confirmation(from, unknown);
         };
+        link.signs.on_sign(self.now, patience);
         let (mut except, mut unheard) = (Vec::new(), Vec::new());
-        for lead in leads {
-            let Some(replica) = self.replicas.get_mut(&lead.shard) else {
-                except.push(lead.shard);
-                continue;
-            };
-            self.touched.insert(lead.shard);
-            if replica.group.on_leader_alive(self.now, from, lead.term) {
-                if !replica.group.has_heard_append() {
-                    unheard.push(lead.shard);
-                }
-                continue;
+        for lead in looked_at {
+            let answer = self.answer_lead(from, lead);
+            match answer {
+                LeadAnswer::Settled => {}
+                LeadAnswer::Unheard => unheard.push(lead.shard),
+                LeadAnswer::Excepted => except.push(lead.shard),
             }
-            except.push(lead.shard);
-            if replica.group.term() > lead.term {
-                // Without this an idle leader would never learn of the newer term.
-                replica.group.tell_term(from);
+            if let Some(link) = self.links.get_mut(&from) {
+                match answer {
+                    LeadAnswer::Settled => link.settle(lead.shard),
+                    LeadAnswer::Unheard | LeadAnswer::Excepted => link.unsettle(lead.shard),
+                }
             }
         }
         let (is_full, is_unfit) = (false, false);
         let confirmation =
             Confirmation { boot, round, version, except, unheard, is_full, is_unfit };
         self.send_confirmation(from, confirmation);
+    }
+
+    /// Takes a peer's list of what it leads. Who followed it and is not on the list has to look for a
+    /// leader itself.
+    fn on_leads(&mut self, from: NodeId, boot: u64, version: u64, leads: &[Lead]) {
+        let Some(link) = self.links.get_mut(&from) else {
+            return;
+        };
+        for (shard, term, at) in link.on_leads(self.now, boot, version, leads) {
+            if let Some(replica) = self.replicas.get_mut(&shard) {
+                replica.group.heard_leader(at, from, term);
+                self.touched.insert(shard);
+            }
+        }
+    }
+
+    /// What this node says about one leadership of `from`.
+    fn answer_lead(&mut self, from: NodeId, lead: Lead) -> LeadAnswer {
+        let Some(replica) = self.replicas.get_mut(&lead.shard) else {
+            return LeadAnswer::Excepted;
+        };
+        self.touched.insert(lead.shard);
+        if replica.group.on_leader_alive(self.now, from, lead.term) {
+            let is_heard = replica.group.has_heard_append();
+            return if is_heard { LeadAnswer::Settled } else { LeadAnswer::Unheard };
+        }
+        if replica.group.term() > lead.term {
+            // Without this an idle leader would never learn of the newer term.
+            replica.group.tell_term(from);
+        }
+        LeadAnswer::Excepted
     }
 
     fn send_confirmation(&mut self, to: NodeId, confirmation: Confirmation) {
@@ -158,23 +199,27 @@ impl Node {
     pub(super) fn on_confirmed(&mut self, from: NodeId, confirmation: Confirmation) {
         let Confirmation { boot, round, version, except, unheard, is_full, is_unfit } =
             confirmation;
+        let patience = self.answers_patience();
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };
         (link.is_full, link.is_unfit) = (is_full, is_unfit);
-        if boot != self.rounds.boot
-            || round > self.rounds.begun
-            || !link.on_confirmed(round, version, except)
-        {
+        if boot != self.rounds.boot || round > self.rounds.begun {
             return;
         }
-        for lead in link.leads() {
-            if link.confirmed(lead.shard) > Round(0)
-                && let Some(replica) = self.replicas.get_mut(&lead.shard)
+        let Some(exceptions) = link.on_confirmed(self.now, round, version, except) else {
+            return;
+        };
+        link.answers.on_sign(self.now, patience);
+        for shard in &exceptions.begun {
+            if let Some(replica) = self.replicas.get_mut(shard)
+                && let Some(at) = exceptions.confirmed_until
             {
-                replica.group.on_follower_alive(self.now, from);
+                replica.group.on_follower_alive(at, from);
             }
         }
+        self.touched.extend(exceptions.begun);
+        self.touched.extend(exceptions.ended);
         for shard in unheard {
             if let Some(replica) = self.replicas.get_mut(&shard) {
                 replica.group.on_follower_forgot(from);
@@ -184,15 +229,23 @@ impl Node {
         self.touched.extend(self.reading.iter().copied());
     }
 
-    /// Tells each link what this node leads, after a role changed.
+    /// Tells each link what this node leads, if that changed in this step: once for all shards, for
+    /// an election seldom comes alone.
     pub(super) fn update_leads(&mut self) {
+        if !mem::take(&mut self.is_leads_stale) {
+            return;
+        }
         for (peer, link) in &mut self.links {
             let leads = self.replicas.iter().filter(|(_, replica)| {
                 replica.is_leader() && replica.group.configuration().is_member(*peer)
             });
             let leads =
                 leads.map(|(shard, replica)| Lead { shard: *shard, term: replica.group.term() });
-            link.set_leads(leads.collect());
+            for (shard, at) in link.set_leads(leads.collect()) {
+                if let Some(replica) = self.replicas.get_mut(&shard) {
+                    replica.group.on_follower_alive(at, *peer);
+                }
+            }
         }
         let leads_any = self.replicas.values().any(super::Replica::is_leader);
         if !leads_any {
@@ -200,5 +253,6 @@ impl Node {
         } else if self.rounds.heartbeat_at.is_none() {
             self.rounds.heartbeat_at = Some(self.now);
         }
+        self.on_heartbeat_timeout();
     }
 }

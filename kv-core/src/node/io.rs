@@ -133,7 +133,10 @@ pub enum TimerReason {
     Formation,
     /// A leader's sign of life, retransmissions, and reads that wait for a confirmation.
     Heartbeat,
-    /// A replica without a leader campaigns, or a leader checks that a quorum still answers.
+    /// A peer may have become silent: who follows it, or counts on it, is looked at.
+    Contact(NodeId),
+    /// A replica without a leader campaigns, or a leader checks that a quorum still answers. Not for
+    /// replicas of which a link would notice that.
     Raft(ShardId),
 }
 

@@ -9,11 +9,19 @@
 //! - it answers this process (`boot`): after a restart rounds and versions begin anew;
 //! - it names the version of the list that holds now: the shard, in this term, is on it;
 //! - it does not except the shard: the answerer knew no newer term when it answered.
+//!
+//! Neither side looks at every shard of the list for every message. The asker keeps when it was
+//! answered, and the answerer when it was asked, once for the whole list; a shard's contact is
+//! computed from that when somebody wants to know ([`contact`](super::contact)). And the answerer
+//! knows which shards are *settled*: it follows the asker in the listed term and has heard an append
+//! of it. Only the others can be an exception, so only those are looked at.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::mem;
+use core::time::Duration;
 
-use crate::id::{Incarnation, Round, ShardId};
+use crate::id::{Incarnation, Round, ShardId, Term};
 use crate::time::Instant;
 use crate::wire::{Lead, PeerMessage};
 
@@ -27,7 +35,7 @@ pub(super) struct Link {
     pub(super) is_unfit: bool,
     /// When a frame of it last arrived; none since the process started.
     pub(super) heard_at: Option<Instant>,
-    /// What this node leads and the peer has a replica of.
+    /// What this node leads and the peer has a replica of, by shard.
     leads: Vec<Lead>,
     /// Version of `leads`.
     version: u64,
@@ -35,17 +43,70 @@ pub(super) struct Link {
     is_acknowledged: bool,
     /// The highest round that the peer confirmed for that version.
     confirmed: Round,
-    /// Shards that the peer excepted when it did.
+    /// Shards of the list that the peer excepted when it did.
     excepted: BTreeSet<ShardId>,
+    /// When the peer last answered about that version; none since it changed.
+    answered_at: Option<Instant>,
+    /// Notices when answers stay out, about whichever list.
+    pub(super) answers: Watch,
     /// What the peer leads, by its own word.
     theirs: Option<TheirLeads>,
+    /// Notices when the peer does not confirm its list any more.
+    pub(super) signs: Watch,
+}
+
+/// Notices silence. Signs do not move its timer, which would cost an operation for each: when the
+/// timer fires, it is set anew behind the last sign, or there was none for too long.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    last: Instant,
+    /// When to look again; none while it is silent.
+    pub(super) due: Option<Instant>,
+}
+
+impl Watch {
+    /// A sign of life just now.
+    pub(super) fn on_sign(&mut self, now: Instant, patience: Duration) {
+        self.last = now;
+        self.due.get_or_insert(now + patience);
+    }
+
+    /// Looks, if it is time to. Whether silence has begun just now.
+    pub(super) fn has_fallen_silent(&mut self, now: Instant, patience: Duration) -> bool {
+        if self.due.is_none_or(|due| now < due) {
+            return false;
+        }
+        let due = self.last + patience;
+        self.due = (due > now).then_some(due);
+        self.due.is_none()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.due.is_none()
+    }
 }
 
 #[derive(Debug)]
 struct TheirLeads {
     boot: u64,
     version: u64,
-    leads: Vec<Lead>,
+    leads: BTreeMap<ShardId, Term>,
+    /// Shards of the list that may be an exception. All others have a replica here that follows the
+    /// peer in the listed term and has heard an append of it.
+    unsettled: BTreeSet<ShardId>,
+    /// When the peer last confirmed this list.
+    confirmed_at: Instant,
+}
+
+/// An answer changed what is excepted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Exceptions {
+    /// Shards that the answer excepts and the one before did not.
+    pub(super) begun: Vec<ShardId>,
+    /// Shards that the answer before excepted.
+    pub(super) ended: Vec<ShardId>,
+    /// When the peer had last confirmed the former.
+    pub(super) confirmed_until: Option<Instant>,
 }
 
 impl Link {
@@ -60,20 +121,29 @@ impl Link {
             is_acknowledged: false,
             confirmed: Round(0),
             excepted: BTreeSet::new(),
+            answered_at: None,
+            answers: Watch::default(),
             theirs: None,
+            signs: Watch::default(),
         }
     }
 
-    /// Takes the list of what this node leads. A changed list has a new version, which nobody has
-    /// confirmed.
-    pub(super) fn set_leads(&mut self, leads: Vec<Lead>) {
-        if leads != self.leads {
-            self.leads = leads;
-            self.version += 1;
-            self.is_acknowledged = false;
-            self.confirmed = Round(0);
-            self.excepted.clear();
+    /// Takes the list of what this node leads, by shard. A changed list has a new version, which
+    /// nobody has confirmed. Returns the shards of the list before with the time until which they
+    /// were confirmed.
+    pub(super) fn set_leads(&mut self, leads: Vec<Lead>) -> Vec<(ShardId, Instant)> {
+        if leads == self.leads {
+            return Vec::new();
         }
+        let answered = |lead: &Lead| Some((lead.shard, self.answered_at(lead.shard)?));
+        let contacts = self.leads.iter().filter_map(answered).collect();
+        self.leads = leads;
+        self.version += 1;
+        self.is_acknowledged = false;
+        self.confirmed = Round(0);
+        self.excepted.clear();
+        self.answered_at = None;
+        contacts
     }
 
     pub(super) fn leads(&self) -> &[Lead] {
@@ -89,49 +159,143 @@ impl Link {
         Some(PeerMessage::Confirm { boot, round, version: self.version, leads })
     }
 
-    /// Takes an answer to this process. Says whether it is about the list that holds.
+    /// Takes an answer to this process. Returns what it excepts otherwise than the one before; none
+    /// if it is not about the list that holds.
     pub(super) fn on_confirmed(
         &mut self,
+        now: Instant,
         round: Round,
         version: u64,
         except: Vec<ShardId>,
-    ) -> bool {
+    ) -> Option<Exceptions> {
         if version != self.version {
             self.is_acknowledged &= version > self.version;
-            return false;
+            return None;
         }
         self.is_acknowledged = true;
-        if round >= self.confirmed {
-            self.confirmed = round;
-            self.excepted = except.into_iter().collect();
+        let confirmed_until = self.answered_at.replace(now);
+        if round < self.confirmed {
+            return Some(Exceptions::default());
         }
-        true
+        self.confirmed = round;
+        let except = except.into_iter().filter(|shard| self.term_of(*shard).is_some()).collect();
+        let before = mem::replace(&mut self.excepted, except);
+        let begun = self.excepted.difference(&before).copied().collect();
+        let ended = before.difference(&self.excepted).copied().collect();
+        Some(Exceptions { begun, ended, confirmed_until })
     }
 
     /// The highest round in which the peer confirmed `shard`.
     pub(super) fn confirmed(&self, shard: ShardId) -> Round {
-        let is_listed = self.leads.iter().any(|lead| lead.shard == shard);
-        if is_listed && !self.excepted.contains(&shard) { self.confirmed } else { Round(0) }
+        if self.is_confirmable(shard) { self.confirmed } else { Round(0) }
     }
 
-    /// Takes the peer's list, unless it is older than the one at hand.
-    pub(super) fn on_leads(&mut self, boot: u64, version: u64, leads: Vec<Lead>) {
-        let is_old = |held: &TheirLeads| held.boot == boot && held.version > version;
-        if !self.theirs.as_ref().is_some_and(is_old) {
-            self.theirs = Some(TheirLeads { boot, version, leads });
+    /// When the peer last confirmed `shard`, as far as the list that holds says.
+    pub(super) fn answered_at(&self, shard: ShardId) -> Option<Instant> {
+        self.answered_at.filter(|_| self.is_confirmable(shard))
+    }
+
+    /// Whether silence of the peer, or an exception, would be noticed for the leadership of `shard`
+    /// in `term`, and there is neither.
+    pub(super) fn is_answering(&self, shard: ShardId, term: Term) -> bool {
+        let is_listed = self.term_of(shard) == Some(term);
+        is_listed && !self.excepted.contains(&shard) && !self.answers.is_silent()
+    }
+
+    fn is_confirmable(&self, shard: ShardId) -> bool {
+        self.term_of(shard).is_some() && !self.excepted.contains(&shard)
+    }
+
+    /// The term in which this node leads `shard`, if the list has it.
+    fn term_of(&self, shard: ShardId) -> Option<Term> {
+        let at = self.leads.binary_search_by_key(&shard, |lead| lead.shard).ok()?;
+        Some(self.leads[at].term)
+    }
+
+    /// Takes the peer's list, unless it is older than the one at hand. Returns the shards of the list
+    /// before that are not led in the same term any more, with that term, and until when the peer
+    /// confirmed them.
+    pub(super) fn on_leads(
+        &mut self,
+        now: Instant,
+        boot: u64,
+        version: u64,
+        leads: &[Lead],
+    ) -> Vec<(ShardId, Term, Instant)> {
+        let is_held = |held: &TheirLeads| held.boot == boot && held.version >= version;
+        if self.theirs.as_ref().is_some_and(is_held) {
+            return Vec::new();
         }
+        let leads: BTreeMap<_, _> = leads.iter().map(|lead| (lead.shard, lead.term)).collect();
+        let before = self.theirs.take();
+        let mut unsettled: BTreeSet<_> = leads.keys().copied().collect();
+        let mut left = Vec::new();
+        if let Some(before) = before {
+            for (shard, term) in before.leads {
+                if before.boot != boot || leads.get(&shard) != Some(&term) {
+                    left.push((shard, term, before.confirmed_at));
+                } else if !before.unsettled.contains(&shard) {
+                    unsettled.remove(&shard);
+                }
+            }
+        }
+        self.theirs = Some(TheirLeads { boot, version, leads, unsettled, confirmed_at: now });
+        left
+    }
+
+    /// The peer confirms its list of that version, just now. Returns what of it may be an exception,
+    /// also because it is among `touched`; none if this node does not hold that version.
+    pub(super) fn on_confirm(
+        &mut self,
+        now: Instant,
+        boot: u64,
+        version: u64,
+        touched: &BTreeSet<ShardId>,
+    ) -> Option<Vec<Lead>> {
+        let held = |held: &&mut TheirLeads| held.boot == boot && held.version == version;
+        let theirs = self.theirs.as_mut().filter(held)?;
+        theirs.confirmed_at = now;
+        let lead = |shard: &ShardId| Some(Lead { shard: *shard, term: *theirs.leads.get(shard)? });
+        Some(theirs.unsettled.union(touched).filter_map(lead).collect())
+    }
+
+    /// `shard` can be no exception until something about its replica changes.
+    pub(super) fn settle(&mut self, shard: ShardId) {
+        if let Some(theirs) = &mut self.theirs {
+            theirs.unsettled.remove(&shard);
+        }
+    }
+
+    /// Something about the replica of `shard` changed.
+    pub(super) fn unsettle(&mut self, shard: ShardId) {
+        if let Some(theirs) = &mut self.theirs
+            && theirs.leads.contains_key(&shard)
+        {
+            theirs.unsettled.insert(shard);
+        }
+    }
+
+    /// When the peer last confirmed that it leads `shard` in `term`.
+    pub(super) fn confirmed_at(&self, shard: ShardId, term: Term) -> Option<Instant> {
+        let theirs = self.theirs.as_ref()?;
+        (theirs.leads.get(&shard) == Some(&term)).then_some(theirs.confirmed_at)
+    }
+
+    /// Whether silence of the peer would be noticed for its leadership of `shard` in `term`, and
+    /// there is none.
+    pub(super) fn is_leading(&self, shard: ShardId, term: Term) -> bool {
+        self.confirmed_at(shard, term).is_some() && !self.signs.is_silent()
+    }
+
+    /// What the peer leads, by its own word.
+    pub(super) fn their_shards(&self) -> impl Iterator<Item = ShardId> {
+        self.theirs.iter().flat_map(|theirs| theirs.leads.keys().copied())
     }
 
     /// Whether the peer leads something, by its own word, and was not heard of since `oldest`.
     pub(super) fn is_missed(&self, oldest: Instant) -> bool {
         let leads = self.theirs.as_ref().is_some_and(|theirs| !theirs.leads.is_empty());
         leads && self.heard_at.is_none_or(|at| at < oldest)
-    }
-
-    /// What the peer leads, if this node holds that version of its list.
-    pub(super) fn their_leads(&self, boot: u64, version: u64) -> Option<&[Lead]> {
-        let held = self.theirs.as_ref()?;
-        (held.boot == boot && held.version == version).then_some(&held.leads)
     }
 }
 
@@ -140,6 +304,8 @@ mod tests {
     use super::*;
     use crate::id::Term;
     use alloc::vec;
+
+    const NOW: Instant = Instant::from_nanos(1_000);
 
     fn lead(shard: u32, term: u64) -> Lead {
         Lead { shard: ShardId(shard), term: Term(term) }
@@ -154,7 +320,8 @@ mod tests {
     #[test]
     fn rule_a13_answer_confirms_what_is_on_the_list_and_not_excepted() {
         let mut link = link();
-        assert!(link.on_confirmed(Round(3), 1, vec![ShardId(2)]));
+        let exceptions = link.on_confirmed(NOW, Round(3), 1, vec![ShardId(2)]).unwrap();
+        assert_eq!(exceptions.begun, [ShardId(2)]);
         assert_eq!(link.confirmed(ShardId(1)), Round(3));
         assert_eq!(link.confirmed(ShardId(2)), Round(0), "the answerer knows a newer term");
         assert_eq!(link.confirmed(ShardId(3)), Round(0), "not led");
@@ -164,14 +331,14 @@ mod tests {
     fn rule_a13_answer_about_an_older_list_confirms_nothing() {
         let mut link = link();
         link.set_leads(vec![lead(1, 6)]);
-        assert!(!link.on_confirmed(Round(9), 1, vec![]));
+        assert_eq!(link.on_confirmed(NOW, Round(9), 1, vec![]), None);
         assert_eq!(link.confirmed(ShardId(1)), Round(0));
     }
 
     #[test]
     fn rule_a13_changed_list_forgets_earlier_confirmations() {
         let mut link = link();
-        link.on_confirmed(Round(3), 1, vec![]);
+        link.on_confirmed(NOW, Round(3), 1, vec![]);
         link.set_leads(vec![lead(1, 6)]);
         assert_eq!(link.confirmed(ShardId(1)), Round(0));
     }
@@ -179,8 +346,8 @@ mod tests {
     #[test]
     fn older_answer_does_not_replace_a_newer_one() {
         let mut link = link();
-        link.on_confirmed(Round(4), 1, vec![]);
-        link.on_confirmed(Round(3), 1, vec![ShardId(1)]);
+        link.on_confirmed(NOW, Round(4), 1, vec![]);
+        link.on_confirmed(NOW, Round(3), 1, vec![ShardId(1)]);
         assert_eq!(link.confirmed(ShardId(1)), Round(4));
     }
 
@@ -192,20 +359,76 @@ mod tests {
             _ => panic!("there is something to confirm"),
         };
         assert!(has_list(&link));
-        link.on_confirmed(Round(1), 1, vec![]);
+        link.on_confirmed(NOW, Round(1), 1, vec![]);
         assert!(!has_list(&link));
-        link.on_confirmed(Round(2), 0, vec![]); // The peer restarted and has no list.
+        link.on_confirmed(NOW, Round(2), 0, vec![]); // The peer restarted and has no list.
         assert!(has_list(&link));
     }
 
     #[test]
     fn late_list_of_the_same_process_does_not_replace_a_newer_one() {
         let mut link = Link::new(Incarnation(1));
-        link.on_leads(7, 2, vec![lead(1, 6)]);
-        link.on_leads(7, 1, vec![lead(1, 5)]);
-        assert_eq!(link.their_leads(7, 2), Some(&[lead(1, 6)][..]));
-        assert_eq!(link.their_leads(7, 1), None);
-        link.on_leads(8, 1, vec![lead(2, 9)]);
-        assert_eq!(link.their_leads(8, 1), Some(&[lead(2, 9)][..]), "the peer restarted");
+        let holds = |link: &mut Link, boot, version| {
+            link.on_confirm(NOW, boot, version, &BTreeSet::new()).is_some()
+        };
+        link.on_leads(NOW, 7, 2, &[lead(1, 6)]);
+        link.on_leads(NOW, 7, 1, &[lead(1, 5)]);
+        assert!(holds(&mut link, 7, 2));
+        assert!(!holds(&mut link, 7, 1));
+        link.on_leads(NOW, 8, 1, &[lead(2, 9)]);
+        assert!(holds(&mut link, 8, 1), "the peer restarted");
+    }
+
+    #[test]
+    fn only_what_may_be_an_exception_is_looked_at() {
+        let mut link = Link::new(Incarnation(1));
+        let (none, touched) = (BTreeSet::new(), BTreeSet::from([ShardId(2), ShardId(9)]));
+        link.on_leads(NOW, 7, 1, &[lead(1, 5), lead(2, 5)]);
+        assert_eq!(link.on_confirm(NOW, 7, 1, &none), Some(vec![lead(1, 5), lead(2, 5)]));
+        link.settle(ShardId(1));
+        link.settle(ShardId(2));
+        assert_eq!(link.on_confirm(NOW, 7, 1, &none), Some(vec![]));
+        assert_eq!(link.on_confirm(NOW, 7, 1, &touched), Some(vec![lead(2, 5)]));
+        link.unsettle(ShardId(1));
+        link.unsettle(ShardId(9));
+        assert_eq!(link.on_confirm(NOW, 7, 1, &none), Some(vec![lead(1, 5)]));
+    }
+
+    #[test]
+    fn changed_list_unsettles_what_changed() {
+        let mut link = Link::new(Incarnation(1));
+        link.on_leads(NOW, 7, 1, &[lead(1, 5), lead(2, 5), lead(3, 5)]);
+        (1..=3).for_each(|shard| link.settle(ShardId(shard)));
+        let left = link.on_leads(NOW, 7, 2, &[lead(1, 5), lead(2, 6)]);
+        assert_eq!(left, [(ShardId(2), Term(5), NOW), (ShardId(3), Term(5), NOW)]);
+        assert_eq!(link.on_confirm(NOW, 7, 2, &BTreeSet::new()), Some(vec![lead(2, 6)]));
+        link.settle(ShardId(2));
+        link.on_leads(NOW, 8, 1, &[lead(1, 5)]);
+        let looked_at = link.on_confirm(NOW, 8, 1, &BTreeSet::new());
+        assert_eq!(looked_at, Some(vec![lead(1, 5)]), "the peer restarted");
+    }
+
+    #[test]
+    fn contact_that_a_changed_list_forgets_is_handed_over() {
+        let mut link = link();
+        link.on_confirmed(NOW, Round(3), 1, vec![ShardId(2)]);
+        assert_eq!(link.set_leads(vec![lead(1, 5)]), [(ShardId(1), NOW)]);
+        assert_eq!(link.answered_at(ShardId(1)), None);
+    }
+
+    #[test]
+    fn watch_fires_once_when_the_last_sign_is_too_old() {
+        let patience = Duration::from_nanos(10);
+        let at = Instant::from_nanos;
+        let mut watch = Watch::default();
+        assert!(watch.is_silent());
+        watch.on_sign(at(1), patience);
+        watch.on_sign(at(5), patience);
+        assert_eq!(watch.due, Some(at(11)));
+        assert!(!watch.has_fallen_silent(at(11), patience));
+        assert_eq!(watch.due, Some(at(15)));
+        assert!(watch.has_fallen_silent(at(15), patience));
+        assert!(watch.is_silent());
+        assert!(!watch.has_fallen_silent(at(16), patience));
     }
 }

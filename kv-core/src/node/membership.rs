@@ -59,9 +59,7 @@ impl Node {
         self.replica_count += 1;
         let label = alloc::format!("{shard}/{}", self.replica_count);
         let group = Group::new(config, recovered, Rng::fork(self.seed, &label), self.now);
-        let replica = Replica::new(group);
-        self.deadlines.insert((replica.filed_deadline, shard));
-        self.replicas.insert(shard, replica);
+        self.replicas.insert(shard, Replica::new(group));
         self.touched.insert(shard);
     }
 
@@ -120,7 +118,7 @@ impl Node {
         for (node, incarnation) in members {
             self.links.entry(node).or_insert_with(|| Link::new(incarnation));
         }
-        self.update_leads();
+        self.is_leads_stale = true;
     }
 
     /// Removes the replicas that this node is not to have any more.
@@ -144,7 +142,8 @@ impl Node {
         let Some(replica) = self.replicas.remove(&shard) else {
             return;
         };
-        self.deadlines.remove(&(replica.filed_deadline, shard));
+        replica.filed_deadline.map(|at| self.deadlines.remove(&(at, shard)));
+        self.links.values_mut().for_each(|link| link.unsettle(shard));
         self.attention.remove(&shard);
         self.snapshots.forget(shard);
         self.removing.insert(shard, replica.group.hard_state());
@@ -152,7 +151,7 @@ impl Node {
         if replica.is_leader() {
             self.outbox.push(Output::Event(Event::RoleChanged { shard, term, role }));
         }
-        self.update_leads();
+        self.is_leads_stale = true;
         self.outbox.push(Output::Store(StorageRequest::RemoveShard { shard }));
         self.outbox.push(Output::Event(Event::ReplicaRemoved { shard }));
     }

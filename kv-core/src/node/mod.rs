@@ -11,8 +11,8 @@
 //! A [`Group`](crate::raft::Group) is one shard's Raft: it knows no links, no other shards and no
 //! files. The node owns the groups and everything that is per node: one frame per peer and step
 //! ([`outbox`]), one append to the store per step for all groups, liveness and leadership once per
-//! pair of nodes ([`link`], [`confirm`]), and one set of deadlines. An input touches only the shards
-//! that it names; a step ends with [`Node::settle`], which looks at the touched ones.
+//! pair of nodes ([`link`], [`confirm`], [`contact`]), and one set of deadlines. An input touches
+//! only the shards that it names; a step ends with [`Node::settle`], which looks at the touched ones.
 //!
 //! # Life of a write
 //!
@@ -26,11 +26,12 @@
 //! `Request(Read)` → it notes the commit index and the next confirmation round → a majority
 //! confirms that round, and the index is applied → `Store(Read)` → the value answers the client.
 //!
-//! **What this leaves out:** gossip, quiescence, timestamps and transactions.
+//! **What this leaves out:** gossip, timestamps and transactions.
 
 mod admin;
 mod config;
 mod confirm;
+mod contact;
 mod damage;
 mod formation;
 mod io;
@@ -96,8 +97,8 @@ enum Phase {
 /// One node.
 ///
 /// - `replicas` and `links` are empty unless the node runs. A suspect node says nothing to peers.
-/// - After each step every replica's deadline is filed, and everything that must be durable is on
-///   its way to the store.
+/// - After each step every replica's deadline is filed unless a link watches it, and everything that
+///   must be durable is on its way to the store.
 #[derive(Debug)]
 pub struct Node {
     config: NodeConfig,
@@ -118,7 +119,10 @@ pub struct Node {
     reading: BTreeSet<ShardId>,
     /// Shards that this node leads and whose followers lack something.
     attention: BTreeSet<ShardId>,
+    /// Of the replicas that no link watches.
     deadlines: BTreeSet<(Instant, ShardId)>,
+    /// Whether the links are to be told anew what this node leads.
+    is_leads_stale: bool,
     last_append: AppendId,
     pending_bytes: usize,
     log_counters: LogCounters,
@@ -182,6 +186,7 @@ impl Node {
             reading: BTreeSet::new(),
             attention: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            is_leads_stale: false,
             last_append: AppendId(0),
             pending_bytes: 0,
             log_counters: LogCounters::default(),
@@ -244,7 +249,7 @@ impl Node {
         };
         let heartbeat = self.rounds.heartbeat_at.map(|at| (at, TimerReason::Heartbeat));
         let raft = self.deadlines.first().map(|(at, shard)| (*at, TimerReason::Raft(*shard)));
-        [formation, heartbeat, raft].into_iter().flatten().min()
+        [formation, heartbeat, self.contact_timeout(), raft].into_iter().flatten().min()
     }
 
     /// How much a driver may still feed.
@@ -316,27 +321,8 @@ impl Node {
     fn on_timeout(&mut self) {
         self.on_formation_timeout(self.now);
         self.on_heartbeat_timeout();
-        while let Some((at, shard)) = self.deadlines.first().copied()
-            && at <= self.now
-        {
-            let replica = self.replicas.get_mut(&shard).expect("a filed deadline has a replica");
-            replica.group.on_timeout(self.now);
-            self.touched.insert(shard);
-            self.file_deadline(shard);
-        }
-    }
-
-    fn file_deadline(&mut self, shard: ShardId) {
-        // A replica may have been removed in this step.
-        let Some(replica) = self.replicas.get_mut(&shard) else {
-            return;
-        };
-        let deadline = replica.group.deadline();
-        if deadline != replica.filed_deadline {
-            self.deadlines.remove(&(replica.filed_deadline, shard));
-            self.deadlines.insert((deadline, shard));
-            replica.filed_deadline = deadline;
-        }
+        self.on_contact_timeout();
+        self.on_deadlines();
     }
 
     fn refuse_request(&mut self, handle: RequestHandle, body: &ClientRequest, refusal: Refusal) {
@@ -422,6 +408,9 @@ impl Node {
             PeerMessage::Raft { shard, message } => {
                 if matches!(message, RaftMessage::Append { .. }) {
                     self.add_empty_replica(shard);
+                }
+                if matches!(message, RaftMessage::Vote { .. }) {
+                    self.sync_contact(shard);
                 }
                 if let Some(replica) = self.replicas.get_mut(&shard) {
                     replica.group.on_message(self.now, from, message);
@@ -520,7 +509,7 @@ impl Node {
 
     /// Ends a step: collects from the touched shards what is to be written, sent, applied and told.
     fn settle(&mut self) {
-        while !self.touched.is_empty() {
+        while !self.touched.is_empty() || self.is_leads_stale {
             let touched = mem::take(&mut self.touched);
             self.collect_writes(&touched);
             for shard in &touched {
@@ -533,6 +522,7 @@ impl Node {
                 self.serve_reads(*shard);
                 self.file_deadline(*shard);
             }
+            self.update_leads();
         }
         self.begin_round_for_reads();
         self.outbox.pack(Sender {
@@ -591,7 +581,8 @@ impl Node {
         let group = &replica.group;
         let (role, term) = (group.role(), group.term());
         let commit_index = group.commit_index();
-        let before = mem::replace(&mut replica.reported, Reported { role, term, commit_index });
+        let reported = Reported::new(group, commit_index);
+        let before = mem::replace(&mut replica.reported, reported);
         assert!(term >= before.term, "terms never shrink");
         assert!(commit_index >= before.commit_index, "what is committed stays committed");
         if commit_index > before.commit_index {
@@ -605,9 +596,13 @@ impl Node {
                 if before.role == Role::Leader {
                     self.refuse_waiting(shard);
                 }
-                self.update_leads();
-                self.on_heartbeat_timeout();
+                self.is_leads_stale = true;
             }
+        }
+        // Who has become a member is to confirm the leadership, too.
+        self.is_leads_stale |= role == Role::Leader && reported.epoch != before.epoch;
+        if !reported.answers_as(&before) {
+            self.links.values_mut().for_each(|link| link.unsettle(shard));
         }
     }
 

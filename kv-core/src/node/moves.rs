@@ -139,6 +139,7 @@ impl Node {
         if self.is_disk_slow() {
             let shards: Vec<_> = self.led_since(SLOW_PAUSE);
             for shard in shards {
+                self.sync_contact(shard);
                 let replica = self.replicas.get_mut(&shard);
                 let replica = replica.expect("the shard was just listed");
                 let is_well = |node| !self.links.get(&node).is_some_and(|link| link.is_unfit);
@@ -158,8 +159,11 @@ impl Node {
         let preferred = |shard: &ShardId| Some((*shard, self.map.as_ref()?.entry(*shard)?.leader?));
         let shards = self.led_since(PREFERENCE_PAUSE);
         let wish = shards.iter().filter_map(preferred).find(|(_, to)| *to != self.config.id);
-        if let Some((shard, to)) = wish
-            && !self.links.get(&to).is_some_and(|link| link.is_unfit)
+        let Some((shard, to)) = wish else {
+            return;
+        };
+        self.sync_contact(shard);
+        if !self.links.get(&to).is_some_and(|link| link.is_unfit)
             && let Some(replica) = self.replicas.get_mut(&shard)
             && !replica.group.configuration().is_joint()
             && replica.group.holds_committed(to)

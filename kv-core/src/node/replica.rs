@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::mem;
 
-use crate::id::{AppendId, LogIndex, RequestHandle, Round, Term};
+use crate::id::{AppendId, Epoch, LogIndex, NodeId, RequestHandle, Round, Term};
 use crate::op::Key;
 use crate::raft::{Group, Role};
 use crate::time::Instant;
@@ -32,6 +32,29 @@ pub(super) struct Reported {
     pub(super) role: Role,
     pub(super) term: Term,
     pub(super) commit_index: LogIndex,
+    pub(super) leader: Option<NodeId>,
+    pub(super) heard_append: bool,
+    /// Of the configuration that holds.
+    pub(super) epoch: Epoch,
+}
+
+impl Reported {
+    pub(super) fn new(group: &Group, commit_index: LogIndex) -> Self {
+        Self {
+            role: group.role(),
+            term: group.term(),
+            commit_index,
+            leader: group.leader(),
+            heard_append: group.has_heard_append(),
+            epoch: group.configuration().epoch,
+        }
+    }
+
+    /// Whether the replica answers a peer's list of leaderships as it did.
+    pub(super) fn answers_as(&self, before: &Self) -> bool {
+        (self.term, self.role, self.leader, self.heard_append)
+            == (before.term, before.role, before.leader, before.heard_append)
+    }
 }
 
 /// One shard on this node.
@@ -54,15 +77,13 @@ pub(super) struct Replica {
     pub(super) role_since: Instant,
     /// When the placement was last reported to the meta leader.
     pub(super) reported_at: Instant,
-    /// The deadline under which the node has filed the group.
-    pub(super) filed_deadline: Instant,
+    /// The deadline under which the node has filed the group; none while it is watched.
+    pub(super) filed_deadline: Option<Instant>,
 }
 
 impl Replica {
     pub(super) fn new(group: Group) -> Self {
-        let reported =
-            Reported { role: Role::Follower, term: group.term(), commit_index: LogIndex(0) };
-        let filed_deadline = group.deadline();
+        let reported = Reported::new(&group, LogIndex(0));
         let store_applied = group.applied_index();
         Self {
             group,
@@ -74,7 +95,7 @@ impl Replica {
             reported,
             role_since: Instant::ZERO,
             reported_at: Instant::ZERO,
-            filed_deadline,
+            filed_deadline: None,
         }
     }
 

@@ -96,6 +96,9 @@ impl Snapshots {
 impl Node {
     /// Begins and ends sending snapshots of `shard`, as its members need them.
     pub(super) fn update_snapshots(&mut self, shard: ShardId) {
+        if self.replicas.get(&shard).is_some_and(|replica| replica.group.misses_snapshot()) {
+            self.sync_contact(shard);
+        }
         let Some(replica) = self.replicas.get(&shard) else {
             return;
         };

@@ -53,12 +53,20 @@ impl Group {
         self.reject_append(to, LogId::default());
     }
 
-    /// As leader of `term`: the node `from` confirmed the leadership just now.
-    pub fn on_follower_alive(&mut self, now: Instant, from: NodeId) {
+    /// The node `from` said at `at` that it leads this group in `term`: counts if this replica follows
+    /// it in that term.
+    pub fn heard_leader(&mut self, at: Instant, from: NodeId, term: Term) {
+        if term == self.hard_state.term && self.leader == Some(from) {
+            self.leader_contact = self.leader_contact.max(at);
+        }
+    }
+
+    /// As leader: the node `from` confirmed the leadership at `at`.
+    pub fn on_follower_alive(&mut self, at: Instant, from: NodeId) {
         if let State::Leader(leadership) = &mut self.state
             && let Some(progress) = leadership.followers.get_mut(&from)
         {
-            progress.contact = now;
+            progress.contact = progress.contact.max(at);
         }
     }
 

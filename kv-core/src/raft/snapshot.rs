@@ -17,6 +17,14 @@ use crate::time::Instant;
 use crate::wire::RaftMessage;
 
 impl Group {
+    /// As leader: whether a member needs a snapshot, be it in contact or not.
+    pub fn misses_snapshot(&self) -> bool {
+        let State::Leader(leadership) = &self.state else {
+            return false;
+        };
+        leadership.followers.values().any(|progress| matches!(progress.mode, Mode::Snapshot))
+    }
+
     /// As leader: members that answer and need a snapshot.
     pub fn needs_snapshot(&self, now: Instant) -> Vec<NodeId> {
         let State::Leader(leadership) = &self.state else {

@@ -3,6 +3,7 @@
 mod cluster;
 mod damage;
 mod frames;
+mod idle;
 mod membership;
 mod space;
 mod support;

@@ -15,7 +15,7 @@ use kv_core::id::{
     ShardId, Timestamp,
 };
 use kv_core::machine::{self, Machine, Newest, ReadView};
-use kv_core::node::{Event, Input, Node, NodeConfig, Output};
+use kv_core::node::{Event, Input, Node, NodeConfig, Output, TimerReason};
 use kv_core::op::{Key, Value, WriteOp};
 use kv_core::storage::{
     Append, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
@@ -193,6 +193,10 @@ pub(crate) struct Cluster {
     asked: BTreeSet<RequestHandle>,
     /// The answers to those.
     pub(crate) replies: BTreeMap<RequestHandle, ClientReply>,
+    /// Count of user shards, and of replicas of each if it is not the default.
+    shape: (u32, Option<u32>),
+    /// Which timers have fired, and where.
+    pub(crate) timers: Vec<(NodeId, TimerReason)>,
 }
 
 pub(crate) fn address(id: NodeId) -> Address {
@@ -201,6 +205,11 @@ pub(crate) fn address(id: NodeId) -> Address {
 
 impl Cluster {
     pub(crate) fn new(count: u64) -> Self {
+        Self::with_shape(count, 4, None)
+    }
+
+    /// A cluster of so many user shards, each with so many replicas, by default one everywhere.
+    pub(crate) fn with_shape(count: u64, shards: u32, replicas: Option<u32>) -> Self {
         let endpoints = (1..=count).map(|id| address(NodeId(id))).collect();
         let mut cluster = Self {
             now: Instant::ZERO,
@@ -216,6 +225,8 @@ impl Cluster {
             stalled: BTreeSet::new(),
             asked: BTreeSet::new(),
             replies: BTreeMap::new(),
+            shape: (shards, replicas),
+            timers: Vec::new(),
         };
         for id in (1..=count).map(NodeId) {
             let identity = Identity {
@@ -251,7 +262,8 @@ impl Cluster {
 
     fn config(&self, id: NodeId) -> NodeConfig {
         let peers = self.processes.keys().map(|id| (*id, address(*id))).collect();
-        NodeConfig { shard_count: 4, ..NodeConfig::new(id, "test", peers) }
+        let (shard_count, replica_count) = self.shape;
+        NodeConfig { shard_count, replica_count, ..NodeConfig::new(id, "test", peers) }
     }
 
     /// Starts `id` with what its store holds.
@@ -476,12 +488,13 @@ impl Cluster {
             self.deliver_all();
             self.now = self.now + Duration::from_millis(1);
             let due = |process: &Process, now| {
-                let timeout = process.node.as_ref().and_then(|node| node.poll_timeout());
-                timeout.is_some_and(|(at, _)| at <= now)
+                let (at, reason) = process.node.as_ref()?.poll_timeout()?;
+                (at <= now).then_some(reason)
             };
             let ids: Vec<_> = self.processes.keys().copied().collect();
             for id in ids {
-                if due(&self.processes[&id], self.now) {
+                if let Some(reason) = due(&self.processes[&id], self.now) {
+                    self.timers.push((id, reason));
                     self.input(id, Input::Timeout);
                 }
             }
