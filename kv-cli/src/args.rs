@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use kv_core::id::Timestamp;
+use kv_core::id::{NodeId, ShardId, Timestamp};
+use kv_core::machine::plan::Change;
 use kv_core::op::{Expect, Value};
 
 /// Talks to a key-value cluster. Without a command: a prompt.
@@ -13,13 +14,13 @@ use kv_core::op::{Expect, Value};
 pub(crate) struct Args {
     /// Where to find the cluster: one node is enough, more survive its failure.
     #[arg(long, env = "KV_ENDPOINTS", value_name = "HOST:PORT,...", value_delimiter = ',')]
-    #[arg(default_value = "127.0.0.1:7101", value_parser = endpoint)]
+    #[arg(global = true, default_value = "127.0.0.1:7101", value_parser = endpoint)]
     pub(crate) endpoints: Vec<String>,
     /// How to print answers and errors.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
-    /// How long a command may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    /// How long a command may take, without the time that it waits for shards to be moved.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
     /// What to do.
@@ -28,8 +29,8 @@ pub(crate) struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 key missing, or cas not applied; 2 usage; 3 cluster unreachable, nothing changed;
-4 the outcome of a write is unknown.
+Exit codes: 0 done; 1 key missing, or cas not applied; 2 usage, or refused: nothing changed;
+3 cluster unreachable, nothing changed; 4 the outcome of a write or of a change is unknown.
 With --output json, a key or value that is not UTF-8 is printed as {\"b64\": \"...\"}.
 Keys and values that start with '-' go after '--'.";
 
@@ -86,8 +87,92 @@ pub(crate) enum Command {
 /// A command about the cluster.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Prints a line for each node, and which shards have no leader.
+    /// Prints a line for each node and for each shard: who votes, who leads, what is being moved, and
+    /// how many failures it survives.
     Status,
+    /// Prints what a change of the members would move. Nothing is done.
+    Plan {
+        /// The change.
+        #[command(subcommand)]
+        change: PlanCommand,
+    },
+    /// Lets a member leave: moves its replicas to the others, then drops it.
+    RemoveNode {
+        /// Its id.
+        #[arg(value_parser = node)]
+        id: NodeId,
+        /// How.
+        #[command(flatten)]
+        how: How,
+    },
+    /// Lets a member leave and another one take over its replicas.
+    ReplaceNode {
+        /// The id of the one that leaves.
+        #[arg(value_parser = node)]
+        old: NodeId,
+        /// The id of the one that takes over.
+        #[arg(value_parser = node)]
+        new: NodeId,
+        /// How.
+        #[command(flatten)]
+        how: How,
+    },
+    /// Hands the leadership of a shard to another of its voters.
+    TransferLeader {
+        /// The shard.
+        #[arg(value_parser = shard)]
+        shard: ShardId,
+        /// The id of the node that is to lead.
+        #[arg(value_parser = node)]
+        node: NodeId,
+    },
+}
+
+/// A change of the members, to be tried out.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum PlanCommand {
+    /// If one more node joined.
+    #[command(name = "add-node")]
+    Add,
+    /// If a member left.
+    #[command(name = "remove-node")]
+    Remove {
+        /// Its id.
+        #[arg(value_parser = node)]
+        id: NodeId,
+    },
+    /// If a member left and another one took over its replicas.
+    #[command(name = "replace-node")]
+    Replace {
+        /// The id of the one that leaves.
+        #[arg(value_parser = node)]
+        old: NodeId,
+        /// The id of the one that takes over.
+        #[arg(value_parser = node)]
+        new: NodeId,
+    },
+}
+
+impl From<PlanCommand> for Change {
+    fn from(command: PlanCommand) -> Self {
+        match command {
+            PlanCommand::Add => Self::Add,
+            PlanCommand::Remove { id } => Self::Remove { id },
+            PlanCommand::Replace { old, new } => Self::Replace { old, new },
+        }
+    }
+}
+
+/// How a member leaves.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(crate) struct How {
+    /// Also if a shard loses its quorum by it. Such a shard serves nothing until enough of its nodes
+    /// return; if their disks are lost, so is what it held.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not wait until the shards are moved.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 /// The three forms of a compare-and-set.
@@ -134,6 +219,18 @@ impl CasArgs {
     }
 }
 
+/// A node's id, as it is printed or as a number alone.
+fn node(text: &str) -> Result<NodeId, String> {
+    let number = text.strip_prefix('n').unwrap_or(text).parse();
+    number.map(NodeId).map_err(|_| "not a node's id, like n2 or 2".to_owned())
+}
+
+/// A shard, as it is printed or as a number alone.
+fn shard(text: &str) -> Result<ShardId, String> {
+    let number = text.strip_prefix('s').unwrap_or(text).parse();
+    number.map(ShardId).map_err(|_| "not a shard, like s3 or 3".to_owned())
+}
+
 fn endpoint(text: &str) -> Result<String, String> {
     let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
     match port.map(str::parse::<u16>) {
@@ -170,6 +267,15 @@ mod tests {
         check("kv cas k new", None);
         check("kv cas --absent k old new", None);
         check("kv cas --version 7 k old new", None);
+    }
+
+    #[test]
+    fn ids_are_taken_as_they_are_printed() {
+        assert_eq!((node("n12"), node("12")), (Ok(NodeId(12)), Ok(NodeId(12))));
+        assert_eq!((shard("s0"), shard("3")), (Ok(ShardId(0)), Ok(ShardId(3))));
+        for bad in ["", "n", "s1", "-1", "1.5"] {
+            assert!(node(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

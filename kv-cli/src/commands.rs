@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kv_client::blocking::Client;
 use kv_core::id::Timestamp;
+use kv_core::machine::plan::Change;
 use serde_json::json;
 
 use crate::args::{Args, CasArgs, ClusterCommand, Command, Format};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::{output, status};
+use crate::{members, output, status};
 
 /// A client and how to print.
 pub(crate) struct Session {
@@ -66,7 +67,23 @@ impl Session {
             Command::Get { key } => self.get(key.into_vec(), out),
             Command::Delete { key } => self.delete(key.into_vec(), out),
             Command::Cas(cas) => self.cas(cas, out),
-            Command::Cluster { command: ClusterCommand::Status } => status::print(self, out),
+            Command::Cluster { command } => self.cluster(command, out),
+        }
+    }
+
+    fn cluster(&self, command: ClusterCommand, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+        match command {
+            ClusterCommand::Status => status::print(self, out),
+            ClusterCommand::Plan { change } => members::plan(self, change.into(), out),
+            ClusterCommand::RemoveNode { id, how } => {
+                members::leave(self, Change::Remove { id }, how, out)
+            }
+            ClusterCommand::ReplaceNode { old, new, how } => {
+                members::leave(self, Change::Replace { old, new }, how, out)
+            }
+            ClusterCommand::TransferLeader { shard, node } => {
+                members::transfer(self, shard, node, out)
+            }
         }
     }
 

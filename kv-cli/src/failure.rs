@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The client could not carry it out.
     Client(ClientError),
+    /// A change of the members was decided, and what follows from it cannot be watched.
+    Unwatched(ClientError),
     /// The answer could not be printed.
     Output(io::Error),
 }
@@ -40,6 +42,8 @@ impl Failure {
             Self::Client(error) if error.is_outcome_unknown() => ExitCode::Unknown,
             Self::Client(ClientError::Call { call: CallError::Refused(_), .. }) => ExitCode::Usage,
             Self::Client(_) => ExitCode::Unreachable,
+            // It was decided, and is perhaps not finished.
+            Self::Unwatched(_) => ExitCode::Unknown,
             // Who closed the pipe has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::Done,
             // The command was carried out, so no code that says otherwise will do.
@@ -76,6 +80,9 @@ impl Failure {
         match self {
             Self::Usage(message) => message.clone(),
             Self::Client(error) => error.to_string(),
+            Self::Unwatched(error) => {
+                format!("how far the shards have been moved cannot be seen: {error}")
+            }
             Self::Output(error) => format!("the answer could not be printed: {error}"),
         }
     }
@@ -85,13 +92,17 @@ impl Failure {
             Self::Client(ClientError::Call {
                 call: CallError::UnknownOutcome { request }, ..
             }) => Some(request.to_string()),
-            Self::Usage(_) | Self::Client(_) | Self::Output(_) => None,
+            Self::Usage(_) | Self::Client(_) | Self::Unwatched(_) | Self::Output(_) => None,
         }
     }
 
     /// Whether anything was changed: a word for programs and a sentence for people.
     fn changed(&self) -> (&'static str, &'static str) {
         match self {
+            Self::Client(ClientError::Call { call: CallError::AdminUnknown, .. }) => {
+                ("unknown", "The change may have been decided, may still be, or may never")
+            }
+            Self::Unwatched(_) => ("done", "The change was decided and goes on by itself"),
             Self::Client(error) if error.is_outcome_unknown() => {
                 ("unknown", "The write may have taken effect, may still do so, or may never")
             }
@@ -104,7 +115,16 @@ impl Failure {
         if let Self::Output(_) = self {
             return "Mend the output; then read the key.";
         }
+        if let Self::Unwatched(_) = self {
+            return "See 'kv cluster status', or repeat the command, which does no harm.";
+        }
         match (self.exit_code(), verb) {
+            (ExitCode::Unknown, "cluster") => {
+                "Repeat the command, which does no harm, or see 'kv cluster status'."
+            }
+            (ExitCode::Usage, "cluster") => {
+                "See 'kv cluster status' for members, shards and who can be reached."
+            }
             (ExitCode::Unknown, "put") => {
                 "Repeating this put is safe as long as nobody writes the key from here on, you included; \
                  else read it first."

@@ -9,8 +9,11 @@ mod args;
 mod commands;
 mod exit;
 mod failure;
+mod members;
+mod moves;
 mod output;
 mod repl;
+mod shards;
 mod status;
 
 use clap::Parser as _;

@@ -4,15 +4,14 @@
 //! that is down costs seconds and not the whole command. Before the cluster is formed there is no
 //! list of members; then the endpoints are asked.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
 use kv_client::ClientError;
 use kv_client::blocking::Client;
-use kv_core::cluster::ClusterMap;
-use kv_core::id::ShardId;
+use kv_core::cluster::{ClusterMap, Member, MemberState};
+use kv_core::id::{NodeId, ShardId};
 use kv_core::node::Status;
 use kv_core::raft::Role;
 use serde_json::{Value as Json, json};
@@ -21,79 +20,105 @@ use crate::args::Format;
 use crate::commands::Session;
 use crate::exit::ExitCode;
 use crate::failure::Failure;
+use crate::shards::Shards;
 
 /// How long one node has for its answer.
-const NODE_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const NODE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What one node says of itself, or why it says nothing.
-struct Row {
+/// One node: what the map says of it, and what it says of itself, or why it says nothing.
+pub(crate) struct Row {
+    member: Option<Member>,
     address: String,
     status: Result<Status, ClientError>,
 }
 
-/// Asks the nodes and prints what they say. Fails only if not one of them answers.
-pub(crate) fn print(session: &Session, out: &mut dyn Write) -> Result<ExitCode, Failure> {
-    let map = session.client.with_deadline(NODE_DEADLINE).map().map(|view| view.map).ok();
-    let addresses = match &map {
-        Some(map) => map.members.iter().map(|member| member.address.0.clone()).collect(),
-        None => session.endpoints.clone(),
-    };
-    let mut rows = ask_all(&session.client, addresses);
-    if rows.iter().all(|row| row.status.is_err())
-        && let Some(Row { status: Err(error), .. }) = rows.pop()
-    {
-        return Err(error.into());
+impl Row {
+    /// The member that was asked for; none before the cluster is formed.
+    pub(crate) fn member_id(&self) -> Option<NodeId> {
+        self.member.as_ref().map(|member| member.id)
     }
-    let without_leader = without_leader(map.as_ref(), &rows);
-    match session.format {
-        Format::Json => {
-            let nodes: Vec<_> = rows.iter().map(row_json).collect();
-            let answer = json!({
-                "cluster": map.as_ref().map(|map| map.cluster.to_string()),
-                "shard_count": map.as_ref().map(ClusterMap::shard_count),
-                "shards_without_leader": without_leader.iter().map(|shard| shard.0).collect::<Vec<_>>(),
-                "nodes": nodes,
-            });
-            writeln!(out, "{answer}")?;
+
+    /// What the node says of itself; none if nobody answers, or not the one that was meant.
+    pub(crate) fn status(&self) -> Option<&Status> {
+        self.status.as_ref().ok().filter(|_| self.stranger().is_none())
+    }
+
+    /// Whether the node answers and takes part.
+    pub(crate) fn is_well(&self) -> bool {
+        self.status().is_some_and(|status| status.damage.is_none())
+    }
+
+    /// Another node answers at the member's address: what it says of itself.
+    fn stranger(&self) -> Option<&Status> {
+        let (member, status) = (self.member.as_ref()?, self.status.as_ref().ok()?);
+        (status.incarnation != member.incarnation).then_some(status)
+    }
+
+    /// What an operator must look at.
+    fn trouble(&self) -> Option<String> {
+        let address = &self.address;
+        let status = match (&self.status, self.stranger()) {
+            (Err(error), _) => return Some(format!("{address} is unreachable: {error}")),
+            (Ok(_), Some(stranger)) => {
+                let who = match stranger.cluster {
+                    None => "an empty node that belongs to no cluster".to_owned(),
+                    Some(_) => format!("{} with another data directory", stranger.node),
+                };
+                return Some(format!("{address} is not the member that was there: it is {who}"));
+            }
+            (Ok(status), None) => status,
+        };
+        if let Some(damage) = &status.damage {
+            return Some(format!("{address} has damaged data and takes part in nothing: {damage}"));
         }
-        Format::Text => print_text(map.as_ref(), &rows, &without_leader, out)?,
+        let is_full = status.is_full;
+        is_full.then(|| format!("{address} has a full disk: only reads and deletes are served"))
     }
-    Ok(ExitCode::Done)
-}
 
-fn ask_all(client: &Client, addresses: Vec<String>) -> Vec<Row> {
-    let client = client.with_deadline(NODE_DEADLINE);
-    thread::scope(|scope| {
-        let asked: Vec<_> = addresses
-            .into_iter()
-            .map(|address| {
-                let client = &client;
-                scope.spawn(move || Row { status: client.status(&address), address })
-            })
-            .collect();
-        asked.into_iter().map(|row| row.join().expect("asking a node does not panic")).collect()
-    })
-}
+    fn state(&self) -> &'static str {
+        match self.member.as_ref().map(|member| member.state) {
+            None => "-",
+            Some(MemberState::Active) => "member",
+            Some(MemberState::Leaving) => "leaving",
+        }
+    }
 
-fn without_leader(map: Option<&ClusterMap>, rows: &[Row]) -> Vec<ShardId> {
-    let led: BTreeSet<_> = rows.iter().flat_map(led_shards).collect();
-    let shards = map.iter().flat_map(|map| map.shards.iter().map(|entry| entry.shard));
-    shards.filter(|shard| !led.contains(shard)).collect()
-}
+    fn cells(&self) -> Vec<String> {
+        let node = self.member_id();
+        let node = node.or_else(|| Some(self.status.as_ref().ok()?.node));
+        let node =
+            node.filter(|id| *id != NodeId(0)).map_or_else(|| "-".into(), |id| id.to_string());
+        let mut cells = vec![node, self.address.clone(), self.state().to_owned()];
+        match self.status() {
+            None => cells.push("unreachable".into()),
+            Some(status) => cells.extend([
+                led_shards(status).count().to_string(),
+                status.shards.len().to_string(),
+                status.log.batch_count.to_string(),
+                status.log.sync_count.to_string(),
+                status.log.bytes_written.to_string(),
+            ]),
+        }
+        cells
+    }
 
-fn led_shards(row: &Row) -> impl Iterator<Item = ShardId> + '_ {
-    let shards = row.status.iter().flat_map(|status| &status.shards);
-    shards.filter(|shard| shard.role == Role::Leader).map(|shard| shard.shard)
-}
-
-fn row_json(row: &Row) -> Json {
-    match &row.status {
-        Ok(status) => json!({
-            "address": row.address,
+    fn json(&self) -> Json {
+        let Some(status) = self.status() else {
+            return json!({
+                "address": self.address,
+                "node": self.member_id().map(|id| id.0),
+                "state": self.state(),
+                "reachable": false,
+                "error": self.trouble(),
+            });
+        };
+        json!({
+            "address": self.address,
             "reachable": true,
             "node": status.node.0,
+            "state": self.state(),
             "incarnation": status.incarnation.to_string(),
-            "leads": led_shards(row).map(|shard| shard.0).collect::<Vec<_>>(),
+            "leads": led_shards(status).map(|shard| shard.0).collect::<Vec<_>>(),
             "replica_count": status.shards.len(),
             "damage": status.damage,
             "is_full": status.is_full,
@@ -104,76 +129,96 @@ fn row_json(row: &Row) -> Json {
             },
             "ignored_frame_count": status.ignored_frame_count,
             "pending_bytes": status.pending_bytes,
-        }),
-        Err(error) => json!({
-            "address": row.address,
-            "reachable": false,
-            "error": error.to_string(),
-        }),
+        })
     }
 }
 
-/// What an operator must look at.
-fn print_trouble(row: &Row, out: &mut dyn Write) -> Result<(), Failure> {
-    let address = &row.address;
-    match &row.status {
-        Err(error) => writeln!(out, "{address} is unreachable: {error}")?,
-        Ok(status) => {
-            if let Some(damage) = &status.damage {
-                writeln!(out, "{address} has damaged data and takes part in nothing: {damage}")?;
-            }
-            if status.is_full {
-                writeln!(out, "{address} has a full disk: only reads and deletes are served")?;
-            }
+fn led_shards(status: &Status) -> impl Iterator<Item = ShardId> + '_ {
+    let led = status.shards.iter().filter(|shard| shard.role == Role::Leader);
+    led.map(|shard| shard.shard)
+}
+
+/// Asks the nodes and prints what they say. Fails only if not one of them answers.
+pub(crate) fn print(session: &Session, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let map = session.client.with_deadline(NODE_DEADLINE).map().map(|view| view.map).ok();
+    let mut rows = match &map {
+        Some(map) => ask_members(&session.client, map),
+        None => {
+            let endpoints = session.endpoints.iter().map(|address| (None, address.clone()));
+            ask_all(&session.client, endpoints.collect())
         }
+    };
+    if rows.iter().all(|row| row.status.is_err())
+        && let Some(Row { status: Err(error), .. }) = rows.pop()
+    {
+        return Err(error.into());
     }
-    Ok(())
+    let shards = map.as_ref().map(|map| Shards::new(map, &rows));
+    match session.format {
+        Format::Json => {
+            let without_leader = shards.as_ref().map(Shards::without_leader).unwrap_or_default();
+            let answer = json!({
+                "cluster": map.as_ref().map(|map| map.cluster.to_string()),
+                "shard_count": map.as_ref().map(ClusterMap::shard_count),
+                "replica_count": map.as_ref().map(|map| map.replica_count),
+                "shards_without_leader": without_leader.iter().map(|shard| shard.0).collect::<Vec<_>>(),
+                "nodes": rows.iter().map(Row::json).collect::<Vec<_>>(),
+                "shards": shards.as_ref().map(Shards::json),
+            });
+            writeln!(out, "{answer}")?;
+        }
+        Format::Text => print_text(shards.as_ref(), &rows, out)?,
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Asks every member for its status.
+pub(crate) fn ask_members(client: &Client, map: &ClusterMap) -> Vec<Row> {
+    let members = map.members.iter().cloned();
+    let members = members.map(|member| (Some(member.clone()), member.address.0));
+    ask_all(client, members.collect())
+}
+
+fn ask_all(client: &Client, nodes: Vec<(Option<Member>, String)>) -> Vec<Row> {
+    let client = client.with_deadline(NODE_DEADLINE);
+    thread::scope(|scope| {
+        let asked: Vec<_> = nodes
+            .into_iter()
+            .map(|(member, address)| {
+                let client = &client;
+                scope.spawn(move || Row { member, status: client.status(&address), address })
+            })
+            .collect();
+        asked.into_iter().map(|row| row.join().expect("asking a node does not panic")).collect()
+    })
 }
 
 fn print_text(
-    map: Option<&ClusterMap>,
+    shards: Option<&Shards<'_>>,
     rows: &[Row],
-    without_leader: &[ShardId],
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let header = ["ADDRESS", "NODE", "LEADS", "REPLICAS", "BATCHES", "SYNCS", "LOG BYTES"];
+    let header = ["NODE", "ADDRESS", "STATE", "LEADS", "REPLICAS", "BATCHES", "SYNCS", "LOG BYTES"];
     let mut table = vec![header.map(str::to_owned).to_vec()];
-    table.extend(rows.iter().map(row_cells));
+    table.extend(rows.iter().map(Row::cells));
     print_table(&table, out)?;
-    for row in rows {
-        print_trouble(row, out)?;
+    for trouble in rows.iter().filter_map(Row::trouble) {
+        writeln!(out, "{trouble}")?;
     }
-    let Some(map) = map else {
-        writeln!(out, "no node knows the cluster map: the cluster is not formed yet")?;
-        return Ok(());
-    };
-    let counted =
-        format!("cluster {}: {} shards and the meta group", map.cluster, map.shard_count());
-    if without_leader.is_empty() {
-        writeln!(out, "{counted}, all with a leader")?;
-    } else {
-        let names: Vec<_> = without_leader.iter().map(ToString::to_string).collect();
-        writeln!(out, "{counted}; without a leader that answers: {}", names.join(", "))?;
+    match shards {
+        Some(shards) => {
+            writeln!(out)?;
+            shards.print(out)
+        }
+        None => {
+            writeln!(out, "no node knows the cluster map: the cluster is not formed yet")?;
+            Ok(())
+        }
     }
-    Ok(())
 }
 
-fn row_cells(row: &Row) -> Vec<String> {
-    let Ok(status) = &row.status else {
-        return vec![row.address.clone(), "unreachable".into()];
-    };
-    vec![
-        row.address.clone(),
-        status.node.to_string(),
-        led_shards(row).count().to_string(),
-        status.shards.len().to_string(),
-        status.log.batch_count.to_string(),
-        status.log.sync_count.to_string(),
-        status.log.bytes_written.to_string(),
-    ]
-}
-
-fn print_table(table: &[Vec<String>], out: &mut dyn Write) -> Result<(), Failure> {
+/// Prints rows with columns of equal width.
+pub(crate) fn print_table(table: &[Vec<String>], out: &mut dyn Write) -> Result<(), Failure> {
     let column_count = table.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         table.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)

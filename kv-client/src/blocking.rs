@@ -8,7 +8,7 @@ use kv_core::client::Call;
 use kv_core::id::{Address, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
-use kv_core::wire::MapView;
+use kv_core::wire::{AdminReply, AdminRequest, MapView};
 
 use crate::driver::{self, CasResult};
 use crate::error::{ClientError, ConnectError};
@@ -104,5 +104,13 @@ impl Client {
     /// [`ClientError`]. *Nothing was changed.*
     pub fn map(&self) -> Result<MapView, ClientError> {
         self.0.call_blocking(Call::Map).map(driver::map)
+    }
+
+    /// As [`crate::Client::admin`].
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_outcome_unknown`].
+    pub fn admin(&self, request: AdminRequest) -> Result<AdminReply, ClientError> {
+        self.0.call_blocking(Call::Admin(request)).map(driver::admin)
     }
 }

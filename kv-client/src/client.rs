@@ -7,7 +7,7 @@ use kv_core::client::Call;
 use kv_core::id::{Address, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
-use kv_core::wire::MapView;
+use kv_core::wire::{AdminReply, AdminRequest, MapView};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{self, CasResult, Driver, Reply, Request};
@@ -113,6 +113,15 @@ impl Client {
     /// [`ClientError`]. *Nothing was changed.*
     pub async fn map(&self) -> Result<MapView, ClientError> {
         self.call(Call::Map).await.map(driver::map)
+    }
+
+    /// What an operator asks: of the leader of the meta group, of a shard's leader, or of any node,
+    /// as the request wants it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_outcome_unknown`]. To repeat the request does no harm.
+    pub async fn admin(&self, request: AdminRequest) -> Result<AdminReply, ClientError> {
+        self.call(Call::Admin(request)).await.map(driver::admin)
     }
 
     async fn call(&self, call: Call) -> Reply {

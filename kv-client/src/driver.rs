@@ -15,7 +15,7 @@ use kv_core::id::{Address, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Found, WriteResult};
 use kv_core::time::Instant;
-use kv_core::wire::{Frame, MapView, RequestFrame};
+use kv_core::wire::{AdminReply, Frame, MapView, RequestFrame};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::{Connection, ConnectionEvent};
@@ -218,6 +218,12 @@ pub(crate) fn status(answer: Answer) -> Status {
 pub(crate) fn map(answer: Answer) -> MapView {
     let Answer::Map(map) = answer else { mismatch(&answer) };
     map
+}
+
+/// The answer to an operator's request.
+pub(crate) fn admin(answer: Answer) -> AdminReply {
+    let Answer::Admin(reply) = answer else { mismatch(&answer) };
+    reply
 }
 
 fn mismatch(answer: &Answer) -> ! {

@@ -69,8 +69,12 @@ impl Job {
         matches!(self.goal, Goal::User(Call::Write(_)))
     }
 
-    fn is_admin(&self) -> bool {
-        matches!(self.goal, Goal::User(Call::Admin(_)))
+    /// Whether it is an operator's request that changes something.
+    fn is_change(&self) -> bool {
+        let Goal::User(Call::Admin(request)) = &self.goal else {
+            return false;
+        };
+        !matches!(request, AdminRequest::Plan { .. })
     }
 
     /// The key that decides the shard, if one does.
@@ -111,7 +115,7 @@ impl Job {
             Some(request) if self.is_write() && self.sent_count > 0 => {
                 CallError::UnknownOutcome { request }
             }
-            _ if self.is_admin() && self.sent_count > 0 => CallError::AdminUnknown,
+            _ if self.is_change() && self.sent_count > 0 => CallError::AdminUnknown,
             Some(_) | None => CallError::Unavailable { last: self.last_refusal.clone() },
         }
     }

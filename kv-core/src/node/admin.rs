@@ -10,7 +10,7 @@ use alloc::string::ToString as _;
 use core::time::Duration;
 
 use super::Node;
-use crate::availability::would_lose_quorum;
+use crate::availability::{QuorumRisk, would_lose_quorum};
 use crate::id::{NodeId, RequestHandle, ShardId};
 use crate::machine::plan::{self, Change};
 use crate::machine::{Command, MetaCommand};
@@ -62,6 +62,7 @@ impl Node {
             return Ok(());
         };
         match would_lose_quorum(map, change, &self.reachable()) {
+            Some(QuorumRisk::Refused(error)) => Err(Refusal::Meta(error)),
             Some(risk) => Err(Refusal::QuorumRisk { reason: risk.to_string() }),
             None => Ok(()),
         }
