@@ -96,6 +96,16 @@ pub(crate) enum ClusterCommand {
         #[command(subcommand)]
         change: PlanCommand,
     },
+    /// Makes a node a member that was started without --peers and waits: gives it an id and a fair
+    /// share of the replicas.
+    AddNode {
+        /// Where it listens.
+        #[arg(value_name = "HOST:PORT", value_parser = endpoint)]
+        address: String,
+        /// Do not wait until the shards are moved.
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Lets a member leave: moves its replicas to the others, then drops it.
     RemoveNode {
         /// Its id.

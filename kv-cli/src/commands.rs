@@ -75,6 +75,9 @@ impl Session {
         match command {
             ClusterCommand::Status => status::print(self, out),
             ClusterCommand::Plan { change } => members::plan(self, change.into(), out),
+            ClusterCommand::AddNode { address, no_wait } => {
+                members::add(self, &address, no_wait, out)
+            }
             ClusterCommand::RemoveNode { id, how } => {
                 members::leave(self, Change::Remove { id }, how, out)
             }

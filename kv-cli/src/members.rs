@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kv_client::ClientError;
-use kv_core::availability::would_lose_quorum;
+use kv_core::availability::{QuorumRisk, would_lose_quorum};
 use kv_core::client::CallError;
 use kv_core::cluster::{ClusterMap, MetaError};
 use kv_core::id::{NodeId, ShardId};
@@ -52,6 +52,59 @@ pub(crate) fn plan(
     Ok(ExitCode::Done)
 }
 
+/// Makes a node that waits a member.
+pub(crate) fn add(
+    session: &Session,
+    address: &str,
+    no_wait: bool,
+    out: &mut dyn Write,
+) -> Result<ExitCode, Failure> {
+    let map = session.client.map()?.map;
+    let there = session.client.status(address)?;
+    let is_text = session.format == Format::Text;
+    let planned = match there.cluster {
+        Some(cluster) if cluster == map.cluster => None,
+        Some(cluster) => {
+            return Err(Failure::Usage(format!(
+                "the node at {address} is {} of another cluster, {cluster}; a data directory belongs to one cluster \
+                 for good",
+                there.node
+            )));
+        }
+        None if there.node != NodeId::UNKNOWN => {
+            return Err(Failure::Usage(format!(
+                "the node at {address} was started as {} with --peers, to form a cluster; start it without --id and \
+                 --peers to add it to this one",
+                there.node
+            )));
+        }
+        None => Some(Planned::ask(&session.client, Change::Add)?),
+    };
+    if let Some(planned) = planned.as_ref().filter(|_| is_text) {
+        tell(&format!("the node at {address} joins the cluster:"));
+        planned.lines().iter().for_each(|line| tell(line));
+    }
+    let id = match &planned {
+        None => there.node,
+        Some(_) => {
+            let seeds = map.members.iter().map(|member| member.address.0.clone());
+            session.client.join(address, seeds.collect())?
+        }
+    };
+    if !no_wait {
+        moves::watch(&session.client, is_text, |map| map.member(id).is_some())?;
+    }
+    match (session.format, &planned) {
+        (Format::Json, _) => {
+            let plan = planned.as_ref().map(Planned::json);
+            writeln!(out, "{}", json!({ "added": id.0, "done": !no_wait, "plan": plan }))?;
+        }
+        (Format::Text, Some(_)) => writeln!(out, "{id} is a member")?,
+        (Format::Text, None) => writeln!(out, "{id} was a member already")?,
+    }
+    Ok(ExitCode::Done)
+}
+
 /// Lets a member leave; with a successor if the change names one.
 pub(crate) fn leave(
     session: &Session,
@@ -70,8 +123,14 @@ pub(crate) fn leave(
         Err(error) if is_gone(&error, old) => return finish(session, old, None, out),
         planned => planned?,
     };
+    let risk = would_lose_quorum(&planned.map, change, &reachable(session, &planned.map));
     if session.format == Format::Text {
-        announce(session, change, &planned, how);
+        announce(change, &planned, how, risk.as_ref());
+    }
+    if let Some(risk) = risk.filter(|_| !how.force) {
+        // The meta leader would say the same, once it misses the same nodes.
+        let call = CallError::Refused(Refusal::QuorumRisk { reason: risk.to_string() });
+        return Err(ClientError::Call { call, connections: Vec::new() }.into());
     }
     match session.client.admin(request).map_err(Failure::from) {
         // An earlier attempt of this very command was not answered, but done.
@@ -94,7 +153,7 @@ fn is_gone(error: &Failure, old: NodeId) -> bool {
 }
 
 /// Says what is about to happen, and what is risked.
-fn announce(session: &Session, change: Change, planned: &Planned, how: How) {
+fn announce(change: Change, planned: &Planned, how: How, risk: Option<&QuorumRisk>) {
     match change {
         Change::Remove { id } => tell(&format!("{id} leaves the cluster:")),
         Change::Replace { old, new } => {
@@ -104,8 +163,7 @@ fn announce(session: &Session, change: Change, planned: &Planned, how: How) {
     }
     planned.lines().iter().for_each(|line| tell(line));
     if how.force {
-        let reachable = reachable(session, &planned.map);
-        match would_lose_quorum(&planned.map, change, &reachable) {
+        match risk {
             Some(risk) => tell(&format!(
                 "--force: {risk}; such a shard serves nothing until enough of its nodes return, and if their \
                  disks are lost, so is what it held"

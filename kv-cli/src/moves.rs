@@ -1,5 +1,6 @@
 //! What a change of members moves: told before, and watched until it is done.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::thread;
@@ -32,7 +33,7 @@ impl Planned {
     pub(crate) fn ask(client: &Client, change: Change) -> Result<Self, Failure> {
         let moves = match client.admin(AdminRequest::Plan { change })? {
             AdminReply::Plan { moves } => moves,
-            AdminReply::Done | AdminReply::NodeAdded { .. } => vec![],
+            AdminReply::Done | AdminReply::NodeAdded { .. } | AdminReply::Joined { .. } => vec![],
         };
         Ok(Self { map: client.map()?.map, moves })
     }
@@ -61,9 +62,13 @@ impl Planned {
             1 => "1 shard moves".to_owned(),
             count => format!("{count} shards move"),
         };
-        let loss = if after < before { " (fewer nodes than replicas are left)" } else { "" };
+        let compared = match after.cmp(&before) {
+            Ordering::Equal => "as before".to_owned(),
+            Ordering::Greater => format!("before {before}"),
+            Ordering::Less => format!("before {before}: fewer nodes are left than replicas wanted"),
+        };
         lines.push(format!(
-            "{counted}; with all nodes up every shard survives {}, before {before}{loss}",
+            "{counted}; with all nodes up every shard then survives {}, {compared}",
             failures(after)
         ));
         lines
@@ -95,9 +100,10 @@ fn failures(count: usize) -> String {
     if count == 1 { "1 failure".into() } else { format!("{count} failures") }
 }
 
-/// Names of nodes with blanks between them.
+/// Names of nodes, by id, with blanks between them.
 pub(crate) fn names(nodes: &[NodeId]) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    let nodes: BTreeSet<_> = nodes.iter().collect();
+    nodes.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// What is happening to a shard: a word for programs, and a sentence for people.

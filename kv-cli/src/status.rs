@@ -140,8 +140,9 @@ fn led_shards(status: &Status) -> impl Iterator<Item = ShardId> + '_ {
 
 /// Asks the nodes and prints what they say. Fails only if not one of them answers.
 pub(crate) fn print(session: &Session, out: &mut dyn Write) -> Result<ExitCode, Failure> {
-    let map = session.client.with_deadline(NODE_DEADLINE).map().map(|view| view.map).ok();
-    let mut rows = match &map {
+    let asked = session.client.with_deadline(NODE_DEADLINE).map().map(|view| view.map);
+    let map = asked.as_ref().ok();
+    let mut rows = match map {
         Some(map) => ask_members(&session.client, map),
         None => {
             let endpoints = session.endpoints.iter().map(|address| (None, address.clone()));
@@ -153,21 +154,28 @@ pub(crate) fn print(session: &Session, out: &mut dyn Write) -> Result<ExitCode, 
     {
         return Err(error.into());
     }
-    let shards = map.as_ref().map(|map| Shards::new(map, &rows));
+    let shards = map.map(|map| Shards::new(map, &rows));
     match session.format {
         Format::Json => {
             let without_leader = shards.as_ref().map(Shards::without_leader).unwrap_or_default();
             let answer = json!({
-                "cluster": map.as_ref().map(|map| map.cluster.to_string()),
-                "shard_count": map.as_ref().map(ClusterMap::shard_count),
-                "replica_count": map.as_ref().map(|map| map.replica_count),
+                "cluster": map.map(|map| map.cluster.to_string()),
+                "shard_count": map.map(ClusterMap::shard_count),
+                "replica_count": map.map(|map| map.replica_count),
                 "shards_without_leader": without_leader.iter().map(|shard| shard.0).collect::<Vec<_>>(),
                 "nodes": rows.iter().map(Row::json).collect::<Vec<_>>(),
                 "shards": shards.as_ref().map(Shards::json),
             });
             writeln!(out, "{answer}")?;
         }
-        Format::Text => print_text(shards.as_ref(), &rows, out)?,
+        Format::Text => {
+            print_nodes(&rows, out)?;
+            match (&shards, &asked) {
+                (Some(shards), _) => shards.print(out)?,
+                (None, Err(error)) => writeln!(out, "the cluster's map is not known: {error}")?,
+                (None, Ok(_)) => {}
+            }
+        }
     }
     Ok(ExitCode::Done)
 }
@@ -193,11 +201,7 @@ fn ask_all(client: &Client, nodes: Vec<(Option<Member>, String)>) -> Vec<Row> {
     })
 }
 
-fn print_text(
-    shards: Option<&Shards<'_>>,
-    rows: &[Row],
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+fn print_nodes(rows: &[Row], out: &mut dyn Write) -> Result<(), Failure> {
     let header = ["NODE", "ADDRESS", "STATE", "LEADS", "REPLICAS", "BATCHES", "SYNCS", "LOG BYTES"];
     let mut table = vec![header.map(str::to_owned).to_vec()];
     table.extend(rows.iter().map(Row::cells));
@@ -205,16 +209,8 @@ fn print_text(
     for trouble in rows.iter().filter_map(Row::trouble) {
         writeln!(out, "{trouble}")?;
     }
-    match shards {
-        Some(shards) => {
-            writeln!(out)?;
-            shards.print(out)
-        }
-        None => {
-            writeln!(out, "no node knows the cluster map: the cluster is not formed yet")?;
-            Ok(())
-        }
-    }
+    writeln!(out)?;
+    Ok(())
 }
 
 /// Prints rows with columns of equal width.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_core::client::Call;
-use kv_core::id::{Address, Timestamp};
+use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
 use kv_core::wire::{AdminReply, AdminRequest, MapView};
@@ -112,5 +112,13 @@ impl Client {
     /// [`ClientError`]; see [`ClientError::is_outcome_unknown`].
     pub fn admin(&self, request: AdminRequest) -> Result<AdminReply, ClientError> {
         self.0.call_blocking(Call::Admin(request)).map(driver::admin)
+    }
+
+    /// As [`crate::Client::join`].
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_outcome_unknown`].
+    pub fn join(&self, address: &str, seeds: Vec<String>) -> Result<NodeId, ClientError> {
+        self.0.call_blocking(driver::join_call(address, seeds)).map(driver::joined)
     }
 }

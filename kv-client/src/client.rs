@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_core::client::Call;
-use kv_core::id::{Address, Timestamp};
+use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
 use kv_core::wire::{AdminReply, AdminRequest, MapView};
@@ -122,6 +122,15 @@ impl Client {
     /// [`ClientError`]; see [`ClientError::is_outcome_unknown`]. To repeat the request does no harm.
     pub async fn admin(&self, request: AdminRequest) -> Result<AdminReply, ClientError> {
         self.call(Call::Admin(request)).await.map(driver::admin)
+    }
+
+    /// Has the node at `address`, which belongs to no cluster and waits, join the one that is found
+    /// at `seeds`. Answers when the node is a member, durably.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_outcome_unknown`]. To repeat the request does no harm.
+    pub async fn join(&self, address: &str, seeds: Vec<String>) -> Result<NodeId, ClientError> {
+        self.call(driver::join_call(address, seeds)).await.map(driver::joined)
     }
 
     async fn call(&self, call: Call) -> Reply {

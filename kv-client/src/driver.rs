@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use kv_core::client::RouterOutput;
 use kv_core::client::{Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput};
-use kv_core::id::{Address, Timestamp};
+use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Found, WriteResult};
 use kv_core::time::Instant;
@@ -224,6 +224,18 @@ pub(crate) fn map(answer: Answer) -> MapView {
 pub(crate) fn admin(answer: Answer) -> AdminReply {
     let Answer::Admin(reply) = answer else { mismatch(&answer) };
     reply
+}
+
+/// Asks a node to join.
+pub(crate) fn join_call(address: &str, seeds: Vec<String>) -> Call {
+    let seeds = seeds.into_iter().map(Address).collect();
+    Call::Join { address: Address(address.to_owned()), seeds }
+}
+
+/// The answer to that.
+pub(crate) fn joined(answer: Answer) -> NodeId {
+    let Answer::Admin(AdminReply::Joined { id, .. }) = answer else { mismatch(&answer) };
+    id
 }
 
 fn mismatch(answer: &Answer) -> ! {

@@ -51,12 +51,14 @@ pub enum MemberState {
 }
 
 /// A member that was dropped. It is remembered so that it can be told, and does not come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemovedMember {
     /// The id that it had; nobody gets it again.
     pub id: NodeId,
     /// The life of its data directory, which is of no use any more.
     pub incarnation: Incarnation,
+    /// Where it was reached, and is told if it has missed it.
+    pub address: Address,
 }
 
 /// What a cluster is at its formation. Fixed from then on, and equal on every node.
@@ -255,6 +257,13 @@ impl ClusterMap {
     pub fn active(&self) -> impl Iterator<Item = NodeId> {
         let active = self.members.iter().filter(|member| member.state == MemberState::Active);
         active.map(|member| member.id)
+    }
+
+    /// Where the node is reached, also one that was dropped, as far as that is remembered.
+    pub fn address(&self, id: NodeId) -> Option<&Address> {
+        let removed = self.removed.iter().find(|removed| removed.id == id);
+        let member = self.member(id).map(|member| &member.address);
+        member.or_else(|| removed.map(|removed| &removed.address))
     }
 
     /// Whether the node was a member and was dropped, as far as that is remembered.

@@ -30,6 +30,11 @@ number!(
     /// A node of the cluster. Chosen by the operator, at least 1, never reused.
     NodeId, u64, "n"
 );
+impl NodeId {
+    /// Stands for the id of a node that has not been given one yet.
+    pub const UNKNOWN: Self = Self(0);
+}
+
 number!(
     /// A shard, which is one Raft group. 0 is the meta group; user shards are `1..=Q`.
     ShardId, u32, "s"

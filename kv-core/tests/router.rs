@@ -9,11 +9,14 @@ use kv_core::cluster::{ClusterMap, ClusterRecord, Member, MemberState};
 use kv_core::id::{
     Address, ClusterId, Incarnation, NodeId, RequestId, SessionId, ShardId, Timestamp,
 };
+use kv_core::machine::plan::Change;
 use kv_core::op::{Key, Value, WriteOp, WriteResult};
 use kv_core::ring;
 use kv_core::storage::StorageDamage;
 use kv_core::time::Instant;
-use kv_core::wire::{ClientReply, ClientRequest, MapView, Refusal, ReplyFrame};
+use kv_core::wire::{
+    AdminReply, AdminRequest, ClientReply, ClientRequest, MapView, Refusal, ReplyFrame,
+};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -320,4 +323,48 @@ fn damaged_node_is_not_asked_again_while_there_are_others() {
     }
     harness.reply(&sent, written());
     assert!(harness.done().is_ok());
+}
+
+#[test]
+fn change_whose_answer_was_lost_between_nodes_is_asked_for_again_and_else_unknown() {
+    let mut harness = Harness::ready();
+    let remove = || AdminRequest::RemoveNode { id: NodeId(2), force: false };
+    let unanswered = || ClientReply::Refused(Refusal::Unanswered { node: NodeId(1) });
+    harness.call(Call::Admin(remove()));
+    let first = harness.sent();
+    harness.reply(&first, unanswered());
+    harness.wait();
+    let second = harness.sent();
+    assert_eq!(second.body, ClientRequest::Admin(remove()));
+    harness.reply(&second, ClientReply::Admin(AdminReply::Done));
+    assert_eq!(harness.done(), Ok(Answer::Admin(AdminReply::Done)));
+
+    harness.call(Call::Admin(remove()));
+    harness.sent();
+    harness.now = harness.now + DEADLINE;
+    harness.router.handle(harness.now, RouterInput::Timeout);
+    assert_eq!(harness.done(), Err(CallError::AdminUnknown));
+}
+
+#[test]
+fn plan_that_nobody_answers_changed_nothing() {
+    let mut harness = Harness::ready();
+    harness.call(Call::Admin(AdminRequest::Plan { change: Change::Add }));
+    harness.sent();
+    harness.now = harness.now + DEADLINE;
+    harness.router.handle(harness.now, RouterInput::Timeout);
+    assert_eq!(harness.done(), Err(CallError::Unavailable { last: None }));
+}
+
+#[test]
+fn node_that_is_to_join_is_asked_itself() {
+    let mut harness = Harness::ready();
+    let (address, seeds) = (Address("n7".into()), vec![Address("n1".into())]);
+    harness.call(Call::Join { address: address.clone(), seeds: seeds.clone() });
+    let sent = harness.sent();
+    assert_eq!(sent.to, address);
+    assert_eq!(sent.body, ClientRequest::Admin(AdminRequest::Join { seeds }));
+    let refusal = Refusal::Member { node: NodeId(7), cluster: ClusterId(2) };
+    harness.reply(&sent, ClientReply::Refused(refusal.clone()));
+    assert_eq!(harness.done(), Err(CallError::Refused(refusal)));
 }

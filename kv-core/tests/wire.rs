@@ -9,15 +9,17 @@ use kv_core::id::{
     Address, ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, Round, SessionId,
     ShardId, Term, Timestamp,
 };
+use kv_core::machine::plan::{Change, Move};
 use kv_core::machine::{Command, MetaCommand};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use kv_core::raft::Configuration;
 use kv_core::ring;
 use kv_core::storage::StorageDamage;
 use kv_core::wire::{
-    self, ClientReply, ClientRequest, Confirmation, FormationMessage, Frame, FrameError,
-    FrameReader, Hello, HelloReply, Lead, LocalIdentity, MapView, PROTOCOL_VERSION, PeerFrame,
-    PeerHello, PeerMessage, RaftMessage, Refusal, ReplyFrame, RequestFrame, VoteKind,
+    self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, FormationMessage,
+    ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Lead, LocalIdentity,
+    MapView, NodeRequest, PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage, RaftMessage,
+    Refusal, ReplyFrame, RequestFrame, VoteKind,
 };
 use proptest::prelude::*;
 
@@ -41,7 +43,11 @@ fn moving_map() -> ClusterMap {
     let mut map = map();
     map.version = LogIndex(30);
     map.members[2].state = MemberState::Leaving;
-    map.removed = vec![RemovedMember { id: NodeId(4), incarnation: Incarnation(44) }];
+    map.removed = vec![RemovedMember {
+        id: NodeId(4),
+        incarnation: Incarnation(44),
+        address: Address("127.0.0.1:7104".into()),
+    }];
     map.shards[1] = ShardEntry {
         epoch: Epoch(6),
         outgoing: vec![NodeId(1), NodeId(3)],
@@ -113,8 +119,55 @@ fn local() -> LocalIdentity {
     }
 }
 
+/// What operators ask and hear, and what is sent on between nodes.
+fn frames_of_operators() -> Vec<(&'static str, Frame)> {
+    let admin = |request| ask(ClientRequest::Admin(request));
+    let done = |reply| answer(ClientReply::Admin(reply));
+    let refused = |refusal| answer(ClientReply::Refused(refusal));
+    let forward = |message| peer(vec![PeerMessage::Forward(message)]);
+    let (id, old, new, force) = (NodeId(2), NodeId(2), NodeId(5), true);
+    let (incarnation, address) = (Incarnation(44), Address("db4:7104".into()));
+    let seeds = vec![address.clone()];
+    let change = Change::Replace { old, new };
+    let (from, to) = (vec![NodeId(1), old], vec![NodeId(1), new]);
+    let moves = vec![Move { shard: ShardId(3), from, to }];
+    let added = AdminReply::NodeAdded { id, cluster: record(), map: moving_map() };
+    let opened = ClientReply::SessionOpened(request().session);
+    let (boot, number) = (6, 7);
+    let open = NodeRequest::OpenSession { nonce: 77 };
+    let remove = AdminRequest::RemoveNode { id, force };
+    let reason = "s3 would have no quorum".to_owned();
+    vec![
+        ("add node", admin(AdminRequest::AddNode { incarnation, address })),
+        ("remove node", admin(remove.clone())),
+        ("replace node", admin(AdminRequest::ReplaceNode { old, new, force })),
+        ("transfer leader", admin(AdminRequest::TransferLeader { shard: ShardId(3), to: new })),
+        ("plan", admin(AdminRequest::Plan { change })),
+        ("join", admin(AdminRequest::Join { seeds })),
+        ("node added", done(added)),
+        ("done", done(AdminReply::Done)),
+        ("planned", done(AdminReply::Plan { moves })),
+        ("joined", done(AdminReply::Joined { id, cluster: ClusterId(5) })),
+        ("quorum risk", refused(Refusal::QuorumRisk { reason })),
+        ("member", refused(Refusal::Member { node: id, cluster: ClusterId(5) })),
+        ("unanswered", refused(Refusal::Unanswered { node: id })),
+        ("sent on", forward(ForwardMessage::Request { boot, number, request: open })),
+        (
+            "sent on for an operator",
+            forward(ForwardMessage::Request { boot, number, request: NodeRequest::Admin(remove) }),
+        ),
+        ("passed back", forward(ForwardMessage::Reply { boot, number, body: opened })),
+    ]
+}
+
 /// At least one frame of every kind, with every variant that has content.
 fn frames() -> Vec<(&'static str, Frame)> {
+    let mut frames = frames_of_members();
+    frames.extend(frames_of_operators());
+    frames
+}
+
+fn frames_of_members() -> Vec<(&'static str, Frame)> {
     let identity =
         PeerHello { node: NodeId(1), incarnation: Incarnation(11), cluster: Some(ClusterId(5)) };
     let lead = Lead { shard: ShardId(3), term: Term(4) };

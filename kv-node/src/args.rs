@@ -32,18 +32,27 @@ pub(crate) enum Command {
 /// One node.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StartArgs {
-    /// Id of this node, at least 1; one of --peers. Never give it to another node.
-    #[arg(long)]
-    pub(crate) id: u64,
+    /// Id of this node, at least 1; one of --peers. Never give it to another node. For the nodes that
+    /// form a cluster; who joins one is given an id.
+    #[arg(long, requires = "peers")]
+    pub(crate) id: Option<u64>,
     /// Where the node keeps its data. Made if missing; belongs to this node alone.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// Where peers and clients connect.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: String,
-    /// All nodes of the cluster, this one included, the same on each: 1=HOST:PORT,2=HOST:PORT,...
-    #[arg(long, value_name = "ID=HOST:PORT,...")]
-    pub(crate) peers: String,
+    /// All nodes that form the cluster, this one included, the same on each:
+    /// 1=HOST:PORT,2=HOST:PORT,...
+    #[arg(long, value_name = "ID=HOST:PORT,...", requires = "id")]
+    pub(crate) peers: Option<String>,
+    /// Join the cluster of which these are members, one is enough. A node that is a member already
+    /// just starts; without --join and --peers, one that is none waits for 'kv cluster add-node'.
+    #[arg(long, value_name = "HOST:PORT,...", conflicts_with = "peers")]
+    pub(crate) join: Option<String>,
+    /// Where others reach this node, if it joins. Default: --listen.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "peers")]
+    pub(crate) advertise: Option<String>,
     /// Name of the cluster, the same on each node.
     #[arg(long, value_name = "NAME", default_value = "kv")]
     pub(crate) cluster: String,
@@ -55,7 +64,7 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub(crate) insecure: bool,
     /// Count of shards, a power of two. Fixed when the cluster is formed.
-    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    #[arg(long, value_name = "COUNT", default_value_t = 16, requires = "peers")]
     pub(crate) shards: u32,
 }
 

@@ -54,10 +54,12 @@ fn address(args: &DevArgs, id: u16) -> String {
 fn settings(args: &DevArgs, root: &Path, id: u16) -> RawSettings {
     let peers = (1..=args.nodes).map(|peer| format!("{peer}={}", address(args, peer)));
     RawSettings {
-        id: id.into(),
+        id: Some(id.into()),
         data_dir: root.join(format!("node-{id}")),
         listen: address(args, id),
-        peers: peers.collect::<Vec<_>>().join(","),
+        peers: Some(peers.collect::<Vec<_>>().join(",")),
+        join: None,
+        advertise: None,
         cluster_name: "dev".into(),
         admin: None,
         insecure: false,

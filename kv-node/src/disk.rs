@@ -74,15 +74,14 @@ pub(crate) fn open(
             .map_err(|source| NodeError::DataDir { path: path(), source })?,
     );
     let incarnation = Incarnation(random::number()?);
-    let options =
-        OpenOptions::new(settings.config.cluster_name.clone(), settings.config.id, incarnation);
+    let options = OpenOptions::new(settings.cluster_name.clone(), settings.id(), incarnation);
     let Opened { recovered, log, engine, identity } = kv_storage::open(vfs.clone(), options)
         .map_err(|source| NodeError::Open { path: path(), source })?;
     let (log_sender, log_waiting) = mpsc::channel();
     let (engine_sender, engine_waiting) = mpsc::channel();
     let log = LogWriter::new(log, vfs, RESERVE_BYTES);
     let log_thread = LogThread { log, waiting: log_waiting, replies: replies.clone(), later: None };
-    let id = settings.config.id;
+    let id = settings.id();
     let threads = [
         spawn(format!("log-{id}"), move || log_thread.run())?,
         spawn(format!("engine-{id}"), move || run_engine(engine, &engine_waiting, &replies))?,

@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use kv_core::node::ConfigErrors;
+use kv_core::storage::StorageDamage;
+use kv_core::wire::Refusal;
 use kv_storage::OpenError;
 use kv_storage::doctor::DoctorError;
 use kv_storage::identity::IdentityError;
@@ -70,6 +72,15 @@ pub(crate) enum NodeError {
         #[source]
         source: OpenError,
     },
+    /// The cluster does not take the node. *Nothing was changed.*
+    #[error("the cluster does not take this node: {0}")]
+    NotTaken(Refusal),
+    /// The data directory is damaged, and belongs to no cluster that could mend it. *Nothing was
+    /// changed.*
+    #[error(
+        "the data directory belongs to no cluster and is damaged ({0}); join with an empty one"
+    )]
+    Unusable(StorageDamage),
     /// The directory cannot be examined. *Nothing was changed.*
     #[error("cannot examine {}", path.display())]
     Doctor {
@@ -94,7 +105,10 @@ impl NodeError {
     /// How the process ends after it.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Mutants | Self::Config { .. } | Self::Mismatch(_) => ExitCode::Config,
+            Self::Mutants | Self::Config { .. } | Self::Mismatch(_) | Self::NotTaken(_) => {
+                ExitCode::Config
+            }
+            Self::Unusable(_) => ExitCode::Damaged,
             Self::Open { source, .. } if is_foreign(source) => ExitCode::Config,
             Self::Open { .. }
             | Self::Listen { .. }

@@ -134,13 +134,14 @@ impl Clock {
 }
 
 impl Executor {
-    /// An executor of a node that has just been made.
+    /// An executor of a node that has just been made. `clients` connected before.
     pub(crate) fn new(
         node: Node,
         clock: Clock,
         disk: Disk,
         links: Links,
         published: Published,
+        clients: BTreeMap<ConnectionId, Client>,
     ) -> Self {
         Self {
             node,
@@ -148,7 +149,7 @@ impl Executor {
             disk,
             links,
             published,
-            clients: BTreeMap::new(),
+            clients,
             waiting: BTreeMap::new(),
             handle_count: 0,
             led: BTreeSet::new(),
@@ -238,15 +239,9 @@ impl Executor {
         }
     }
 
-    /// Sends to a member; one that joined later gets its link with the first frame.
+    /// Sends to a member, or tells one that was removed.
     fn send(&mut self, frame: PeerFrame) {
-        let to = frame.to;
-        if !self.links.peers.contains_key(&to)
-            && let Some(member) = self.node.map().and_then(|map| map.member(to))
-        {
-            self.links.open(to, member.address.clone());
-        }
-        if let Some(link) = self.links.peers.get(&to) {
+        if let Some(link) = self.links.to(frame.to, self.node.map()) {
             link.send(frame);
         }
     }
@@ -290,6 +285,9 @@ impl Executor {
             }
             Event::MapChanged { version } => {
                 tracing::debug!("{me} has version {version} of the map");
+                if let Some(map) = self.node.map() {
+                    self.links.follow(map, me);
+                }
             }
             Event::ReplicaRemoved { shard } => {
                 tracing::info!("{me} has no replica of {shard} any more: it was moved");
@@ -300,7 +298,10 @@ impl Executor {
             ),
             Event::WipedNode => tracing::error!(
                 "{me}: the cluster knows another data directory of this node, so its disk was wiped or exchanged; \
-                 it stays out, because it may have forgotten what others count on"
+                 it stays out, because it may have forgotten what others count on. Bring the old directory back; or \
+                 start it with --join instead of --id and --peers, which makes it a new member, and then run \
+                 'kv cluster replace-node {} NEW' with the id that it gets",
+                me.0
             ),
             Event::Contradicted { shard, from, what } => {
                 tracing::error!(

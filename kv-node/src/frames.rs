@@ -168,7 +168,19 @@ impl Outbox {
     }
 }
 
+impl Outbox {
+    /// Whether the other end is gone: nothing is written any more.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.frames.is_closed()
+    }
+}
+
 impl Unsent {
+    /// Whether the other end is gone: nothing will come any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.frames.is_closed()
+    }
+
     /// Whether all that was queued is written.
     pub(crate) fn is_idle(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) == 0

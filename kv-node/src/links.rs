@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kv_core::cluster::ClusterMap;
 use kv_core::id::{Address, NodeId};
 use kv_core::rng::Rng;
 use kv_core::wire::{
@@ -46,6 +47,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Link {
     outbox: Outbox,
     is_connected: Arc<AtomicBool>,
+    is_retired: Arc<AtomicBool>,
     counters: Arc<Counters>,
 }
 
@@ -76,6 +78,8 @@ enum LinkError {
     Refused(HelloRefusal),
     #[error("the node at that address is {0}; check --peers")]
     OtherNode(NodeId),
+    #[error("the node at that address has joined no cluster yet")]
+    NotJoined,
 }
 
 impl Link {
@@ -83,9 +87,10 @@ impl Link {
     pub(crate) fn open(task: LinkTask) -> Self {
         let (outbox, unsent) = outbox(UNSENT_BYTES_MAX);
         let is_connected = Arc::new(AtomicBool::new(false));
+        let is_retired = Arc::new(AtomicBool::new(false));
         let counters = Arc::clone(&task.counters);
-        tokio::spawn(task.run(unsent, Arc::clone(&is_connected)));
-        Self { outbox, is_connected, counters }
+        tokio::spawn(task.run(unsent, Arc::clone(&is_connected), Arc::clone(&is_retired)));
+        Self { outbox, is_connected, is_retired, counters }
     }
 
     /// Sends a frame, or drops it.
@@ -129,10 +134,42 @@ impl Links {
         };
         self.peers.insert(peer, Link::open(task));
     }
+
+    /// Opens links to all members that have none, and closes the others. A node that was removed has
+    /// to be told so, and keeps its connection as long as it stands.
+    pub(crate) fn follow(&mut self, map: &ClusterMap, me: NodeId) {
+        self.peers.retain(|peer, link| {
+            if map.member(*peer).is_none() {
+                link.is_retired.store(true, Ordering::Relaxed);
+            }
+            map.address(*peer).is_some() && !link.outbox.is_ended()
+        });
+        for member in map.members.iter().filter(|member| member.id != me) {
+            if !self.peers.contains_key(&member.id) {
+                self.open(member.id, member.address.clone());
+            }
+        }
+    }
+
+    /// The link to a node that the map has, or had; opened if there is none.
+    pub(crate) fn to(&mut self, peer: NodeId, map: Option<&ClusterMap>) -> Option<&Link> {
+        let is_open = self.peers.get(&peer).is_some_and(|link| !link.outbox.is_ended());
+        if !is_open && let Some(map) = map {
+            self.open(peer, map.address(peer)?.clone());
+            let is_retired = map.member(peer).is_none();
+            self.peers.get(&peer)?.is_retired.store(is_retired, Ordering::Relaxed);
+        }
+        self.peers.get(&peer)
+    }
 }
 
 impl LinkTask {
-    async fn run(mut self, mut unsent: Unsent, is_connected: Arc<AtomicBool>) {
+    async fn run(
+        mut self,
+        mut unsent: Unsent,
+        is_connected: Arc<AtomicBool>,
+        is_retired: Arc<AtomicBool>,
+    ) {
         let mut pause = BACKOFF_MIN;
         let mut last_reason = String::new();
         loop {
@@ -151,6 +188,9 @@ impl LinkTask {
                     error
                 }
             };
+            if is_retired.load(Ordering::Relaxed) || unsent.is_abandoned() {
+                return;
+            }
             // The same reason again and again is told once.
             let reason = error.to_string();
             if reason != last_reason {
@@ -178,6 +218,9 @@ impl LinkTask {
         match source.next_frame(size).await? {
             Frame::HelloReply(HelloReply::Welcome(welcome)) if welcome.node == self.peer => {
                 Ok((source, writer))
+            }
+            Frame::HelloReply(HelloReply::Welcome(welcome)) if welcome.node == NodeId::UNKNOWN => {
+                Err(LinkError::NotJoined)
             }
             Frame::HelloReply(HelloReply::Welcome(welcome)) => {
                 Err(LinkError::OtherNode(welcome.node))

@@ -9,6 +9,7 @@
 //!   sync, and the applied state.
 //! - [`listener`]: accepts connections of peers and clients. [`links`]: connections to the peers.
 //!   [`frames`]: bytes.
+//! - [`join`]: from an empty data directory to a member of a cluster that is there.
 //! - [`admin`]: status over HTTP.
 //! - [`dev`]: several nodes in one process, to try things out.
 //! - [`doctor`]: what a data directory holds, and what is wrong with it.
@@ -28,6 +29,7 @@ mod doctor;
 mod error;
 mod executor;
 mod frames;
+mod join;
 mod links;
 mod listener;
 mod random;

@@ -2,13 +2,18 @@
 //!
 //! The order at the start matters: settings, then sockets, then the disk. A mistake or an address
 //! in use is noticed before anything is written, and a second process on the same data directory is
-//! stopped by the directory's lock.
+//! stopped by the directory's lock. A node that belongs to no cluster and is not to form one joins one
+//! first ([`join`](crate::join)).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 
-use kv_core::node::Node;
+use kv_core::cluster::Identity;
+use kv_core::id::NodeId;
+use kv_core::node::{Node, NodeConfig};
 use kv_core::wire::LocalIdentity;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +23,7 @@ use crate::counters::Counters;
 use crate::disk;
 use crate::error::NodeError;
 use crate::executor::{Clock, Executor, Inbox, Published};
+use crate::join::Joiner;
 use crate::links::Links;
 use crate::listener::{self, Listener, Slots};
 use crate::settings::{RawSettings, Settings};
@@ -109,42 +115,34 @@ impl BoundNode {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), NodeError> {
         runtime.block_on(async {
-            let (executor, inbox) = self.assemble()?;
+            let mut shutdown = std::pin::pin!(shutdown);
+            let Some((executor, inbox)) = self.assemble(&mut shutdown).await? else {
+                return Ok(());
+            };
             executor.run(inbox, shutdown).await;
             Ok(())
         })
     }
 
-    /// Makes the core and everything around it.
-    fn assemble(self) -> Result<(Executor, Inbox), NodeError> {
+    /// Makes the core and everything around it; none if the node is told to stop before it belongs to
+    /// a cluster.
+    async fn assemble(
+        self,
+        shutdown: &mut Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<(Executor, Inbox)>, NodeError> {
         let Self { settings, listener, admin } = self;
         let (stored_sender, stored) = mpsc::unbounded_channel();
         let seed = random::number()?;
-        let (recovered, disk) = disk::open(&settings, stored_sender)?;
-        let clock = Clock::start();
-        let node = Node::new(settings.config.clone(), recovered, seed, clock.now())
-            .map_err(NodeError::Mismatch)?;
-        let identity = node.identity();
-        let (identity_sender, identity) = watch::channel(LocalIdentity {
-            cluster_name: identity.cluster_name.clone(),
-            node: identity.node,
-            incarnation: identity.incarnation,
-            cluster: identity.cluster.as_ref().map(|record| record.id),
-        });
+        let (mut recovered, mut disk) = disk::open(&settings, stored_sender)?;
+        let (identity_sender, identity) = watch::channel(local(&recovered.identity));
         let counters = Arc::new(Counters::default());
-        let mut links = Links::new(identity.clone(), Arc::clone(&counters), seed);
-        for (peer, address) in &settings.config.peers {
-            if *peer != settings.config.id {
-                links.open(*peer, address.clone());
-            }
-        }
         let (budget_sender, has_budget) = watch::channel(true);
         let published = Published { identity: identity_sender, has_budget: budget_sender };
         let (peers_sender, peers) = mpsc::channel(PEER_FRAME_COUNT_MAX);
         let (clients_sender, clients) = mpsc::channel(CLIENT_EVENT_COUNT_MAX);
         let (admin_sender, admin_receiver) = mpsc::channel(ADMIN_COUNT_MAX);
         let acceptor = Listener {
-            identity,
+            identity: identity.clone(),
             has_budget,
             peers: peers_sender,
             clients: clients_sender,
@@ -153,13 +151,59 @@ impl BoundNode {
         };
         tokio::spawn(acceptor.run(prepare(listener)?));
         if let Some(admin) = admin {
-            tokio::spawn(admin::run(prepare(admin)?, admin_sender, counters));
+            tokio::spawn(admin::run(prepare(admin)?, admin_sender, Arc::clone(&counters)));
         }
         let names: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
-        tracing::info!("{} listens on {}", settings.config.id, names.join(", "));
-        let executor = Executor::new(node, clock, disk, links, published);
-        Ok((executor, Inbox { stored, peers, clients, admin: admin_receiver }))
+        tracing::info!("{} listens on {}", who(recovered.identity.node), names.join(", "));
+        let mut inbox = Inbox { stored, peers, clients, admin: admin_receiver };
+        let mut joined_clients = BTreeMap::new();
+        if settings.config.is_none() && recovered.identity.cluster.is_none() {
+            if let Some(damage) = recovered.damage {
+                return Err(NodeError::Unusable(damage));
+            }
+            let joiner = Joiner::new(&settings, recovered.identity, seed);
+            let Some(joined) = joiner.run(&mut inbox, &mut disk, shutdown).await? else {
+                disk.close();
+                return Ok(None);
+            };
+            (recovered.identity, joined_clients) = (joined.identity, joined.clients);
+            published.identity.send_modify(|identity| *identity = local(&recovered.identity));
+        }
+        let config = settings.config_of(&recovered.identity);
+        let clock = Clock::start();
+        let node =
+            Node::new(config.clone(), recovered, seed, clock.now()).map_err(NodeError::Mismatch)?;
+        let links = open_links(&node, &config, Links::new(identity, counters, seed));
+        let executor = Executor::new(node, clock, disk, links, published, joined_clients);
+        Ok(Some((executor, inbox)))
     }
+}
+
+/// Links to whom the configuration and the map name. Who starts a node may know addresses better
+/// than the map does.
+fn open_links(node: &Node, config: &NodeConfig, mut links: Links) -> Links {
+    for (peer, address) in config.peers.iter().filter(|(peer, _)| *peer != config.id) {
+        links.open(*peer, address.clone());
+    }
+    if let Some(map) = node.map() {
+        links.follow(map, config.id);
+    }
+    links
+}
+
+/// What others are told of who this node is.
+fn local(identity: &Identity) -> LocalIdentity {
+    LocalIdentity {
+        cluster_name: identity.cluster_name.clone(),
+        node: identity.node,
+        incarnation: identity.incarnation,
+        cluster: identity.cluster.as_ref().map(|record| record.id),
+    }
+}
+
+/// The node's name in logs.
+fn who(node: NodeId) -> String {
+    if node == NodeId::UNKNOWN { "a node without an id".to_owned() } else { node.to_string() }
 }
 
 fn prepare(listener: TcpListener) -> Result<tokio::net::TcpListener, NodeError> {

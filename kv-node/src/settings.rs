@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 
+use kv_core::cluster::Identity;
 use kv_core::id::{Address, NodeId};
 use kv_core::node::NodeConfig;
 
@@ -15,14 +16,18 @@ const CLUSTER_NAME_BYTES_MAX: usize = 255;
 /// What was typed, not checked yet.
 #[derive(Clone, Debug)]
 pub(crate) struct RawSettings {
-    /// Id of the node.
-    pub(crate) id: u64,
+    /// Id of the node, if it forms a cluster.
+    pub(crate) id: Option<u64>,
     /// Its data directory.
     pub(crate) data_dir: PathBuf,
     /// Where it listens.
     pub(crate) listen: String,
-    /// All nodes, as `1=HOST:PORT,...`.
-    pub(crate) peers: String,
+    /// All nodes that form the cluster, as `1=HOST:PORT,...`.
+    pub(crate) peers: Option<String>,
+    /// Members of the cluster to join, as `HOST:PORT,...`.
+    pub(crate) join: Option<String>,
+    /// Where others reach it, if it joins.
+    pub(crate) advertise: Option<String>,
     /// Name of the cluster.
     pub(crate) cluster_name: String,
     /// Where it answers HTTP.
@@ -40,6 +45,8 @@ impl From<StartArgs> for RawSettings {
             data_dir: args.data_dir,
             listen: args.listen,
             peers: args.peers,
+            join: args.join,
+            advertise: args.advertise,
             cluster_name: args.cluster,
             admin: args.admin,
             insecure: args.insecure,
@@ -51,14 +58,47 @@ impl From<StartArgs> for RawSettings {
 /// What holds for one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// For the core. Valid.
-    pub(crate) config: NodeConfig,
+    /// For the core, if the node is one of those that form a cluster. Valid. Else what the data
+    /// directory says holds, and what the node is told when it joins.
+    pub(crate) config: Option<NodeConfig>,
+    /// Name of the cluster.
+    pub(crate) cluster_name: String,
+    /// Members of the cluster to join; empty if the node is not told to.
+    pub(crate) seeds: Vec<Address>,
+    /// Where others reach it, if it joins.
+    pub(crate) address: Address,
     /// Its data directory.
     pub(crate) data_dir: PathBuf,
     /// Where it listens: what the host's name resolves to.
     pub(crate) listen: Vec<SocketAddr>,
     /// Where it answers HTTP; empty for nowhere.
     pub(crate) admin: Vec<SocketAddr>,
+}
+
+impl Settings {
+    /// The id that the node was given on the command line.
+    pub(crate) fn id(&self) -> NodeId {
+        self.config.as_ref().map_or(NodeId::UNKNOWN, |config| config.id)
+    }
+
+    /// For the core of a node that belongs to a cluster by its data directory.
+    pub(crate) fn config_of(&self, identity: &Identity) -> NodeConfig {
+        if let Some(config) = &self.config {
+            return config.clone();
+        }
+        let record = identity.cluster.iter().flat_map(|cluster| &cluster.members);
+        let members: Vec<_> = match &identity.map {
+            Some(map) => map.members.iter().collect(),
+            None => record.collect(),
+        };
+        let peers = members.iter().map(|member| (member.id, member.address.clone()));
+        let mut peers: Vec<_> = peers.collect();
+        // Who was removed finds itself in no map.
+        if peers.iter().all(|(peer, _)| *peer != identity.node) {
+            peers.push((identity.node, self.address.clone()));
+        }
+        NodeConfig::new(identity.node, &self.cluster_name, peers)
+    }
 }
 
 impl RawSettings {
@@ -68,8 +108,47 @@ impl RawSettings {
     /// [`NodeError::Config`] with all mistakes. *Nothing was changed.*
     pub(crate) fn check(self) -> Result<Settings, NodeError> {
         let mut mistakes = vec![];
-        let peers = parse_peers(&self.peers, &mut mistakes);
-        let mut config = NodeConfig::new(NodeId(self.id), &self.cluster_name, peers);
+        let config = self.config(&mut mistakes);
+        let joins = self.join.iter().flat_map(|join| join.split(','));
+        let seeds = joins.filter_map(|seed| parse_address("--join", seed, &mut mistakes)).collect();
+        if self.cluster_name.is_empty() || self.cluster_name.len() > CLUSTER_NAME_BYTES_MAX {
+            mistakes.push(format!("--cluster takes 1 to {CLUSTER_NAME_BYTES_MAX} bytes"));
+        }
+        let listen = resolve("--listen", &self.listen, self.insecure, &mut mistakes);
+        let is_everywhere = listen.iter().any(|address| address.ip().is_unspecified());
+        let address = match &self.advertise {
+            Some(address) => parse_address("--advertise", address, &mut mistakes),
+            None if is_everywhere && config.is_none() => {
+                let listen = &self.listen;
+                mistakes.push(format!(
+                    "--listen: nobody reaches a node at {listen}; say with --advertise where others do"
+                ));
+                None
+            }
+            None => Some(Address(self.listen.clone())),
+        };
+        let admin = match &self.admin {
+            Some(admin) => resolve("--admin", admin, self.insecure, &mut mistakes),
+            None => vec![],
+        };
+        let (true, Some(address)) = (mistakes.is_empty(), address) else {
+            return Err(NodeError::Config { mistakes });
+        };
+        Ok(Settings {
+            config,
+            cluster_name: self.cluster_name,
+            seeds,
+            address,
+            data_dir: self.data_dir,
+            listen,
+            admin,
+        })
+    }
+
+    /// The configuration of a node that forms a cluster.
+    fn config(&self, mistakes: &mut Vec<String>) -> Option<NodeConfig> {
+        let (id, peers) = (NodeId(self.id?), parse_peers(self.peers.as_ref()?, mistakes));
+        let mut config = NodeConfig::new(id, &self.cluster_name, peers);
         config.shard_count = self.shard_count;
         // A list that does not parse would only repeat itself as missing peers.
         if mistakes.is_empty()
@@ -77,18 +156,7 @@ impl RawSettings {
         {
             mistakes.extend(errors.0.iter().map(ToString::to_string));
         }
-        if self.cluster_name.is_empty() || self.cluster_name.len() > CLUSTER_NAME_BYTES_MAX {
-            mistakes.push(format!("--cluster takes 1 to {CLUSTER_NAME_BYTES_MAX} bytes"));
-        }
-        let listen = resolve("--listen", &self.listen, self.insecure, &mut mistakes);
-        let admin = match &self.admin {
-            Some(admin) => resolve("--admin", admin, self.insecure, &mut mistakes),
-            None => vec![],
-        };
-        if !mistakes.is_empty() {
-            return Err(NodeError::Config { mistakes });
-        }
-        Ok(Settings { config, data_dir: self.data_dir, listen, admin })
+        Some(config)
     }
 }
 
@@ -105,12 +173,22 @@ fn parse_peers(text: &str, mistakes: &mut Vec<String>) -> Vec<(NodeId, Address)>
 
 fn parse_peer(item: &str) -> Option<(NodeId, Address)> {
     let (id, address) = item.trim().split_once('=')?;
-    let (host, port) = address.rsplit_once(':')?;
-    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-    if host.is_empty() || !is_port {
-        return None;
+    let address = host_and_port(address)?;
+    Some((NodeId(id.parse().ok()?), address))
+}
+
+fn parse_address(option: &str, text: &str, mistakes: &mut Vec<String>) -> Option<Address> {
+    let address = host_and_port(text.trim());
+    if address.is_none() {
+        mistakes.push(format!("{option}: {text:?} is not HOST:PORT"));
     }
-    Some((NodeId(id.parse().ok()?), Address(address.to_owned())))
+    address
+}
+
+fn host_and_port(text: &str) -> Option<Address> {
+    let (host, port) = text.rsplit_once(':')?;
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    (!host.is_empty() && is_port).then(|| Address(text.to_owned()))
 }
 
 fn resolve(
@@ -141,10 +219,12 @@ mod tests {
 
     fn raw() -> RawSettings {
         RawSettings {
-            id: 1,
+            id: Some(1),
             data_dir: "unused".into(),
             listen: "127.0.0.1:7101".into(),
-            peers: "1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103".into(),
+            peers: Some("1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103".into()),
+            join: None,
+            advertise: None,
             cluster_name: "kv".into(),
             admin: None,
             insecure: false,
@@ -184,7 +264,7 @@ mod tests {
         let peers = "1=127.0.0.1:7101,two=127.0.0.1:7102,3=127.0.0.1,4=:1,,5=a:0".to_owned();
         let parts = ["\"two=", "\"3=", "\"4=", "\"\"", "\"5=", "--cluster", "--listen", "--admin"];
         let raw = RawSettings {
-            peers,
+            peers: Some(peers),
             cluster_name: String::new(),
             listen: "127.0.0.1".into(),
             admin: Some("0.0.0.0:1".into()),
@@ -194,7 +274,25 @@ mod tests {
     }
 
     #[test]
+    fn who_joins_must_be_reachable() {
+        let joining = || RawSettings {
+            id: None,
+            peers: None,
+            join: Some("127.0.0.1:7101,localhost:7102".into()),
+            insecure: true,
+            ..raw()
+        };
+        check(joining(), &[]);
+        check(RawSettings { join: None, ..joining() }, &[]);
+        let everywhere = || RawSettings { listen: "0.0.0.0:7104".into(), ..joining() };
+        check(everywhere(), &["--advertise"]);
+        check(RawSettings { advertise: Some("db4:7104".into()), ..everywhere() }, &[]);
+        check(RawSettings { advertise: Some("db4".into()), ..everywhere() }, &["\"db4\""]);
+        check(RawSettings { join: Some("a:1,b".into()), ..joining() }, &["--join: \"b\""]);
+    }
+
+    #[test]
     fn the_core_has_its_say() {
-        check(RawSettings { id: 9, shard_count: 3, ..raw() }, &["itself", "power of two"]);
+        check(RawSettings { id: Some(9), shard_count: 3, ..raw() }, &["itself", "power of two"]);
     }
 }

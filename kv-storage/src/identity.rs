@@ -77,10 +77,15 @@ impl IdentityFile {
     /// [`IdentityError::Io`]. *The node must stop.*
     ///
     /// # Panics
-    /// If cluster name, node or incarnation change: a directory never becomes another one.
+    /// If cluster name or incarnation change, or the node once it belongs to a cluster: a directory
+    /// never becomes another one.
     pub fn store(&mut self, identity: &Identity) -> Result<StorageReply, IdentityError> {
         assert_eq!(identity.cluster_name, self.identity.cluster_name, "the cluster name is fixed");
-        assert_eq!(identity.node, self.identity.node, "the node of a directory is fixed");
+        let is_fixed = self.identity.cluster.is_some();
+        assert!(
+            !is_fixed || identity.node == self.identity.node,
+            "the node of a directory is fixed"
+        );
         assert_eq!(identity.incarnation, self.identity.incarnation, "the incarnation is fixed");
         write(&*self.vfs, identity)?;
         self.identity = identity.clone();

@@ -28,7 +28,8 @@ use crate::writer;
 pub struct OpenOptions {
     /// Name of the cluster.
     pub cluster_name: String,
-    /// The node.
+    /// The node. [`NodeId::UNKNOWN`] is whoever the directory says, and who joins a cluster and has
+    /// been given no id yet.
     pub node: NodeId,
     /// Becomes the incarnation of a directory that is used for the first time. Drawn at random by
     /// the caller, for every call.
@@ -184,7 +185,7 @@ fn check(vfs: &dyn Vfs, options: &OpenOptions, identity: Identity) -> Result<Ide
         let (expected, found) = (options.cluster_name.clone(), identity.cluster_name);
         return Err(OpenError::WrongCluster { expected, found });
     }
-    if identity.node != options.node {
+    if options.node != NodeId::UNKNOWN && identity.node != options.node {
         return Err(OpenError::WrongNode { expected: options.node, found: identity.node });
     }
     // The first opening made a log durable before the node could join a cluster.

@@ -58,6 +58,13 @@ pub enum Call {
     Map,
     /// What an operator asks.
     Admin(AdminRequest),
+    /// That a node which belongs to no cluster join this one.
+    Join {
+        /// The node's address.
+        address: Address,
+        /// Where it finds the cluster.
+        seeds: Vec<Address>,
+    },
 }
 
 /// A successful answer.

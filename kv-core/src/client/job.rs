@@ -71,10 +71,11 @@ impl Job {
 
     /// Whether it is an operator's request that changes something.
     fn is_change(&self) -> bool {
-        let Goal::User(Call::Admin(request)) = &self.goal else {
-            return false;
-        };
-        !matches!(request, AdminRequest::Plan { .. })
+        match &self.goal {
+            Goal::User(Call::Admin(request)) => !matches!(request, AdminRequest::Plan { .. }),
+            Goal::User(Call::Join { .. }) => true,
+            Goal::User(_) | Goal::FetchMap | Goal::OpenSession { .. } => false,
+        }
     }
 
     /// The key that decides the shard, if one does.
@@ -82,7 +83,7 @@ impl Job {
         match &self.goal {
             Goal::User(Call::Get { key }) => Some(key),
             Goal::User(Call::Write(op)) => Some(op.key()),
-            Goal::User(Call::Status { .. } | Call::Map | Call::Admin(_))
+            Goal::User(Call::Status { .. } | Call::Map | Call::Admin(_) | Call::Join { .. })
             | Goal::FetchMap
             | Goal::OpenSession { .. } => None,
         }
@@ -93,7 +94,7 @@ impl Job {
         match &self.goal {
             Goal::OpenSession { .. } => Some(ShardId::META),
             Goal::User(Call::Admin(AdminRequest::TransferLeader { shard, .. })) => Some(*shard),
-            Goal::User(Call::Admin(AdminRequest::Plan { .. })) => None,
+            Goal::User(Call::Admin(AdminRequest::Plan { .. } | AdminRequest::Join { .. })) => None,
             Goal::User(Call::Admin(_)) => Some(ShardId::META),
             Goal::User(_) | Goal::FetchMap => {
                 self.key().map(|key| crate::ring::shard_of(key, shard_count))

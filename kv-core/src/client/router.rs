@@ -9,7 +9,9 @@ use crate::cluster::{ClusterMap, ShardEntry};
 use crate::id::{Address, NodeId, RequestId, SessionId, ShardId};
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::wire::{ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, RequestFrame};
+use crate::wire::{
+    AdminRequest, ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, RequestFrame,
+};
 
 /// A deadline that never comes: the router's own jobs end when nobody needs them.
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
@@ -271,7 +273,8 @@ impl Router {
     /// endpoint.
     fn target(&mut self, id: CallId) -> Address {
         let job = self.jobs.get(&id);
-        if let Some(Job { goal: Goal::User(Call::Status { address }), .. }) = job {
+        let call = job.map(|job| &job.goal);
+        if let Some(Goal::User(Call::Status { address } | Call::Join { address, .. })) = call {
             return address.clone();
         }
         let Some(map) = &self.map else {
@@ -367,7 +370,10 @@ impl Router {
         match refusal {
             Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
             Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, *entry),
-            Refusal::NotReady | Refusal::Overloaded | Refusal::Malformed { .. } => self.pause(id),
+            Refusal::NotReady
+            | Refusal::Overloaded
+            | Refusal::Malformed { .. }
+            | Refusal::Unanswered { .. } => self.pause(id),
             Refusal::Damaged { node, .. } => {
                 self.leaders.retain(|_, leader| *leader != node);
                 if let Some(job) = self.jobs.get_mut(&id) {
@@ -387,7 +393,8 @@ impl Router {
             | Refusal::WrongShard { .. }
             | Refusal::Meta(_)
             | Refusal::QuorumRisk { .. }
-            | Refusal::Transfer { .. }) => {
+            | Refusal::Transfer { .. }
+            | Refusal::Member { .. }) => {
                 self.finish(id, Err(CallError::Refused(refusal)));
             }
         }
@@ -473,6 +480,9 @@ fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
         Goal::FetchMap | Goal::User(Call::Map) => ClientRequest::Map,
         Goal::User(Call::Status { .. }) => ClientRequest::Status,
         Goal::User(Call::Admin(request)) => ClientRequest::Admin(request.clone()),
+        Goal::User(Call::Join { seeds, .. }) => {
+            ClientRequest::Admin(AdminRequest::Join { seeds: seeds.clone() })
+        }
         Goal::OpenSession { nonce } => ClientRequest::OpenSession { nonce: *nonce },
         Goal::User(Call::Get { key }) => {
             let (shard, epoch) = placement()?;

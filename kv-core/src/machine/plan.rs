@@ -28,7 +28,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::meta;
-use crate::cluster::{ClusterMap, MemberState, MetaError, REMOVED_MAX, RemovedMember, ShardEntry};
+use crate::cluster::{
+    ClusterMap, Member, MemberState, MetaError, REMOVED_MAX, RemovedMember, ShardEntry,
+};
 use crate::id::{Address, Incarnation, NodeId, ShardId};
 use crate::ring::{self, Leadership};
 
@@ -200,7 +202,8 @@ fn drop_members(map: &mut ClusterMap) {
         let stays = member.state == MemberState::Active
             || shards.iter().any(|entry| entry.names(member.id));
         if !stays {
-            removed.push(RemovedMember { id: member.id, incarnation: member.incarnation });
+            let Member { id, incarnation, ref address, .. } = *member;
+            removed.push(RemovedMember { id, incarnation, address: address.clone() });
         }
         stays
     });

@@ -1,7 +1,7 @@
 //! Requests of operators: members, leaders, plans.
 //!
 //! Whatever changes the members is a command of the meta group, so its leader takes it; another
-//! node says who that is. The leader refuses a change that would leave a shard without a quorum of
+//! node [sends it on](super::forward). The leader refuses a change that would leave a shard without a quorum of
 //! nodes that it can reach, unless the operator insists: nothing else decides about members, and
 //! neither silence nor time ever removes one.
 
@@ -10,8 +10,10 @@ use alloc::string::ToString as _;
 use core::time::Duration;
 
 use super::Node;
+use super::forward::Asker;
+use super::requests::check_size;
 use crate::availability::{QuorumRisk, would_lose_quorum};
-use crate::id::{NodeId, RequestHandle, ShardId};
+use crate::id::{NodeId, ShardId};
 use crate::machine::plan::{self, Change};
 use crate::machine::{Command, MetaCommand};
 use crate::storage::Outcome;
@@ -21,39 +23,37 @@ use crate::wire::{AdminReply, AdminRequest, ClientReply, Refusal};
 /// leader waits between two messages.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
 
+/// Longest address of a member: a name of a host has at most 253 bytes.
+const ADDRESS_BYTES_MAX: usize = 260;
+
 impl Node {
     /// Takes a request of an operator. Returns the reply, if it is known at once.
-    pub(super) fn on_admin(
-        &mut self,
-        handle: RequestHandle,
-        request: AdminRequest,
-    ) -> Option<ClientReply> {
+    pub(super) fn on_admin(&mut self, asker: Asker, request: AdminRequest) -> Option<ClientReply> {
         let proposed = match request {
             AdminRequest::AddNode { incarnation, address } => {
-                self.propose_members(handle, MetaCommand::AddMember { incarnation, address })
+                check_size("address", address.0.len(), ADDRESS_BYTES_MAX).and_then(|()| {
+                    self.propose_members(asker, MetaCommand::AddMember { incarnation, address })
+                })
             }
             AdminRequest::RemoveNode { id, force } => self
                 .check_members(Change::Remove { id }, force)
-                .and_then(|()| self.propose_members(handle, MetaCommand::RemoveMember { id })),
+                .and_then(|()| self.propose_members(asker, MetaCommand::RemoveMember { id })),
             AdminRequest::ReplaceNode { old, new, force } => {
                 let command = MetaCommand::ReplaceMember { old, new };
                 self.check_members(Change::Replace { old, new }, force)
-                    .and_then(|()| self.propose_members(handle, command))
+                    .and_then(|()| self.propose_members(asker, command))
             }
             AdminRequest::TransferLeader { shard, to } => {
                 return Some(self.transfer_leader(shard, to));
             }
             AdminRequest::Plan { change } => return Some(self.plan_change(change)),
+            AdminRequest::Join { .. } => return Some(self.refuse_to_join()),
         };
         proposed.err().map(ClientReply::Refused)
     }
 
-    fn propose_members(
-        &mut self,
-        handle: RequestHandle,
-        command: MetaCommand,
-    ) -> Result<(), Refusal> {
-        self.propose(ShardId::META, handle, &Command::Meta(command))
+    fn propose_members(&mut self, asker: Asker, command: MetaCommand) -> Result<(), Refusal> {
+        self.propose(ShardId::META, asker, &Command::Meta(command))
     }
 
     /// As meta leader: refuses a change that would cost a quorum, unless it is forced.
@@ -88,6 +88,14 @@ impl Node {
             Ok(()) => ClientReply::Admin(AdminReply::Done),
             Err(error) => ClientReply::Refused(Refusal::Transfer { reason: error.to_string() }),
         }
+    }
+
+    /// Only who belongs to no cluster can join one, and is then asked before there is a core.
+    fn refuse_to_join(&self) -> ClientReply {
+        ClientReply::Refused(match &self.identity.cluster {
+            Some(cluster) => Refusal::Member { node: self.config.id, cluster: cluster.id },
+            None => Refusal::NotReady,
+        })
     }
 
     fn plan_change(&self, change: Change) -> ClientReply {

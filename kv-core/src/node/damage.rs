@@ -9,8 +9,8 @@
 //! **What this leaves out:** repair from the other replicas. A suspect node stays one until its data
 //! is mended.
 
+use super::forward::Asker;
 use super::{Event, Input, Node, Output, Phase};
-use crate::id::RequestHandle;
 use crate::storage::{StorageDamage, StorageReply};
 use crate::wire::{ClientReply, Refusal};
 
@@ -30,8 +30,8 @@ impl Node {
         let shards: alloc::vec::Vec<_> = self.replicas.keys().copied().collect();
         for shard in shards {
             let replica = self.replicas.get_mut(&shard).expect("the shard was just listed");
-            let (handles, _) = replica.take_waiting();
-            handles.into_iter().for_each(|handle| self.refuse_damaged(handle));
+            let (askers, _) = replica.take_waiting();
+            askers.into_iter().for_each(|asker| self.refuse_damaged(asker));
         }
         self.stop_taking_part();
         self.outbox.push(Output::Event(Event::Damaged(damage)));
@@ -39,6 +39,7 @@ impl Node {
 
     /// Forgets all replicas and peers.
     pub(super) fn stop_taking_part(&mut self) {
+        self.give_up_forwards();
         self.pending_bytes = 0;
         self.replicas.clear();
         self.links.clear();
@@ -60,14 +61,14 @@ impl Node {
                 let refusal = Refusal::Damaged { node: self.config.id, damage };
                 self.refuse_request(handle, &body, refusal);
             }
-            Input::Stored(StorageReply::Read { handle, .. }) => self.refuse_damaged(handle),
+            Input::Stored(StorageReply::Read { handle, .. }) => self.refuse_damaged(handle.into()),
             Input::Stored(_) => {}
         }
     }
 
-    /// Tells who waits that the node serves nothing.
-    pub(super) fn refuse_damaged(&mut self, handle: RequestHandle) {
-        if let Some(damage) = self.damage().cloned() {
+    /// Tells a client that waits that the node serves nothing. Nodes are told nothing.
+    pub(super) fn refuse_damaged(&mut self, asker: Asker) {
+        if let (Some(damage), Asker::Client(handle)) = (self.damage().cloned(), asker) {
             let refusal = Refusal::Damaged { node: self.config.id, damage };
             self.reply(handle, ClientReply::Refused(refusal));
         }

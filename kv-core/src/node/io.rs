@@ -135,6 +135,8 @@ pub enum TimerReason {
     Heartbeat,
     /// A peer may have become silent: who follows it, or counts on it, is looked at.
     Contact(NodeId),
+    /// A request that was sent on to another node is given up.
+    Forward,
     /// A replica without a leader campaigns, or a leader checks that a quorum still answers. Not for
     /// replicas of which a link would notice that.
     Raft(ShardId),

@@ -34,6 +34,7 @@ mod confirm;
 mod contact;
 mod damage;
 mod formation;
+mod forward;
 mod io;
 mod link;
 mod membership;
@@ -72,6 +73,7 @@ use crate::wire::{
 };
 use confirm::Rounds;
 use formation::Formation;
+use forward::Forwards;
 use link::Link;
 use outbox::{Outbox, Sender};
 use replica::{Replica, Reported};
@@ -111,6 +113,7 @@ pub struct Node {
     replicas: BTreeMap<ShardId, Replica>,
     links: BTreeMap<NodeId, Link>,
     rounds: Rounds,
+    forwards: Forwards,
     snapshots: Snapshots,
     outbox: Outbox,
     /// Shards to look at before the step ends.
@@ -180,6 +183,7 @@ impl Node {
             replicas: BTreeMap::new(),
             links: BTreeMap::new(),
             rounds,
+            forwards: Forwards::default(),
             snapshots: Snapshots::default(),
             outbox: Outbox::default(),
             touched: BTreeSet::new(),
@@ -249,7 +253,9 @@ impl Node {
         };
         let heartbeat = self.rounds.heartbeat_at.map(|at| (at, TimerReason::Heartbeat));
         let raft = self.deadlines.first().map(|(at, shard)| (*at, TimerReason::Raft(*shard)));
-        [formation, heartbeat, self.contact_timeout(), raft].into_iter().flatten().min()
+        let forward = self.forwards.deadline().map(|at| (at, TimerReason::Forward));
+        let contact = self.contact_timeout();
+        [formation, heartbeat, contact, forward, raft].into_iter().flatten().min()
     }
 
     /// How much a driver may still feed.
@@ -322,6 +328,7 @@ impl Node {
         self.on_formation_timeout(self.now);
         self.on_heartbeat_timeout();
         self.on_contact_timeout();
+        self.on_forward_timeout();
         self.on_deadlines();
     }
 
@@ -405,6 +412,7 @@ impl Node {
             PeerMessage::Confirmed(confirmation) => self.on_confirmed(from, confirmation),
             PeerMessage::Map(message) => self.on_map_message(from, message),
             PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
+            PeerMessage::Forward(message) => self.on_forward(from, message),
             PeerMessage::Raft { shard, message } => {
                 if matches!(message, RaftMessage::Append { .. }) {
                     self.add_empty_replica(shard);
@@ -462,7 +470,7 @@ impl Node {
             Ok(found) => self.reply(handle, ClientReply::Read(found)),
             Err(ReadError::Damaged(damage)) => {
                 self.become_suspect(damage);
-                self.refuse_damaged(handle);
+                self.refuse_damaged(handle.into());
             }
             Err(error @ ReadError::NotApplied { .. }) => {
                 panic!("a read is handed out only when its index is applied: {error}")
@@ -652,7 +660,9 @@ fn check_identity(config: &NodeConfig, identity: &Identity) -> Result<(), Config
             cluster_name: identity.cluster_name.clone(),
         });
     }
-    let members = identity.cluster.iter().flat_map(|cluster| &cluster.members);
+    // Later the map says who the members are and where they are reached.
+    let record = identity.cluster.as_ref().filter(|_| identity.map.is_none());
+    let members = record.into_iter().flat_map(|cluster| &cluster.members);
     for member in members {
         if !config.peers.iter().any(|(peer, _)| *peer == member.id) {
             errors.push(ConfigError::MemberMissing { id: member.id });

@@ -122,6 +122,7 @@ fn size(message: &PeerMessage) -> usize {
         PeerMessage::Map(MapMessage::Map(map)) => 64 * (2 + map.members.len() + map.shards.len()),
         PeerMessage::Map(_)
         | PeerMessage::Snapshot(_)
+        | PeerMessage::Forward(_)
         | PeerMessage::Raft { .. }
         | PeerMessage::Formation(_)
         | PeerMessage::Confirm { .. }

@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::mem;
 
+use super::forward::Asker;
 use crate::id::{AppendId, Epoch, LogIndex, NodeId, RequestHandle, Round, Term};
 use crate::op::Key;
 use crate::raft::{Group, Role};
@@ -12,7 +13,7 @@ use crate::time::Instant;
 /// A write that was proposed and not applied yet.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
-    pub(super) handle: RequestHandle,
+    pub(super) asker: Asker,
     pub(super) bytes: usize,
 }
 
@@ -112,11 +113,11 @@ impl Replica {
     }
 
     /// Removes everything that waits, with the bytes of the writes: the leadership is over.
-    pub(super) fn take_waiting(&mut self) -> (Vec<RequestHandle>, usize) {
+    pub(super) fn take_waiting(&mut self) -> (Vec<Asker>, usize) {
         let pending = mem::take(&mut self.pending);
         let bytes = pending.values().map(|write| write.bytes).sum();
         let reads = mem::take(&mut self.reads);
-        let writes = pending.into_values().map(|write| write.handle);
-        (writes.chain(reads.into_iter().map(|read| read.handle)).collect(), bytes)
+        let writes = pending.into_values().map(|write| write.asker);
+        (writes.chain(reads.into_iter().map(|read| read.handle.into())).collect(), bytes)
     }
 }

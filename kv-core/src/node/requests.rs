@@ -3,15 +3,18 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
+use super::forward::Asker;
 use super::replica::{PendingWrite, WaitingRead};
 use super::{Node, Output};
 use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Timestamp};
-use crate::machine::{Command, MetaCommand};
+use crate::machine::Command;
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
 use crate::raft::ProposeError;
 use crate::ring;
 use crate::storage::{Outcome, Read, StorageRequest};
-use crate::wire::{ClientReply, ClientRequest, MapView, Refusal};
+use crate::wire::{
+    ClientReply, ClientRequest, ForwardMessage, MapView, NodeRequest, PeerMessage, Refusal,
+};
 
 /// Bytes of writes that may be proposed and not yet applied, over all shards: what a node holds in
 /// memory for clients while a majority cannot be reached.
@@ -29,10 +32,14 @@ impl Node {
         let result = match body {
             ClientRequest::Status => Err(ClientReply::Status(self.status())),
             ClientRequest::Map => Err(self.map_view()),
-            ClientRequest::Admin(request) => self.on_admin(handle, request).map_or(Ok(()), Err),
+            ClientRequest::Admin(request) if request.is_for_meta_leader() => {
+                return self.on_node_request(handle, NodeRequest::Admin(request));
+            }
+            ClientRequest::Admin(request) => {
+                self.on_admin(handle.into(), request).map_or(Ok(()), Err)
+            }
             ClientRequest::OpenSession { nonce } => {
-                let command = Command::Meta(MetaCommand::OpenSession { nonce });
-                self.propose(ShardId::META, handle, &command).map_err(ClientReply::Refused)
+                return self.on_node_request(handle, NodeRequest::OpenSession { nonce });
             }
             ClientRequest::Read { shard, epoch, key } => self
                 .check_placement(shard, epoch, &key)
@@ -43,7 +50,7 @@ impl Node {
                 .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))
                 .and_then(|()| self.check_session(request.session))
                 .and_then(|()| self.check_space(shard, &op))
-                .and_then(|()| self.propose(shard, handle, &Command::Write { request, op }))
+                .and_then(|()| self.propose(shard, handle.into(), &Command::Write { request, op }))
                 .map_err(ClientReply::Refused),
         };
         if let Err(reply) = result {
@@ -51,8 +58,14 @@ impl Node {
         }
     }
 
-    pub(super) fn reply(&mut self, handle: RequestHandle, body: ClientReply) {
-        self.outbox.push(Output::Reply { handle, body });
+    pub(super) fn reply(&mut self, asker: impl Into<Asker>, body: ClientReply) {
+        match asker.into() {
+            Asker::Client(handle) => self.outbox.push(Output::Reply { handle, body }),
+            Asker::Node { node, boot, number } => {
+                let message = ForwardMessage::Reply { boot, number, body };
+                self.outbox.send(node, PeerMessage::Forward(message));
+            }
+        }
     }
 
     fn map_view(&self) -> ClientReply {
@@ -136,7 +149,7 @@ impl Node {
     pub(super) fn propose(
         &mut self,
         shard: ShardId,
-        handle: RequestHandle,
+        asker: Asker,
         command: &Command,
     ) -> Result<(), Refusal> {
         let refusal = self.refusal(shard);
@@ -153,7 +166,7 @@ impl Node {
             ProposeError::NotLeader { hint } => Refusal::NotLeader { shard, hint },
             ProposeError::Full => Refusal::Overloaded,
         })?;
-        replica.pending.insert(id.index, PendingWrite { handle, bytes });
+        replica.pending.insert(id.index, PendingWrite { asker, bytes });
         self.pending_bytes += bytes;
         self.touched.insert(shard);
         Ok(())
@@ -204,7 +217,7 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
-        let Some(PendingWrite { handle, bytes }) = replica.pending.remove(&index) else {
+        let Some(PendingWrite { asker, bytes }) = replica.pending.remove(&index) else {
             return;
         };
         self.pending_bytes -= bytes;
@@ -218,7 +231,7 @@ impl Node {
             | Outcome::MemberAdded { .. }
             | Outcome::MetaRefused(_)) => self.admin_reply(outcome),
         };
-        self.reply(handle, reply);
+        self.reply(asker, reply);
     }
 
     /// The leadership of `shard` is over: whoever waits must ask another node.
@@ -227,16 +240,16 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
-        let (handles, bytes) = replica.take_waiting();
+        let (askers, bytes) = replica.take_waiting();
         self.pending_bytes -= bytes;
         self.reading.remove(&shard);
-        for handle in handles {
-            self.reply(handle, ClientReply::Refused(refusal.clone()));
+        for asker in askers {
+            self.reply(asker, ClientReply::Refused(refusal.clone()));
         }
     }
 }
 
-fn check_size(what: &str, bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
+pub(super) fn check_size(what: &str, bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
     if bytes <= bytes_max {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, ClusterRecord, MetaError, ShardEntry};
-use crate::id::{Address, Epoch, Incarnation, NodeId, RequestId, SessionId, ShardId};
+use crate::id::{Address, ClusterId, Epoch, Incarnation, NodeId, RequestId, SessionId, ShardId};
 use crate::machine::plan::{Change, Move};
 use crate::node::Status;
 use crate::op::{Found, Key, WriteOp, WriteResult};
@@ -106,6 +106,21 @@ pub enum AdminRequest {
         /// The change.
         change: Change,
     },
+    /// Ask to become a member of a cluster, at a node that belongs to none and waits.
+    Join {
+        /// Where the cluster is: some of its members.
+        seeds: Vec<Address>,
+    },
+}
+
+impl AdminRequest {
+    /// Whether the leader of the meta group carries it out.
+    pub(crate) fn is_for_meta_leader(&self) -> bool {
+        match self {
+            Self::AddNode { .. } | Self::RemoveNode { .. } | Self::ReplaceNode { .. } => true,
+            Self::TransferLeader { .. } | Self::Plan { .. } | Self::Join { .. } => false,
+        }
+    }
 }
 
 /// What an operator hears.
@@ -126,6 +141,13 @@ pub enum AdminReply {
     Plan {
         /// Which shards would move.
         moves: Vec<Move>,
+    },
+    /// Answer to `Join`: the node is a member, durably, and starts.
+    Joined {
+        /// The id that it was given.
+        id: NodeId,
+        /// The cluster.
+        cluster: ClusterId,
     },
 }
 
@@ -253,5 +275,22 @@ pub enum Refusal {
         expected: ShardId,
         /// The shard that the request names.
         named: ShardId,
+    },
+    /// The node is asked to join a cluster and belongs to one.
+    #[error(
+        "this is {node}, a member of cluster {cluster}; a node belongs to one cluster for good"
+    )]
+    Member {
+        /// The node.
+        node: NodeId,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
+    /// The request was sent on to the leader of the meta group, and not answered in time. *It may
+    /// have been carried out, or may still be.*
+    #[error("{node} did not answer what was sent on to it; it may have been carried out")]
+    Unanswered {
+        /// Whom it was sent on to.
+        node: NodeId,
     },
 }

@@ -26,8 +26,8 @@ pub use frame::{
 };
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
 pub use peer::{
-    Confirmation, FormationMessage, Lead, MapMessage, PeerFrame, PeerMessage, RaftMessage,
-    SnapshotMessage, VoteKind,
+    Confirmation, FormationMessage, ForwardMessage, Lead, MapMessage, NodeRequest, PeerFrame,
+    PeerMessage, RaftMessage, SnapshotMessage, VoteKind,
 };
 
 /// Encodes a frame: header, checksum and body.

@@ -14,6 +14,7 @@ use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId,
 use crate::machine::SnapshotChunk;
 use crate::raft::Configuration;
 use crate::storage::SnapshotId;
+use crate::wire::client::{AdminRequest, ClientReply};
 
 /// All that one step of a node has for one peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,43 @@ pub enum PeerMessage {
     Map(MapMessage),
     /// A part of a shard's state for a member that lacks entries which no log has any more.
     Snapshot(SnapshotMessage),
+    /// What a client asked of another node than the one that does it, or the answer.
+    Forward(ForwardMessage),
+}
+
+/// Messages that bring a client's request to the leader of the meta group, by one hop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForwardMessage {
+    /// A client of the sender asks this. It is not sent on any further.
+    Request {
+        /// Drawn by the sender's process when it started, echoed in the answer.
+        boot: u64,
+        /// Chosen by the sender, echoed in the answer.
+        number: u64,
+        /// What is asked.
+        request: NodeRequest,
+    },
+    /// The answer.
+    Reply {
+        /// Of the process that asked.
+        boot: u64,
+        /// Of the request.
+        number: u64,
+        /// What the client is to be told.
+        body: ClientReply,
+    },
+}
+
+/// What only the leader of the meta group carries out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeRequest {
+    /// Open a session.
+    OpenSession {
+        /// Drawn at random by the client.
+        nonce: u64,
+    },
+    /// Change the members.
+    Admin(AdminRequest),
 }
 
 /// Messages by which nodes learn the newest map, and the meta leader what it is to say.

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod damage;
+mod forward;
 mod frames;
 mod idle;
 mod membership;

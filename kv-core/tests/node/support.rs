@@ -187,6 +187,8 @@ pub(crate) struct Cluster {
     pub(crate) sent: Vec<PeerFrame>,
     /// Links that carry nothing, by sender and receiver.
     pub(crate) cut: Vec<(NodeId, NodeId)>,
+    /// Nodes that the client cannot reach.
+    pub(crate) hidden: BTreeSet<NodeId>,
     /// Nodes whose stores do nothing for the time being.
     pub(crate) stalled: BTreeSet<NodeId>,
     /// Handles of requests that the test made itself.
@@ -222,6 +224,7 @@ impl Cluster {
             boot_count: 0,
             sent: Vec::new(),
             cut: Vec::new(),
+            hidden: BTreeSet::new(),
             stalled: BTreeSet::new(),
             asked: BTreeSet::new(),
             replies: BTreeMap::new(),
@@ -424,6 +427,9 @@ impl Cluster {
 
     fn deliver_request(&mut self, to: &Address, request: RequestFrame) {
         let id = self.processes.keys().copied().find(|id| address(*id) == *to).unwrap();
+        if self.hidden.contains(&id) {
+            return;
+        }
         if self.processes[&id].node.is_none() {
             return self.router.handle(self.now, RouterInput::Unreachable { to: to.clone() });
         }

@@ -226,7 +226,9 @@ fn encode_call(call: &Call, out: &mut Vec<u8>) {
         Call::Get { key } => codec::encode_into(key, out),
         Call::Write(op) => codec::encode_into(op, out),
         Call::Admin(request) => codec::encode_into(request, out),
-        Call::Status { .. } | Call::Map => unreachable!("workloads hold no such calls"),
+        Call::Status { .. } | Call::Map | Call::Join { .. } => {
+            unreachable!("workloads hold no such calls")
+        }
     }
 }
 

@@ -93,7 +93,7 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
             let expect = expectation(expect);
             MicroOp::Cas { key: text(&key.bytes), expect, value: content(value), applied, version }
         }
-        Call::Status { .. } | Call::Map | Call::Admin(_) => {
+        Call::Status { .. } | Call::Map | Call::Admin(_) | Call::Join { .. } => {
             unreachable!("workloads hold no such calls")
         }
     }

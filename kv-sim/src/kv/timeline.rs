@@ -107,7 +107,11 @@ impl Timeline {
         }
         let shard = match &event.call {
             Call::Write(op) => Some(ring::shard_of(op.key(), self.shard_count)),
-            Call::Get { .. } | Call::Status { .. } | Call::Map | Call::Admin(_) => None,
+            Call::Get { .. }
+            | Call::Status { .. }
+            | Call::Map
+            | Call::Admin(_)
+            | Call::Join { .. } => None,
         };
         match &event.result {
             None => self.on_call(event.process, shard),
