@@ -21,6 +21,8 @@ const SHORT_DEADLINE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Cluster {
     dir: TempDir,
+    /// How many nodes form it; those behind them join.
+    formed: usize,
     ports: Vec<u16>,
     nodes: Vec<Option<Process>>,
     client: Client,
@@ -36,12 +38,40 @@ impl Cluster {
         let ports = ports::free(count);
         let endpoints = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let client = Client::connect(endpoints).expect("a client").with_deadline(DEADLINE);
-        let mut cluster = Self { dir, ports, nodes: vec![], client };
+        let formed = usize::from(count);
+        let mut cluster = Self { dir, formed, ports, nodes: vec![], client };
         for at in 0..usize::from(count) {
             cluster.nodes.push(None);
             cluster.restart(at);
         }
         cluster
+    }
+
+    /// Starts another node, which joins by itself (`--join`), or waits for `kv cluster add-node`.
+    /// Returns its place.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_another(&mut self, joins: bool) -> usize {
+        let at = self.ports.len();
+        self.ports.extend(ports::free(1));
+        self.nodes.push(None);
+        if joins {
+            self.restart(at);
+        } else {
+            self.start_with(at, self.waiting_command(at));
+        }
+        at
+    }
+
+    /// Starts the node at place `at`, which is not running, by another command than its own.
+    ///
+    /// # Panics
+    /// If it is running.
+    pub fn start_with(&mut self, at: usize, command: Command) {
+        assert!(self.nodes[at].is_none(), "a node runs once");
+        let log = self.dir.path().join(format!("node-{}.log", at + 1));
+        self.nodes[at] = Some(Process::start(command, &log));
     }
 
     /// A client of the cluster, shared by all who ask.
@@ -82,9 +112,7 @@ impl Cluster {
     /// # Panics
     /// If it is.
     pub fn restart(&mut self, at: usize) {
-        assert!(self.nodes[at].is_none(), "a node runs once");
-        let log = self.dir.path().join(format!("node-{}.log", at + 1));
-        self.nodes[at] = Some(Process::start(self.command(at), &log));
+        self.start_with(at, self.command(at));
     }
 
     /// Kills the node at place `at` with SIGKILL.
@@ -96,15 +124,40 @@ impl Cluster {
         node.kill();
     }
 
+    /// Ends the node at place `at` with SIGTERM.
+    ///
+    /// # Panics
+    /// If it is not running, or does not end well.
+    pub fn stop(&mut self, at: usize) {
+        let mut node = self.nodes[at].take().expect("the node runs");
+        assert!(node.signal("TERM").success(), "a node ends well");
+    }
+
     /// What starts the node at place `at`.
     pub fn command(&self, at: usize) -> Command {
-        let id = at + 1;
-        let peers: Vec<_> =
-            (0..self.size()).map(|at| format!("{}={}", at + 1, self.address(at))).collect();
+        if at >= self.formed {
+            return self.joining_command(at);
+        }
+        let peers = (0..self.formed).map(|at| format!("{}={}", at + 1, self.address(at)));
+        let mut command = self.waiting_command(at);
+        command.args(["--id", &(at + 1).to_string()]);
+        command.args(["--peers", &peers.collect::<Vec<_>>().join(",")]);
+        command
+    }
+
+    /// What starts the node at place `at` as one that joins.
+    pub fn joining_command(&self, at: usize) -> Command {
+        let seeds: Vec<_> = (0..self.formed).map(|at| self.address(at)).collect();
+        let mut command = self.waiting_command(at);
+        command.args(["--join", &seeds.join(",")]);
+        command
+    }
+
+    /// What starts the node at place `at` as one that goes by its data directory alone.
+    pub fn waiting_command(&self, at: usize) -> Command {
         let mut command = build::kv_node();
-        command.args(["start", "--id", &id.to_string()]);
-        command.args(["--listen", &self.address(at), "--peers", &peers.join(",")]);
-        command.arg("--data-dir").arg(self.data_dir(at));
+        command.args(["start", "--listen", &self.address(at), "--data-dir"]);
+        command.arg(self.data_dir(at));
         command
     }
 
