@@ -89,6 +89,10 @@ impl<'a> Shards<'a> {
                 let lost = survived.filter(Option::is_none).count();
                 writeln!(out, "{lost} without a quorum of nodes that answer: they serve nothing")?;
             }
+            Some(0) => {
+                let bare = survived.filter(|count| *count == Some(0)).count();
+                writeln!(out, "{bare} survive no further failure")?;
+            }
             Some(1) => writeln!(out, "every shard survives 1 more failure at least")?,
             Some(count) => writeln!(out, "every shard survives {count} more failures at least")?,
         }

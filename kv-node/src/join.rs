@@ -42,7 +42,7 @@ use crate::listener::Client;
 use crate::settings::Settings;
 
 /// How long one round of asking takes before what went wrong is told.
-const ROUND: Duration = Duration::from_secs(5);
+const ROUND: Duration = Duration::from_secs(2);
 /// How long one member may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How far away a timer is that nobody has set.

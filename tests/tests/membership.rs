@@ -253,13 +253,7 @@ fn operators_are_told_what_happens_and_why_not() {
 
     cluster.kill(2);
     let rest = &[0, 1];
-    check(
-        &cluster,
-        rest,
-        &["status"],
-        0,
-        &["every shard survives 0 more failures", "is unreachable"],
-    );
+    check(&cluster, rest, &["status"], 0, &["17 survive no further failure", "is unreachable"]);
     let risk = &["would have no quorum among its new voters: n3 unreachable", "--force"];
     check(&cluster, rest, &["remove-node", "2"], 2, risk);
     check(
