@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use kv_core::id::NodeId;
+use kv_core::id::{LogIndex, NodeId};
 use kv_core::storage::RecoveredGroup;
 
 use super::{Script, Snapshot, label, node};
@@ -41,23 +41,61 @@ impl Script {
 
     /// What `leader` has applied arrives at `to`, whose store begins to install it if it is wanted.
     pub(super) fn send_snapshot(&mut self, leader: NodeId, to: NodeId) {
-        let sender = &self.replicas[&leader];
-        let term = sender.group.as_ref().unwrap().term();
-        let snapshot =
-            Snapshot { last: sender.applied, configuration: sender.configuration.clone() };
+        self.take_snapshot(leader);
+        if self.offer_snapshot(leader, to) {
+            self.arrive(to);
+        }
+    }
+
+    /// Sets aside what `id` has applied.
+    pub(super) fn take_snapshot(&mut self, id: NodeId) {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        let term = replica.group.as_ref().unwrap().term();
+        let (last, configuration) = (replica.applied, replica.configuration.clone());
+        replica.taken = Some((term, Snapshot { last, configuration }));
+    }
+
+    /// `to` hears of the snapshot that `leader` took, and may want it.
+    pub(super) fn offer_snapshot(&mut self, leader: NodeId, to: NodeId) -> bool {
+        let (term, snapshot) = self.replicas[&leader].taken.clone().unwrap();
         let last = snapshot.last;
         let mut is_wanted = false;
         self.with(to, |group, now| {
-            is_wanted =
-                group.on_snapshot_offer(now, leader, term, last) && group.begin_install(last);
+            is_wanted = group.on_snapshot_offer(now, leader, term, last);
         });
-        let receiver = self.replicas.get_mut(&to).unwrap();
-        if let (Some(group), true) = (&receiver.group, is_wanted) {
-            writeln!(self.out, "    {} installs {last}", label(to, group)).unwrap();
-            receiver.installing = Some(snapshot);
+        if is_wanted {
+            self.replicas.get_mut(&to).unwrap().arriving = Some(snapshot);
         } else {
             writeln!(self.out, "    {to} does not want {last}").unwrap();
         }
+        is_wanted
+    }
+
+    /// All of the snapshot has arrived at `id`, whose store begins to install it.
+    pub(super) fn arrive(&mut self, id: NodeId) {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        let snapshot = replica.arriving.take().unwrap();
+        let last = snapshot.last;
+        if let Some(group) = &mut replica.group
+            && group.begin_install(last)
+        {
+            writeln!(self.out, "    {} installs {last}", label(id, group)).unwrap();
+            replica.installing = Some(snapshot);
+        } else {
+            writeln!(self.out, "    {id} does not want {last}").unwrap();
+        }
+    }
+
+    pub(super) fn show_needs_snapshot(&mut self, leader: NodeId) {
+        let needs = self.replicas[&leader].group.as_ref().unwrap().needs_snapshot(self.now);
+        let needs: Vec<_> = needs.iter().map(ToString::to_string).collect();
+        writeln!(self.out, "    {leader} owes a snapshot to [{}]", needs.join(", ")).unwrap();
+    }
+
+    /// `pin 1 4` keeps the entries behind 4, `pin 1` none.
+    pub(super) fn pin(&mut self, id: NodeId, index: Option<&str>) {
+        let index = index.map(|word| LogIndex(word.parse().unwrap()));
+        self.with(id, |group, _| group.pin(index));
     }
 
     /// The snapshot that `id` installs is durable.
@@ -70,6 +108,9 @@ impl Script {
         };
         let disk: &mut RecoveredGroup = &mut replica.disk.0;
         let keeps = disk.entries.iter().any(|entry| entry.id == last);
+        if !keeps {
+            replica.replaced = replica.last_append;
+        }
         disk.entries.retain(|entry| keeps && entry.id.index > last.index);
         disk.floor = last;
         disk.applied = last;

@@ -4,6 +4,7 @@
 
 mod members;
 mod random;
+mod setup;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,6 +30,8 @@ struct Replica {
     /// Writes that are not durable yet.
     writes: VecDeque<(AppendId, GroupWrite)>,
     last_append: AppendId,
+    /// Writes up to this one were for a log that a snapshot replaced: a start would leave them out.
+    replaced: AppendId,
     /// Messages that wait for a write.
     held: Vec<(AppendId, Envelope)>,
     durable: AppendId,
@@ -36,6 +39,10 @@ struct Replica {
     applied: LogId,
     /// Who takes part as of that; none if it was never changed.
     configuration: Option<Configuration>,
+    /// The snapshot that it has taken, with its term then.
+    taken: Option<(Term, Snapshot)>,
+    /// The snapshot that is on its way to it.
+    arriving: Option<Snapshot>,
     /// The snapshot that is being installed.
     installing: Option<Snapshot>,
     /// Whether it is one of those that the group began with.
@@ -55,6 +62,16 @@ impl Disk {
     fn term_at(&self, index: LogIndex) -> Option<Term> {
         let found = self.0.entries.iter().find(|entry| entry.id.index == index);
         found.map(|entry| entry.id.term)
+    }
+
+    /// What follows an entry that is replaced goes; what was released meanwhile stays away.
+    fn append(&mut self, entries: Vec<Entry>) {
+        let floor = self.0.floor.index;
+        let new: Vec<_> = entries.into_iter().filter(|entry| entry.id.index > floor).collect();
+        if let Some(first) = new.first().map(|entry| entry.id.index) {
+            self.0.entries.retain(|entry| entry.id.index < first);
+        }
+        self.0.entries.extend(new);
     }
 
     fn release(&mut self, floor: LogId) {
@@ -134,11 +151,19 @@ impl Script {
             "change" => self.change(node(rest[0]), &rest[1..]),
             "transfer" => self.transfer(node(rest[0]), node(rest[1])),
             "snapshot" => self.send_snapshot(node(rest[0]), node(rest[1])),
+            "take" => self.take_snapshot(node(rest[0])),
+            "offer" => drop(self.offer_snapshot(node(rest[0]), node(rest[1]))),
+            "arrive" => self.arrive(node(rest[0])),
             "install" => self.install(node(rest[0])),
+            "needs-snapshot" => self.show_needs_snapshot(node(rest[0])),
+            "pin" => self.pin(node(rest[0]), rest.get(1).copied()),
+            "log" => self.begin_with(node(rest[0]), &rest[1..]),
+            "wipe" => self.wipe(node(rest[0])),
             "configuration" => self.show_configurations(),
             "timeout" => self.timeout(node(rest[0])),
             "tick" => self.now = self.now + Duration::from_millis(rest[0].parse().unwrap()),
             "propose" => self.propose(node(rest[0]), rest[1]),
+            "propose-bytes" => self.propose(node(rest[0]), &"x".repeat(rest[1].parse().unwrap())),
             "persist" => rest.iter().for_each(|word| while self.persist_one(node(word)) {}),
             "persist-one" => assert!(self.persist_one(node(rest[0])), "nothing to persist"),
             "deliver" => self.deliver(rest),
@@ -160,6 +185,7 @@ impl Script {
             "crash" => self.crash(node(rest[0])),
             "restart" => self.restart(node(rest[0])),
             "flush" => rest.iter().for_each(|word| self.flush(node(word))),
+            "forge-append" => self.forge_append(rest),
             "claim-lack" => self.claim_lack(node(rest[0]), node(rest[1]), rest[2]),
             "status" => self.status(),
             other => panic!("unknown command {other:?}"),
@@ -187,10 +213,13 @@ impl Script {
             disk: Disk::default(),
             writes: VecDeque::new(),
             last_append: AppendId(0),
+            replaced: AppendId(0),
             held: Vec::new(),
             durable: AppendId(0),
             applied: LogId::default(),
             configuration: None,
+            taken: None,
+            arriving: None,
             installing: None,
             is_initial,
             reported: (Role::Follower, Term(0), LogIndex(0)),
@@ -223,7 +252,7 @@ impl Script {
         let group = Group::new(config, replica.disk.0.clone(), rng, self.now);
         replica.applied = replica.disk.0.applied;
         replica.configuration = stored;
-        replica.installing = None;
+        (replica.arriving, replica.installing) = (None, None);
         replica.reported = (Role::Follower, group.term(), group.commit_index());
         replica.group = Some(group);
     }
@@ -341,10 +370,9 @@ impl Script {
             return false;
         };
         let last = write.entries.last().map(|entry| entry.id);
-        if let Some(first) = write.entries.first() {
-            replica.disk.0.entries.retain(|entry| entry.id.index < first.id.index);
+        if append > replica.replaced {
+            replica.disk.append(write.entries);
         }
-        replica.disk.0.entries.extend(write.entries);
         replica.disk.0.hard_state = write.hard_state.unwrap_or(replica.disk.0.hard_state);
         replica.durable = append;
         let group = replica.group.as_mut().unwrap();
@@ -388,14 +416,6 @@ impl Script {
         let terms: BTreeSet<_> =
             voters.filter_map(|(_, replica)| replica.disk.term_at(index)).collect();
         assert!(terms.len() <= 1, "replicas differ at {index}: {terms:?}");
-    }
-
-    /// `from` tells leader `to` that it lacks the entry at `base` and everything before it.
-    fn claim_lack(&mut self, from: NodeId, to: NodeId, base: &str) {
-        let term = self.replicas[&to].group.as_ref().unwrap().term();
-        let prev = LogIndex(base.parse().unwrap());
-        let body = RaftMessage::AppendRejected { term, prev, hint: LogId::default() };
-        self.receive(Message { from, to, body });
     }
 
     fn deliver(&mut self, words: &[&str]) {

@@ -24,6 +24,7 @@ fn show_payload(payload: &[u8]) -> String {
     match Command::decode(payload) {
         Ok(Command::Noop) => "noop".into(),
         Ok(Command::Configuration(configuration)) => configuration.to_string(),
+        _ if payload.len() > 40 => format!("<{} bytes>", payload.len()),
         _ => String::from_utf8_lossy(payload).into_owned(),
     }
 }
