@@ -130,7 +130,7 @@ fn engine_equals_a_map() {
 }
 
 #[test]
-fn read_is_refused_below_what_it_must_see() {
+fn rule_a14_read_is_refused_below_what_it_must_see() {
     let mut engine = new_engine();
     let shard = ShardId(4);
     let read = |at_least| Read {

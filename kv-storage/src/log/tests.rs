@@ -171,7 +171,7 @@ fn disk_with(segments: &[(u64, &[u8])]) -> SimDisk {
 }
 
 #[test]
-fn append_is_one_write_and_one_sync_and_answers_each() {
+fn rule_b45_appends_of_many_groups_are_one_write_and_one_sync_and_all_are_answered() {
     let disk = SimDisk::new();
     let (mut log, groups) = open(&disk, SEGMENT_BYTES).unwrap();
     assert!(groups.is_empty());

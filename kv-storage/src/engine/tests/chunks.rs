@@ -20,7 +20,7 @@ fn snapshot() -> (SnapshotId, Vec<SnapshotChunk>, Engine) {
 }
 
 #[test]
-fn chunk_that_is_not_due_is_refused_and_changes_nothing() {
+fn rule_b40_chunk_that_is_not_due_is_refused_and_changes_nothing() {
     let (id, chunks, source) = snapshot();
     let mut target = new_engine();
     let refused = |due| Err(ChunkRefusal::OutOfOrder { due });

@@ -67,7 +67,7 @@ fn log_goes_on_from_what_is_applied() {
 }
 
 #[test]
-fn log_of_another_history_is_given_up() {
+fn rule_b38_log_of_another_history_is_given_up() {
     for (log, applied) in [
         ("0@0: 1@1 2@1 3@1", "2@2"),
         ("0@0: 1@1 2@1", "2@2"),
