@@ -22,6 +22,8 @@ struct Args {
 enum Command {
     /// Three nodes on this machine beside three of etcd: throughput and failover.
     Cluster(cluster::Args),
+    /// Three nodes with many shards and nothing to do: CPU time and memory.
+    Idle(cluster::idle::Args),
     /// The storage engine beside fjall, redb and RocksDB.
     #[cfg(feature = "storage-peers")]
     Storage(storage::Args),
@@ -41,6 +43,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Cluster(args) => cluster::run(&args),
+        Command::Idle(args) => cluster::idle::run(&args),
         #[cfg(feature = "storage-peers")]
         Command::Storage(args) => storage::compare(&args),
         #[cfg(feature = "storage-peers")]

@@ -15,6 +15,7 @@ mod client;
 mod etcd;
 mod failover;
 mod grpc;
+pub mod idle;
 mod load;
 mod nodes;
 mod ours;
@@ -76,16 +77,31 @@ pub struct Args {
 
 /// Measures, until done or told to stop. Either way, no process and no file is left over.
 pub fn run(args: &Args) -> Result<()> {
+    until_stopped(compare(args))
+}
+
+/// Runs `measure` to its end, or until this process is told to stop.
+fn until_stopped(measure: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
-            result = compare(args) => result,
+            result = measure => result,
             _ = interrupt.recv() => anyhow::bail!("interrupted"),
             _ = terminate.recv() => anyhow::bail!("told to stop"),
         }
     })
+}
+
+/// Where nodes put their files, made if it is not there.
+fn directory(chosen: Option<&PathBuf>) -> Result<PathBuf> {
+    let dir = match chosen {
+        Some(dir) => dir.clone(),
+        None => std::env::current_dir()?.join("target"),
+    };
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
 }
 
 async fn compare(args: &Args) -> Result<()> {
@@ -94,11 +110,7 @@ async fn compare(args: &Args) -> Result<()> {
         None => ours::build().await?,
     };
     let programs = Programs { ours, etcd: etcd_program(args) };
-    let dir = match &args.dir {
-        Some(dir) => dir.clone(),
-        None => std::env::current_dir()?.join("target"),
-    };
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let dir = directory(args.dir.as_ref())?;
     let mut report = Report::new(args.clients);
     if let Some(etcd) = &programs.etcd {
         report.etcd_version = Some(etcd::version(etcd)?);

@@ -163,7 +163,7 @@ impl Cluster {
 
     async fn state(&self, is_quiet: bool) -> Result<Option<State>> {
         Ok(match self.kind {
-            Kind::Ours => ours::state(&self.addresses, is_quiet).await?,
+            Kind::Ours => ours::state(&self.addresses, ours::SHARD_COUNT, is_quiet).await?,
             Kind::Etcd | Kind::EtcdTuned => etcd::state(&self.addresses, is_quiet).await,
         })
     }

@@ -61,7 +61,11 @@ pub fn part(key: &[u8]) -> u32 {
 }
 
 /// What the nodes say, if they agree; if `is_quiet`, also that all have applied the same.
-pub async fn state(addresses: &[String], is_quiet: bool) -> Result<Option<State>> {
+pub async fn state(
+    addresses: &[String],
+    shard_count: u32,
+    is_quiet: bool,
+) -> Result<Option<State>> {
     let client = kv_client::Client::connect(addresses.to_vec())?.with_deadline(STATUS_DEADLINE);
     let mut statuses = vec![];
     for address in addresses {
@@ -71,7 +75,7 @@ pub async fn state(addresses: &[String], is_quiet: bool) -> Result<Option<State>
         }
     }
     let mut leaders = BTreeMap::new();
-    for shard in 0..=SHARD_COUNT {
+    for shard in 0..=shard_count {
         match leader(&statuses, ShardId(shard), is_quiet) {
             Some(at) => leaders.insert(shard, at),
             None => return Ok(None),
