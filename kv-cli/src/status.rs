@@ -11,8 +11,9 @@ use std::time::Duration;
 use kv_client::ClientError;
 use kv_client::blocking::Client;
 use kv_core::cluster::{ClusterMap, Member, MemberState};
+use kv_core::gossip::MemberState as Belief;
 use kv_core::id::{NodeId, ShardId};
-use kv_core::node::Status;
+use kv_core::node::{PeerStatus, Status};
 use kv_core::raft::Role;
 use serde_json::{Value as Json, json};
 
@@ -129,7 +130,33 @@ impl Row {
             },
             "ignored_frame_count": status.ignored_frame_count,
             "pending_bytes": status.pending_bytes,
+            "peers": status.peers.iter().map(peer_json).collect::<Vec<_>>(),
         })
+    }
+}
+
+fn peer_json(peer: &PeerStatus) -> Json {
+    json!({
+        "node": peer.node.0,
+        "address": peer.address,
+        "state": peer.state,
+        "phi": f64::from(peer.phi_hundredths) / 100.0,
+        "software": peer.release.software,
+    })
+}
+
+/// What a node says of a member that it does not hear, if it is so.
+fn silence(by: &str, peer: &PeerStatus) -> Option<String> {
+    let (node, at) = (peer.node, &peer.address);
+    let phi = f64::from(peer.phi_hundredths) / 100.0;
+    match peer.state {
+        Some(Belief::Alive) => None,
+        Some(Belief::Suspect) => Some(format!(
+            "{by} suspects {node} at {at}: it has been silent for longer than is likely (phi {phi:.1})"
+        )),
+        Some(Belief::Down) => Some(format!("{by} believes that {node} at {at} is down")),
+        Some(Belief::Left) => Some(format!("{by} heard that {node} at {at} has left")),
+        None => Some(format!("{by} has not heard of {node} at {at} since it started")),
     }
 }
 
@@ -208,6 +235,12 @@ fn print_nodes(rows: &[Row], out: &mut dyn Write) -> Result<(), Failure> {
     print_table(&table, out)?;
     for trouble in rows.iter().filter_map(Row::trouble) {
         writeln!(out, "{trouble}")?;
+    }
+    for row in rows {
+        let peers = row.status().into_iter().flat_map(|status| &status.peers);
+        for silence in peers.filter_map(|peer| silence(&row.address, peer)) {
+            writeln!(out, "{silence}")?;
+        }
     }
     writeln!(out)?;
     Ok(())

@@ -174,7 +174,7 @@ impl fmt::Display for Incarnation {
 /// Where a node can be reached: `HOST:PORT` in production, a process name in the simulator.
 ///
 /// The core never interprets it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Address(pub String);
 

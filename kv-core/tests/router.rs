@@ -236,6 +236,33 @@ fn lost_connection_is_retried_elsewhere_after_a_pause() {
     assert!(harness.now < Instant::ZERO + Duration::from_secs(1));
 }
 
+/// All members have moved, and one that still answers at the endpoint knows where to.
+#[test]
+fn member_that_has_moved_is_found_by_a_newer_map() {
+    let mut harness = Harness::ready();
+    harness.call(put());
+    let mut moved = map();
+    for member in &mut moved.members {
+        member.address = Address(format!("{}'", member.id));
+    }
+    let ask = loop {
+        match harness.router.poll_output() {
+            Some(RouterOutput::Send { to, request }) if request.body == ClientRequest::Map => {
+                break Sent { to, correlation: request.correlation, body: request.body };
+            }
+            Some(RouterOutput::Send { to, .. }) => {
+                harness.router.handle(harness.now, RouterInput::Unreachable { to });
+            }
+            Some(other) => panic!("too early: {other:?}"),
+            None => harness.wait(),
+        }
+    };
+    let view = MapView { map: moved, leaders: vec![] };
+    harness.reply(&ask, ClientReply::Map(view));
+    harness.wait();
+    assert!(harness.sent().to.0.ends_with('\''), "the old addresses are given up");
+}
+
 #[test]
 fn call_that_waits_for_a_session_says_what_the_session_waits_for() {
     let config = RouterConfig::new(vec![Address("n1".into())]);

@@ -5,9 +5,13 @@ use kv_core::cluster::{
     ClusterMap, ClusterRecord, Identity, Member, MemberState, RemovedMember, ShardEntry,
 };
 use kv_core::codec;
+use kv_core::gossip::{
+    Delta, Digest, Endpoint, Entry, GossipMessage, Load, MemberState as Believed, Release,
+    ShardLead, Update, Value as Told, Want,
+};
 use kv_core::id::{
-    Address, ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, Round, SessionId,
-    ShardId, Term, Timestamp,
+    Address, ClusterId, Epoch, Generation, Heartbeat, Incarnation, LogId, LogIndex, NodeId,
+    RecordVersion, RequestId, Round, SessionId, ShardId, Term, Timestamp,
 };
 use kv_core::machine::plan::{Change, Move};
 use kv_core::machine::{Command, MetaCommand};
@@ -108,6 +112,46 @@ fn answer(body: ClientReply) -> Frame {
 fn hello(peer: Option<PeerHello>) -> Hello {
     let (version_min, version_max) = (PROTOCOL_VERSION, PROTOCOL_VERSION);
     Hello { version_min, version_max, features: 0, cluster_name: Some("dev".into()), peer }
+}
+
+fn gossip(message: GossipMessage) -> Frame {
+    peer(vec![PeerMessage::Gossip(message)])
+}
+
+fn entry(state: Believed) -> Entry {
+    Entry { node: NodeId(3), generation: Generation(2), state, heartbeat: Heartbeat(300) }
+}
+
+fn digest() -> GossipMessage {
+    let (first, last) = (NodeId(0), Some(NodeId(8)));
+    let (entries, versions) = (vec![entry(Believed::Suspect)], vec![RecordVersion(6)]);
+    let digest = Digest { first, last, entries, versions };
+    GossipMessage::Digest { address: Address("h:1".into()), digest }
+}
+
+fn want() -> Want {
+    Want { node: NodeId(3), generation: Generation(2), version: RecordVersion(5) }
+}
+
+/// With a record that has every kind of value.
+fn update() -> Update {
+    let (incarnation, address) = (Incarnation(33), Address("h:3".into()));
+    let load = Load { replica_count: 5, leader_count: 2, pending_bytes: 400, is_full: true };
+    let values = [
+        Told::Endpoint(Endpoint { incarnation, address }),
+        Told::Release(Release { protocol: 4, software: "0.1.0".into() }),
+        Told::Load(load),
+        Told::MapVersion(12),
+        Told::Leads(vec![ShardLead { shard: ShardId(7), epoch: Epoch(2) }]),
+    ];
+    let values = values.into_iter().zip(1..).map(|(value, at)| (RecordVersion(at), value));
+    let delta = Delta {
+        entry: entry(Believed::Alive),
+        version: RecordVersion(5),
+        base: RecordVersion(0),
+        values: values.collect(),
+    };
+    Update { entries: vec![entry(Believed::Down)], deltas: vec![delta] }
 }
 
 fn local() -> LocalIdentity {
@@ -238,6 +282,9 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
                 hint: LogId::new(2, 5),
             }),
         ),
+        ("gossip digest", gossip(digest())),
+        ("gossip reply", gossip(GossipMessage::Reply { update: update(), wants: vec![want()] })),
+        ("gossip update", gossip(GossipMessage::Update(update()))),
         ("map request", ask(ClientRequest::Map)),
         ("open session", ask(ClientRequest::OpenSession { nonce: 77 })),
         ("read", ask(ClientRequest::Read { shard: ShardId(3), epoch: Epoch(1), key: key() })),

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::node::Status;
+use kv_core::node::{PeerStatus, Status};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -111,6 +111,18 @@ fn is_healthy(status: &Status) -> bool {
         && status.shards.iter().all(|shard| shard.leader.is_some())
 }
 
+fn peer_json(peer: &PeerStatus) -> Value {
+    json!({
+        "node": peer.node,
+        "address": peer.address,
+        "state": peer.state,
+        "phi": f64::from(peer.phi_hundredths) / 100.0,
+        "software": peer.release.software,
+        "protocol": peer.release.protocol,
+        "map_version": peer.map_version,
+    })
+}
+
 /// Ids of 64 and 128 bits are hexadecimal strings: JSON numbers of that size lose digits in many
 /// readers.
 fn status_json(status: &Status, counters: &Counters) -> Value {
@@ -122,6 +134,7 @@ fn status_json(status: &Status, counters: &Counters) -> Value {
         "damage": status.damage,
         "is_full": status.is_full,
         "shards": status.shards,
+        "peers": status.peers.iter().map(peer_json).collect::<Vec<_>>(),
         "log": status.log,
         "ignored_frame_count": status.ignored_frame_count,
         "pending_bytes": status.pending_bytes,

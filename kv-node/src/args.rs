@@ -43,7 +43,7 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: String,
     /// All nodes that form the cluster, this one included, the same on each:
-    /// 1=HOST:PORT,2=HOST:PORT,...
+    /// 1=HOST:PORT,2=HOST:PORT,... Later, this node and any that it can reach are enough.
     #[arg(long, value_name = "ID=HOST:PORT,...", requires = "id")]
     pub(crate) peers: Option<String>,
     /// Join the cluster of which these are members, one is enough. A node that is a member already

@@ -235,6 +235,7 @@ impl Executor {
                 Output::Reply { handle, body } => self.reply(handle, body),
                 Output::Store(request) => self.store(request),
                 Output::Event(event) => self.on_event(&event),
+                Output::Connect { peer, address } => self.links.redirect(peer, address),
             }
         }
     }
@@ -296,6 +297,9 @@ impl Executor {
                 "{me} was removed from the cluster and does nothing any more; stop it, and keep nothing of its data \
                  directory: it cannot return under this id"
             ),
+            Event::PeerChanged { node, state } => {
+                tracing::info!("{me} believes that {node} is {state:?}");
+            }
             Event::WipedNode => tracing::error!(
                 "{me}: the cluster knows another data directory of this node, so its disk was wiped or exchanged; \
                  it stays out, because it may have forgotten what others count on. Bring the old directory back; or \

@@ -24,7 +24,7 @@ use kv_core::client::{Answer, Call, CallError, Router, RouterConfig, RouterInput
 use kv_core::cluster::{ClusterMap, ClusterRecord, Identity};
 use kv_core::id::{Address, NodeId};
 use kv_core::node::Status;
-use kv_core::storage::{LogCounters, StorageRequest};
+use kv_core::storage::StorageRequest;
 use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Frame, Hello, HelloRefusal,
     HelloReply, PROTOCOL_VERSION, Refusal, ReplyFrame, RequestFrame,
@@ -348,7 +348,8 @@ impl Joiner {
             damage: None,
             is_full: false,
             shards: Vec::new(),
-            log: LogCounters::default(),
+            peers: vec![],
+            log: Box::default(),
             ignored_frame_count: 0,
             pending_bytes: 0,
         }

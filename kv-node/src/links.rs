@@ -36,6 +36,9 @@ use crate::frames::{FrameSource, Outbox, ReadError, Unsent, outbox, write_frames
 const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long connecting and shaking hands may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Addresses that are tried for one peer: the one that it is said to have, the configured one, the
+/// one of the map, and one that it had.
+const ADDRESS_COUNT_MAX: usize = 4;
 /// First pause before connecting again.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest pause: well below an election timeout, so that a restarted peer is back before anybody
@@ -49,14 +52,15 @@ pub(crate) struct Link {
     is_connected: Arc<AtomicBool>,
     is_retired: Arc<AtomicBool>,
     counters: Arc<Counters>,
+    addresses: watch::Sender<Vec<Address>>,
 }
 
 /// What a link's task needs.
 pub(crate) struct LinkTask {
     /// The peer.
     pub(crate) peer: NodeId,
-    /// Where it listens.
-    pub(crate) address: Address,
+    /// Where it may listen, the likeliest first.
+    pub(crate) addresses: watch::Receiver<Vec<Address>>,
     /// Who this node is.
     pub(crate) identity: watch::Receiver<LocalIdentity>,
     /// What is counted.
@@ -74,6 +78,8 @@ enum LinkError {
     Io(#[from] io::Error),
     #[error("no answer in time")]
     Timeout,
+    #[error("it is said to be reached elsewhere")]
+    Moved,
     #[error("it refuses the connection: {0}")]
     Refused(HelloRefusal),
     #[error("the node at that address is {0}; check --peers")]
@@ -83,14 +89,14 @@ enum LinkError {
 }
 
 impl Link {
-    /// Starts to connect.
-    pub(crate) fn open(task: LinkTask) -> Self {
+    /// Starts to connect to one of `addresses`.
+    fn open(task: LinkTask, addresses: watch::Sender<Vec<Address>>) -> Self {
         let (outbox, unsent) = outbox(UNSENT_BYTES_MAX);
         let is_connected = Arc::new(AtomicBool::new(false));
         let is_retired = Arc::new(AtomicBool::new(false));
         let counters = Arc::clone(&task.counters);
         tokio::spawn(task.run(unsent, Arc::clone(&is_connected), Arc::clone(&is_retired)));
-        Self { outbox, is_connected, is_retired, counters }
+        Self { outbox, is_connected, is_retired, counters, addresses }
     }
 
     /// Sends a frame, or drops it.
@@ -123,16 +129,38 @@ impl Links {
         Self { peers: BTreeMap::new(), identity, counters, seed }
     }
 
-    /// Starts to connect to a peer.
-    pub(crate) fn open(&mut self, peer: NodeId, address: Address) {
+    /// Starts to connect to a peer, which may listen at one of `addresses`, the likeliest first.
+    pub(crate) fn open(&mut self, peer: NodeId, addresses: &[&Address]) {
+        let mut distinct = Vec::new();
+        for address in addresses {
+            if !distinct.contains(*address) {
+                distinct.push((*address).clone());
+            }
+        }
+        let (sender, addresses) = watch::channel(distinct);
         let task = LinkTask {
             peer,
-            address,
+            addresses,
             identity: self.identity.clone(),
             counters: Arc::clone(&self.counters),
             rng: Rng::fork(self.seed, &format!("link to {peer}")),
         };
-        self.peers.insert(peer, Link::open(task));
+        self.peers.insert(peer, Link::open(task, sender));
+    }
+
+    /// A peer is said to be reached at `address`, which is tried first from here on. The others stay:
+    /// what is said may be out of date.
+    pub(crate) fn redirect(&mut self, peer: NodeId, address: Address) {
+        let Some(link) = self.peers.get(&peer) else {
+            return self.open(peer, &[&address]);
+        };
+        link.addresses.send_if_modified(|addresses| {
+            let is_new = addresses.first() != Some(&address);
+            addresses.retain(|known| *known != address);
+            addresses.insert(0, address);
+            addresses.truncate(ADDRESS_COUNT_MAX);
+            is_new
+        });
     }
 
     /// Opens links to all members that have none, and closes the others. A node that was removed has
@@ -146,7 +174,7 @@ impl Links {
         });
         for member in map.members.iter().filter(|member| member.id != me) {
             if !self.peers.contains_key(&member.id) {
-                self.open(member.id, member.address.clone());
+                self.open(member.id, &[&member.address]);
             }
         }
     }
@@ -155,7 +183,7 @@ impl Links {
     pub(crate) fn to(&mut self, peer: NodeId, map: Option<&ClusterMap>) -> Option<&Link> {
         let is_open = self.peers.get(&peer).is_some_and(|link| !link.outbox.is_ended());
         if !is_open && let Some(map) = map {
-            self.open(peer, map.address(peer)?.clone());
+            self.open(peer, &[map.address(peer)?]);
             let is_retired = map.member(peer).is_none();
             self.peers.get(&peer)?.is_retired.store(is_retired, Ordering::Relaxed);
         }
@@ -172,17 +200,21 @@ impl LinkTask {
     ) {
         let mut pause = BACKOFF_MIN;
         let mut last_reason = String::new();
-        loop {
-            let error = match timeout(OPEN_TIMEOUT, self.open()).await {
+        for attempt in 0.. {
+            let address = self.next_address(attempt);
+            let error = match timeout(OPEN_TIMEOUT, self.open(&address)).await {
                 Err(_) => LinkError::Timeout,
                 Ok(Err(error)) => error,
                 Ok(Ok((source, mut writer))) => {
                     let me = self.identity.borrow().node;
-                    tracing::info!("{me} is connected to {} at {}", self.peer, self.address);
+                    tracing::info!("{me} is connected to {} at {address}", self.peer);
                     last_reason.clear();
                     pause = BACKOFF_MIN;
                     is_connected.store(true, Ordering::Relaxed);
-                    let error = converse(source, &mut writer, &mut unsent).await;
+                    let error = tokio::select! {
+                        error = converse(source, &mut writer, &mut unsent) => error,
+                        Some(()) = moved(&mut self.addresses, &address) => LinkError::Moved,
+                    };
                     is_connected.store(false, Ordering::Relaxed);
                     unsent.clear();
                     error
@@ -192,14 +224,10 @@ impl LinkTask {
                 return;
             }
             // The same reason again and again is told once.
-            let reason = error.to_string();
+            let reason = format!("{address}: {error}");
             if reason != last_reason {
                 let me = self.identity.borrow().node;
-                tracing::warn!(
-                    "{me} has no connection to {} at {}: {reason}",
-                    self.peer,
-                    self.address
-                );
+                tracing::warn!("{me} has no connection to {} at {reason}", self.peer);
                 last_reason = reason;
             }
             sleep(self.rng.duration(pause / 2, pause)).await;
@@ -207,8 +235,15 @@ impl LinkTask {
         }
     }
 
-    async fn open(&self) -> Result<(FrameSource, OwnedWriteHalf), LinkError> {
-        let stream = TcpStream::connect(&self.address.0).await?;
+    /// One address after another; every other time the likeliest, which is the one that was told last.
+    fn next_address(&mut self, attempt: usize) -> Address {
+        let addresses = self.addresses.borrow_and_update();
+        let at = if attempt.is_multiple_of(2) { 0 } else { (attempt / 2) % addresses.len() };
+        addresses[at].clone()
+    }
+
+    async fn open(&self, address: &Address) -> Result<(FrameSource, OwnedWriteHalf), LinkError> {
+        let stream = TcpStream::connect(&address.0).await?;
         stream.set_nodelay(true)?;
         let (reader, mut writer) = stream.into_split();
         let hello = hello(&self.identity.borrow());
@@ -245,6 +280,14 @@ fn hello(identity: &LocalIdentity) -> Hello {
             cluster: identity.cluster,
         }),
     }
+}
+
+/// Done when the peer is said to be reached elsewhere than at `address`; none if that cannot be said
+/// any more.
+async fn moved(addresses: &mut watch::Receiver<Vec<Address>>, address: &Address) -> Option<()> {
+    let is_elsewhere = |known: &Vec<Address>| known.first() != Some(address);
+    addresses.changed().await.ok()?;
+    addresses.wait_for(is_elsewhere).await.ok().map(|_| ())
 }
 
 /// Writes until the connection ends. The peer sends nothing on it, so anything to be read is its

@@ -183,7 +183,8 @@ impl BoundNode {
 /// than the map does.
 fn open_links(node: &Node, config: &NodeConfig, mut links: Links) -> Links {
     for (peer, address) in config.peers.iter().filter(|(peer, _)| *peer != config.id) {
-        links.open(*peer, address.clone());
+        let mapped = node.map().and_then(|map| map.member(*peer)).map(|member| &member.address);
+        links.open(*peer, &[&[address], mapped.as_slice()].concat());
     }
     if let Some(map) = node.map() {
         links.follow(map, config.id);

@@ -115,6 +115,20 @@ impl Cluster {
         self.start_with(at, self.command(at));
     }
 
+    /// Starts the node at place `at`, which is not running, at another address. It is told of the
+    /// node at place `seed`, and of no other one.
+    ///
+    /// # Panics
+    /// If it is running, or no port is free.
+    pub fn restart_elsewhere(&mut self, at: usize, seed: usize) {
+        assert!(self.nodes[at].is_none(), "a node runs once");
+        self.ports[at] = ports::free(1)[0];
+        let peers = [at, seed].map(|at| format!("{}={}", at + 1, self.address(at)));
+        let mut command = self.waiting_command(at);
+        command.args(["--id", &(at + 1).to_string(), "--peers", &peers.join(",")]);
+        self.start_with(at, command);
+    }
+
     /// Kills the node at place `at` with SIGKILL.
     ///
     /// # Panics

@@ -48,6 +48,34 @@ fn check_syncs(cluster: &Cluster, at: usize) {
     assert!(log.sync_count <= log.batch_count, "node {at} syncs once per batch: {log:?}");
 }
 
+/// Two nodes, one after the other, come back at other addresses and are told of one peer only. The
+/// third one, which runs all the time, is never told anything by an operator.
+#[test]
+fn nodes_that_move_are_found_by_one_seed() {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_until_ready();
+    let client = cluster.client();
+    for at in [1, 2] {
+        cluster.kill(at);
+        cluster.restart_elsewhere(at, 0);
+        cluster.wait_until_ready();
+        wait::until("all to know where all are", || {
+            let statuses: Option<Vec<_>> =
+                (0..cluster.size()).map(|at| cluster.status(at)).collect();
+            let mut peers = statuses?.into_iter().flat_map(|status| status.peers);
+            let is_known = |address: &str, node: u64| {
+                let at = usize::try_from(node - 1).expect("few nodes");
+                address == cluster.address(at)
+            };
+            peers.all(|peer| is_known(&peer.address.0, peer.node.0)).then_some(())
+        });
+    }
+    // The client knew the old addresses; of those only the first node's is still one.
+    for number in 0..20 {
+        client.put(key(number), value(number)).expect("the client finds the others");
+    }
+}
+
 #[test]
 fn acknowledged_keys_survive_sigkill_of_each_node_and_of_all() {
     let key_count = match Scale::from_env() {

@@ -15,6 +15,9 @@ use crate::wire::{
 
 /// A deadline that never comes: the router's own jobs end when nobody needs them.
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
+/// After so many failed attempts of a call the map is fetched again: an address in it may be out of
+/// date.
+const FAILURES_BEFORE_MAP: u32 = 3;
 
 /// The routing core of one client.
 ///
@@ -176,6 +179,10 @@ impl Router {
             self.leaders.remove(&shard);
         }
         self.pause(id);
+        let failure_count = self.jobs.get(&id).map_or(0, |job| job.failure_count);
+        if failure_count >= FAILURES_BEFORE_MAP && self.map.is_some() {
+            self.ensure_own_job(&|goal| matches!(goal, Goal::FetchMap), |_| Goal::FetchMap);
+        }
     }
 
     fn on_unreachable(&mut self, to: &Address) {

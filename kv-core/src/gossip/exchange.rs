@@ -256,7 +256,12 @@ impl Gossip {
             let node = delta.entry.node;
             self.merge(now, &delta.entry);
             if let Some(member) = self.members.get_mut(&node) {
+                let before = member.to().address;
                 member.apply(delta);
+                let address = member.to().address;
+                if address != before {
+                    self.outputs.push_back(Output::Moved { node, address });
+                }
             } else if let Some(endpoint) = delta.endpoint() {
                 self.admit(now, Member::new(&self.criteria, now, delta.entry, endpoint.clone()));
                 if let Some(member) = self.members.get_mut(&node) {
@@ -281,8 +286,10 @@ impl Gossip {
             // by one hop with each interval only.
             self.next_tick = now + self.rng.duration(Duration::ZERO, self.config.interval);
         }
+        let address = member.to().address;
         self.members.insert(node, member);
         self.outputs.push_back(Output::Changed { node, state });
+        self.outputs.push_back(Output::Moved { node, address });
     }
 
     /// Takes over what is told of a known node, if it wins.

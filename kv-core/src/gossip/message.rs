@@ -172,10 +172,10 @@ pub struct Load {
     pub replica_count: u32,
     /// Those of them that lead.
     pub leader_count: u32,
-    /// Free bytes of its disk.
-    pub free_bytes: u64,
-    /// Bytes that its data takes.
-    pub used_bytes: u64,
+    /// Bytes of writes that are proposed and not yet applied.
+    pub pending_bytes: u64,
+    /// Whether its disk is full.
+    pub is_full: bool,
 }
 
 /// A shard that a node says it leads.

@@ -53,8 +53,8 @@
 //!
 //! ## What this leaves out
 //!
-//! - Connections and addresses: the driver carries a message to an address, and says from whom one
-//!   came.
+//! - Connections and addresses: the owner carries a message to an address, and says from whom one
+//!   came. In a node that is [`node::hints`](crate::node).
 //! - Two processes with one id: both would refute without end. Links refuse the second one.
 //! - Probes through other nodes: heartbeats arrive through others anyway.
 //! - Removal: a member stays down for as long as the owner does not forget it.
@@ -76,7 +76,7 @@ pub use message::{
     ShardLead, Update, Value, Want,
 };
 
-use crate::id::{Address, Generation, Heartbeat, Incarnation, NodeId, RecordVersion};
+use crate::id::{Address, Generation, Heartbeat, Incarnation, NodeId, RecordVersion, ShardId};
 use crate::rng::Rng;
 use crate::time::Instant;
 use detector::Criteria;
@@ -130,6 +130,13 @@ pub enum Output {
         node: NodeId,
         /// Its state.
         state: MemberState,
+    },
+    /// A member is reached at another address than was known, or is new. A hint.
+    Moved {
+        /// The member.
+        node: NodeId,
+        /// Where it says that it is reached.
+        address: Address,
     },
 }
 
@@ -304,6 +311,12 @@ impl Gossip {
         silences.chain(news).chain([self.next_tick]).min()
     }
 
+    /// Where to look for members that are not heard of: in place of the seeds so far.
+    pub fn set_seeds(&mut self, mut seeds: Vec<Address>) {
+        seeds.retain(|seed| *seed != self.record.endpoint.value.address);
+        self.seeds = seeds;
+    }
+
     /// Tells others how much the node carries. Changes are gathered for a load interval.
     pub fn set_load(&mut self, load: Load) {
         self.pending_load = Some(load);
@@ -374,6 +387,25 @@ impl Gossip {
     /// The state of `node`; none if it is unknown. Cheap.
     pub fn state(&self, node: NodeId) -> Option<MemberState> {
         self.members.get(&node).map(|member| member.entry.state)
+    }
+
+    /// The live members that tell of a cluster map newer than `version`, by id. A hint.
+    pub fn members_with_newer_map(&self, version: u64) -> impl Iterator<Item = NodeId> {
+        let newer = self.members.iter().filter(move |(_, member)| {
+            member.entry.state.is_live() && member.record.map_version.value > version
+        });
+        newer.map(|(node, _)| *node)
+    }
+
+    /// The live member that says that it leads `shard`, under the newest placement if several do. A
+    /// hint.
+    pub fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
+        let live = self.members.iter().filter(|(_, member)| member.entry.state.is_live());
+        let leads = live.filter_map(|(node, member)| {
+            let lead = member.record.leads.value.iter().find(|lead| lead.shard == shard)?;
+            Some((lead.epoch, *node))
+        });
+        leads.max().map(|(_, node)| node)
     }
 
     /// This node's generation.

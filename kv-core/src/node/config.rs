@@ -4,18 +4,21 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::cluster::SHARD_COUNT_MAX;
+use crate::gossip::{GossipConfig, GossipConfigError};
 use crate::id::{Address, NodeId};
 use crate::raft::{Limits, Timings};
 
 /// A node's configuration. `cluster_name`, `peers`, `shard_count` and `replica_count` must be equal
-/// on all nodes when the cluster is formed; afterwards what was formed holds.
+/// on all nodes when the cluster is formed; afterwards what was formed holds, and the others are
+/// found by the map and by gossip.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// This node; one of `peers`.
     pub id: NodeId,
     /// Name of the cluster.
     pub cluster_name: String,
-    /// All nodes of the cluster, this one included, with their addresses.
+    /// Nodes of the cluster with their addresses, this one included: all of them until the cluster
+    /// is formed, any of them afterwards.
     pub peers: Vec<(NodeId, Address)>,
     /// Count of user shards: a power of two, 1 to 1,024. Default 16.
     pub shard_count: u32,
@@ -26,6 +29,8 @@ pub struct NodeConfig {
     pub timings: Timings,
     /// What each replica keeps.
     pub limits: Limits,
+    /// Gossip and failure detection.
+    pub gossip: GossipConfig,
 }
 
 impl NodeConfig {
@@ -39,6 +44,7 @@ impl NodeConfig {
             replica_count: None,
             timings: Timings::default(),
             limits: Limits::default(),
+            gossip: GossipConfig::default(),
         }
     }
 
@@ -85,6 +91,8 @@ impl NodeConfig {
         {
             errors.push(ConfigError::Timings { timings: self.timings });
         }
+        let gossip = self.gossip.validate().err().map(|errors| errors.0);
+        errors.extend(gossip.into_iter().flatten().map(ConfigError::Gossip));
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 }
@@ -123,12 +131,6 @@ pub enum ConfigError {
         /// The number of nodes.
         peer_count: u32,
     },
-    /// The cluster was formed with a member that the peers do not list.
-    #[error("the peers do not list {id}, a member of the formed cluster; add it to --peers")]
-    MemberMissing {
-        /// The member.
-        id: NodeId,
-    },
     /// The data directory belongs to another node or cluster.
     #[error(
         "the data directory belongs to {node} of cluster {cluster_name:?}; check --id, --cluster and --data-dir"
@@ -139,6 +141,9 @@ pub enum ConfigError {
         /// Of which cluster.
         cluster_name: String,
     },
+    /// A tunable of gossip that is out of its range.
+    #[error("{0}")]
+    Gossip(GossipConfigError),
     /// Timers that cannot work together.
     #[error(
         "timers need heartbeat > 0, election_min >= 3 heartbeats, election_max >= election_min + heartbeat: {timings:?}"

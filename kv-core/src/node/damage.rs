@@ -49,6 +49,7 @@ impl Node {
         self.attention.clear();
         self.deadlines.clear();
         self.rounds.heartbeat_at = None;
+        self.hints = None;
     }
 
     pub(super) fn handle_while_suspect(&mut self, input: Input) {

@@ -1,6 +1,7 @@
 //! Inputs and outputs of a node.
 
-use crate::id::{LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
+use crate::gossip::MemberState;
+use crate::id::{Address, LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
 use crate::raft::{Contradiction, Role};
 use crate::storage::{StorageDamage, StorageReply, StorageRequest};
 use crate::wire::{ClientReply, ClientRequest, PeerFrame};
@@ -40,6 +41,14 @@ pub enum Output {
     },
     /// Execute, and feed the answer back.
     Store(StorageRequest),
+    /// The peer is said to be reached at this address from here on. A hint: the other addresses that
+    /// are known of it may be tried as well.
+    Connect {
+        /// The peer.
+        peer: NodeId,
+        /// The address.
+        address: Address,
+    },
     /// Something worth logging and checking.
     Event(Event),
 }
@@ -104,6 +113,14 @@ pub enum Event {
     },
     /// The cluster knows another incarnation of this node: its disk was wiped. It stays out.
     WipedNode,
+    /// Another member is heard of, or believed to be in another state. A hint: nothing follows from
+    /// it.
+    PeerChanged {
+        /// The member.
+        node: NodeId,
+        /// What is believed of it.
+        state: MemberState,
+    },
     /// A frame was dropped.
     FrameIgnored {
         /// The sender that it names.
@@ -133,6 +150,8 @@ pub enum TimerReason {
     Formation,
     /// A leader's sign of life, retransmissions, and reads that wait for a confirmation.
     Heartbeat,
+    /// Gossip with another member.
+    Gossip,
     /// A peer may have become silent: who follows it, or counts on it, is looked at.
     Contact(NodeId),
     /// A request that was sent on to another node is given up.

@@ -21,7 +21,7 @@ use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
 
-use crate::id::{Incarnation, Round, ShardId, Term};
+use crate::id::{Address, Incarnation, Round, ShardId, Term};
 use crate::time::Instant;
 use crate::wire::{Lead, PeerMessage};
 
@@ -29,6 +29,8 @@ use crate::wire::{Lead, PeerMessage};
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) incarnation: Incarnation,
+    /// Where the peer is reached, by what gossip says; none if it has said nothing.
+    pub(super) address: Option<Address>,
     /// Whether the peer last said that its disk is full.
     pub(super) is_full: bool,
     /// Whether the peer last said that it should be given no leadership.
@@ -113,6 +115,7 @@ impl Link {
     pub(super) fn new(incarnation: Incarnation) -> Self {
         Self {
             incarnation,
+            address: None,
             is_full: false,
             is_unfit: false,
             heard_at: None,

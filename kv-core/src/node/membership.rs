@@ -2,6 +2,7 @@
 //!
 //! The meta group's log decides about members and targets, and its leader pushes every new map to
 //! all nodes, and once a second its version, which whoever is behind answers by asking for the map.
+//! Whoever it does not reach hears of the version by gossip and asks another node ([`hints`](super::hints)).
 //! A node keeps the newest map in its identity, so that after a restart it finds the members that
 //! there are, even if none of those of the formation is left.
 //!
@@ -118,6 +119,7 @@ impl Node {
         for (node, incarnation) in members {
             self.links.entry(node).or_insert_with(|| Link::new(incarnation));
         }
+        self.follow_members_by_gossip();
         self.is_leads_stale = true;
     }
 
@@ -187,7 +189,7 @@ impl Node {
             return;
         }
         self.map_told_at = self.now;
-        let version = self.map.as_ref().map(|map| map.version).unwrap_or_default();
+        let version = self.map_version();
         let nodes: Vec<_> = self.links.keys().copied().collect();
         for node in nodes {
             self.outbox.send(node, PeerMessage::Map(MapMessage::Version { version }));
@@ -196,7 +198,7 @@ impl Node {
 
     /// A peer says something about maps.
     pub(super) fn on_map_message(&mut self, from: NodeId, message: MapMessage) {
-        let own = self.map.as_ref().map(|map| map.version).unwrap_or_default();
+        let own = self.map_version();
         match message {
             MapMessage::Version { version } => {
                 self.meta_leader = Some(from);

@@ -26,7 +26,7 @@
 //! `Request(Read)` → it notes the commit index and the next confirmation round → a majority
 //! confirms that round, and the index is applied → `Store(Read)` → the value answers the client.
 //!
-//! **What this leaves out:** gossip, timestamps and transactions.
+//! **What this leaves out:** timestamps and transactions.
 
 mod admin;
 mod config;
@@ -35,6 +35,7 @@ mod contact;
 mod damage;
 mod formation;
 mod forward;
+mod hints;
 mod io;
 mod link;
 mod membership;
@@ -53,7 +54,7 @@ use core::mem;
 pub use crate::raft::{Limits, Timings};
 pub use config::{ConfigError, ConfigErrors, NodeConfig};
 pub use io::{Budget, Event, IgnoreReason, Input, Output, TimerReason};
-pub use status::{ShardStatus, Status};
+pub use status::{PeerStatus, ShardStatus, Status};
 
 use crate::cluster::{ClusterMap, Identity};
 use crate::id::{AppendId, Epoch, LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
@@ -74,6 +75,7 @@ use crate::wire::{
 use confirm::Rounds;
 use formation::Formation;
 use forward::Forwards;
+use hints::Hints;
 use link::Link;
 use outbox::{Outbox, Sender};
 use replica::{Replica, Reported};
@@ -153,6 +155,8 @@ pub struct Node {
     appends_begun: BTreeMap<AppendId, Instant>,
     /// Until then the disk counts as slow.
     slow_until: Instant,
+    /// What other members tell; none while the node does not run.
+    hints: Option<Hints>,
 }
 
 impl Node {
@@ -206,6 +210,7 @@ impl Node {
             placing: BTreeMap::new(),
             appends_begun: BTreeMap::new(),
             slow_until: Instant::ZERO,
+            hints: None,
         };
         match recovered.damage {
             Some(damage) => node.become_suspect(damage),
@@ -254,8 +259,9 @@ impl Node {
         let heartbeat = self.rounds.heartbeat_at.map(|at| (at, TimerReason::Heartbeat));
         let raft = self.deadlines.first().map(|(at, shard)| (*at, TimerReason::Raft(*shard)));
         let forward = self.forwards.deadline().map(|at| (at, TimerReason::Forward));
+        let gossip = self.gossip_timeout().map(|at| (at, TimerReason::Gossip));
         let contact = self.contact_timeout();
-        [formation, heartbeat, contact, forward, raft].into_iter().flatten().min()
+        [formation, heartbeat, contact, forward, gossip, raft].into_iter().flatten().min()
     }
 
     /// How much a driver may still feed.
@@ -294,7 +300,8 @@ impl Node {
             damage: self.damage().cloned().map(Box::new),
             is_full: self.is_full,
             shards: shards.collect(),
-            log: self.log_counters,
+            peers: self.peer_statuses(),
+            log: Box::new(self.log_counters),
             ignored_frame_count: self.ignored_frame_count,
             pending_bytes: self.pending_bytes as u64,
         }
@@ -322,6 +329,7 @@ impl Node {
                 self.add_replica(shard, group);
             }
         }
+        self.start_gossip();
     }
 
     fn on_timeout(&mut self) {
@@ -329,6 +337,7 @@ impl Node {
         self.on_heartbeat_timeout();
         self.on_contact_timeout();
         self.on_forward_timeout();
+        self.on_gossip_timeout();
         self.on_deadlines();
     }
 
@@ -413,6 +422,7 @@ impl Node {
             PeerMessage::Map(message) => self.on_map_message(from, message),
             PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
             PeerMessage::Forward(message) => self.on_forward(from, message),
+            PeerMessage::Gossip(message) => self.on_gossip(from, message),
             PeerMessage::Raft { shard, message } => {
                 if matches!(message, RaftMessage::Append { .. }) {
                     self.add_empty_replica(shard);
@@ -659,14 +669,6 @@ fn check_identity(config: &NodeConfig, identity: &Identity) -> Result<(), Config
             node: identity.node,
             cluster_name: identity.cluster_name.clone(),
         });
-    }
-    // Later the map says who the members are and where they are reached.
-    let record = identity.cluster.as_ref().filter(|_| identity.map.is_none());
-    let members = record.into_iter().flat_map(|cluster| &cluster.members);
-    for member in members {
-        if !config.peers.iter().any(|(peer, _)| *peer == member.id) {
-            errors.push(ConfigError::MemberMissing { id: member.id });
-        }
     }
     if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
 }

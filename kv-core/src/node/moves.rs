@@ -99,7 +99,8 @@ impl Node {
             return self.on_placed(shard, configuration);
         }
         let meta = self.replicas.get(&ShardId::META).and_then(|replica| replica.group.leader());
-        if let Some(leader) = meta.or(self.meta_leader) {
+        let hinted = || self.hinted_leader(ShardId::META);
+        if let Some(leader) = meta.or(self.meta_leader).or_else(hinted) {
             let message = MapMessage::Placed { shard, configuration };
             self.outbox.send(leader, PeerMessage::Map(message));
         }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::mem;
 
 use super::Output;
+use crate::gossip::MESSAGE_BYTES_MAX;
 use crate::id::{AppendId, ClusterId, Incarnation, NodeId};
 use crate::wire::{MapMessage, PeerFrame, PeerMessage, RaftMessage, SnapshotMessage};
 
@@ -127,5 +128,6 @@ fn size(message: &PeerMessage) -> usize {
         | PeerMessage::Formation(_)
         | PeerMessage::Confirm { .. }
         | PeerMessage::Confirmed(_) => 64,
+        PeerMessage::Gossip(_) => MESSAGE_BYTES_MAX,
     }
 }

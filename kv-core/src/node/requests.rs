@@ -69,14 +69,18 @@ impl Node {
     }
 
     fn map_view(&self) -> ClientReply {
-        let Some(map) = self.map.clone() else {
+        let Some(mut map) = self.map.clone() else {
             return ClientReply::Refused(Refusal::NotReady);
         };
-        let leaders = self
-            .replicas
-            .iter()
-            .filter_map(|(shard, replica)| Some((*shard, replica.group.leader()?)))
-            .collect();
+        for member in &mut map.members {
+            member.address = self.address(member.id).unwrap_or_default();
+        }
+        let leader = |shard: ShardId| match self.replicas.get(&shard) {
+            Some(replica) => replica.group.leader(),
+            None => self.hinted_leader(shard),
+        };
+        let shards = map.shards.iter().map(|entry| entry.shard);
+        let leaders = shards.filter_map(|shard| Some((shard, leader(shard)?))).collect();
         ClientReply::Map(MapView { map, leaders })
     }
 

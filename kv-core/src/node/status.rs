@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
+use crate::gossip::{MemberState, Release};
+use crate::id::{Address, ClusterId, Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
 use crate::raft::{Configuration, Role};
 use crate::storage::{LogCounters, StorageDamage};
 
@@ -27,12 +28,31 @@ pub struct Status {
     pub is_full: bool,
     /// Its replicas, by shard.
     pub shards: Vec<ShardStatus>,
+    /// What it believes of the other members, by id.
+    pub peers: Vec<PeerStatus>,
     /// Its log since the process started.
-    pub log: LogCounters,
+    pub log: Box<LogCounters>,
     /// Frames that it dropped since the process started.
     pub ignored_frame_count: u64,
     /// Bytes of writes that are proposed and not yet applied.
     pub pending_bytes: u64,
+}
+
+/// What a node believes of another member. None of it decides anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The member.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub address: Address,
+    /// Its state; none if nothing was heard of it since the process started.
+    pub state: Option<MemberState>,
+    /// Hundredths of phi: how surprising its silence is.
+    pub phi_hundredths: u32,
+    /// What it runs.
+    pub release: Release,
+    /// The newest version of the map that it is known to have.
+    pub map_version: LogIndex,
 }
 
 /// One replica.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, ClusterRecord};
+use crate::gossip::GossipMessage;
 use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term};
 use crate::machine::SnapshotChunk;
 use crate::raft::Configuration;
@@ -65,6 +66,8 @@ pub enum PeerMessage {
     Snapshot(SnapshotMessage),
     /// What a client asked of another node than the one that does it, or the answer.
     Forward(ForwardMessage),
+    /// Hints about members.
+    Gossip(GossipMessage),
 }
 
 /// Messages that bring a client's request to the leader of the meta group, by one hop.

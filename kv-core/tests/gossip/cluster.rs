@@ -220,7 +220,7 @@ fn what_a_node_tells_of_itself_reaches_all() {
     network.run(seconds(15));
     for (id, gossip) in network.running().filter(|(id, _)| id.0 != 5) {
         let known = gossip.member(network.now, NodeId(5)).expect("a member");
-        assert_eq!((known.load.used_bytes, known.map_version), (4_711, 12), "{id}");
+        assert_eq!((known.load.pending_bytes, known.map_version), (4_711, 12), "{id}");
         assert_eq!(known.endpoint.address.0, "10.0.0.5:7400");
         assert_eq!(known.release.protocol, 7);
     }

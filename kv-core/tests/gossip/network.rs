@@ -45,6 +45,8 @@ pub(crate) struct Network {
     pub(crate) sent_bytes: BTreeMap<NodeId, u64>,
     /// Everything but new members that are alive.
     pub(crate) reports: Vec<Report>,
+    /// Where each node was last told that another one is.
+    pub(crate) moves: BTreeMap<(NodeId, NodeId), Address>,
     nodes: BTreeMap<NodeId, Gossip>,
     addresses: BTreeMap<Address, NodeId>,
     /// Nodes in different parts do not reach each other; part 0 unless said otherwise.
@@ -67,6 +69,7 @@ impl Network {
             is_counting: true,
             sent_bytes: BTreeMap::new(),
             reports: vec![],
+            moves: BTreeMap::new(),
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
             parts: BTreeMap::new(),
@@ -141,10 +144,9 @@ impl Network {
     }
 
     /// Tells a node how many bytes its data takes.
-    pub(crate) fn set_load(&mut self, node: u64, used_bytes: u64) {
+    pub(crate) fn set_load(&mut self, node: u64, pending_bytes: u64) {
         let (replica_count, leader_count) = (16, 5);
-        let free_bytes = u64::MAX - used_bytes;
-        let load = Load { replica_count, leader_count, free_bytes, used_bytes };
+        let load = Load { replica_count, leader_count, pending_bytes, is_full: false };
         self.act(node, |gossip, _| gossip.set_load(load));
     }
 
@@ -216,6 +218,9 @@ impl Network {
                 }
                 Output::Changed { node, state } => {
                     self.reports.push(Report { at: self.now, by: id, node, state });
+                }
+                Output::Moved { node, address } => {
+                    self.moves.insert((id, node), address);
                 }
             }
         }

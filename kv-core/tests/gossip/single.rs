@@ -40,7 +40,7 @@ fn sent(gossip: &mut Gossip) -> Vec<(To, GossipMessage)> {
     let outputs = std::iter::from_fn(|| gossip.poll_output());
     let sent = outputs.filter_map(|output| match output {
         Output::Send { to, message } => Some((to, message)),
-        Output::Changed { .. } => None,
+        Output::Changed { .. } | Output::Moved { .. } => None,
     });
     sent.collect()
 }
@@ -54,6 +54,26 @@ fn acquainted(last: u64) -> Gossip {
     }
     sent(&mut gossip);
     gossip
+}
+
+/// A member that was heard of once is not suspected before the time of grace is over: it may have
+/// started a moment ago.
+#[test]
+fn a_new_member_has_a_time_of_grace() {
+    let grace = Duration::from_secs(20);
+    let config = GossipConfig { grace, ..GossipConfig::default() };
+    let mut gossip = Gossip::new(config, introduction(1), vec![], 1, START).expect("a good start");
+    let known = record(entry(2, 1, MemberState::Alive, 10));
+    gossip.handle(START, NodeId(2), told(vec![known], vec![]));
+    let mut now = START;
+    while gossip.state(NodeId(2)) == Some(MemberState::Alive) {
+        let phi = gossip.member(now, NodeId(2)).expect("a member").phi;
+        assert!(now >= START + grace || phi == 0.0, "phi is {phi} at {now}");
+        now = gossip.poll_timeout().expect("a deadline");
+        gossip.on_timeout(now);
+        sent(&mut gossip);
+    }
+    assert_eq!(now, START + grace, "the silence was suspicious long before");
 }
 
 /// Of two beliefs the same one wins in either order.
@@ -132,7 +152,7 @@ fn a_silent_member_is_probed_then_suspect_then_down() {
                 {
                     seen.push(("probe".to_owned(), silence));
                 }
-                Output::Send { .. } => {}
+                Output::Send { .. } | Output::Moved { .. } => {}
             }
         }
     }

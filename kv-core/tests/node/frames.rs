@@ -1,6 +1,5 @@
 //! Frames that a node did not expect: from strangers, from former lives, from deposed leaders.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,16 +8,15 @@ use kv_core::cluster::ClusterRecord;
 use kv_core::id::{
     ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, SessionId, Term, Timestamp,
 };
-use kv_core::node::{ConfigError, Event, Input, Node, NodeConfig, Status};
+use kv_core::node::{Event, Input, Status};
 use kv_core::op::{Expect, Key, Value, WriteOp};
 use kv_core::raft::{Contradiction, Role};
-use kv_core::storage::Recovered;
 use kv_core::wire::{
     ClientReply, ClientRequest, Confirmation, FormationMessage, Lead, PeerFrame, PeerMessage,
     RaftMessage, Refusal, VoteKind,
 };
 
-use super::support::{self, Cluster, SHARD, key_of_shard};
+use super::support::{Cluster, SHARD, key_of_shard};
 
 /// A frame from `from` to `to` as `from` itself would send it.
 pub(super) fn frame(
@@ -317,17 +315,6 @@ fn restarted_follower_learns_the_commit_index_even_if_an_old_append_comes_first(
     cluster.run(Duration::from_secs(2));
     assert_eq!(cluster.leader(SHARD), Some(leader), "nothing else has moved the shard");
     assert_eq!(cluster.applied(follower, SHARD), applied);
-}
-
-#[test]
-fn member_that_the_peers_do_not_list_is_refused_at_start() {
-    let cluster = Cluster::formed(3);
-    let identity = cluster.node(NodeId(1)).identity().clone();
-    let peers = [1, 2].map(|id| (NodeId(id), support::address(NodeId(id)))).to_vec();
-    let recovered = Recovered { identity, groups: BTreeMap::new(), damage: None };
-    let config = NodeConfig { shard_count: 4, ..NodeConfig::new(NodeId(1), "test", peers) };
-    let refused = Node::new(config, recovered, 1, cluster.now).unwrap_err();
-    assert_eq!(refused.0, [ConfigError::MemberMissing { id: NodeId(3) }]);
 }
 
 #[test]

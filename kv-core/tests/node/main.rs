@@ -4,6 +4,7 @@ mod cluster;
 mod damage;
 mod forward;
 mod frames;
+mod hints;
 mod idle;
 mod membership;
 mod space;

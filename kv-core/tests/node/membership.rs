@@ -20,7 +20,7 @@ fn admin(cluster: &mut Cluster, request: AdminRequest) -> Result<AdminReply, Cal
 }
 
 /// Makes a node a member and starts it.
-fn join(cluster: &mut Cluster, number: u64) -> NodeId {
+pub(crate) fn join(cluster: &mut Cluster, number: u64) -> NodeId {
     let incarnation = Incarnation(500 + number);
     let request = AdminRequest::AddNode { incarnation, address: address(NodeId(number)) };
     let first = admin(cluster, request.clone()).expect("nodes can join");

@@ -171,6 +171,8 @@ struct Process {
     /// What a stalled store has not looked at.
     waiting: VecDeque<StorageRequest>,
     events: Vec<Event>,
+    /// Where the node was last told that its peers are.
+    connects: BTreeMap<NodeId, Address>,
 }
 
 /// Nodes `1..=count` and one client.
@@ -246,8 +248,13 @@ impl Cluster {
                 flushed: BTreeMap::new(),
                 damage: None,
             };
-            let process =
-                Process { node: None, store, waiting: VecDeque::new(), events: Vec::new() };
+            let process = Process {
+                node: None,
+                store,
+                waiting: VecDeque::new(),
+                events: Vec::new(),
+                connects: BTreeMap::new(),
+            };
             cluster.processes.insert(id, process);
         }
         for id in (1..=count).map(NodeId) {
@@ -263,7 +270,7 @@ impl Cluster {
         cluster
     }
 
-    fn config(&self, id: NodeId) -> NodeConfig {
+    pub(crate) fn config(&self, id: NodeId) -> NodeConfig {
         let peers = self.processes.keys().map(|id| (*id, address(*id))).collect();
         let (shard_count, replica_count) = self.shape;
         NodeConfig { shard_count, replica_count, ..NodeConfig::new(id, "test", peers) }
@@ -271,8 +278,13 @@ impl Cluster {
 
     /// Starts `id` with what its store holds.
     pub(crate) fn start(&mut self, id: NodeId) {
-        self.boot_count += 1;
         let config = self.config(id);
+        self.start_with(id, config);
+    }
+
+    /// Starts `id` with another configuration.
+    pub(crate) fn start_with(&mut self, id: NodeId, config: NodeConfig) {
+        self.boot_count += 1;
         let process = self.processes.get_mut(&id).unwrap();
         let recovered = process.store.open();
         let node = Node::new(config, recovered, id.0 * 1_000 + self.boot_count, self.now).unwrap();
@@ -298,8 +310,8 @@ impl Cluster {
             flushed: BTreeMap::new(),
             damage: None,
         };
-        let (waiting, events) = (VecDeque::new(), Vec::new());
-        self.processes.insert(id, Process { node: None, store, waiting, events });
+        let (waiting, events, connects) = (VecDeque::new(), Vec::new(), BTreeMap::new());
+        self.processes.insert(id, Process { node: None, store, waiting, events, connects });
         self.start(id);
     }
 
@@ -320,6 +332,11 @@ impl Cluster {
 
     pub(crate) fn node(&self, id: NodeId) -> &Node {
         self.processes[&id].node.as_ref().unwrap()
+    }
+
+    /// Where `id` was last told that `peer` is; none if it was not told.
+    pub(crate) fn connect(&self, id: NodeId, peer: NodeId) -> Option<&Address> {
+        self.processes[&id].connects.get(&peer)
     }
 
     pub(crate) fn events(&self, id: NodeId) -> &[Event] {
@@ -405,6 +422,9 @@ impl Cluster {
                     self.router.handle(now, RouterInput::Receive { from, reply });
                 }
                 Output::Event(event) => process.events.push(event),
+                Output::Connect { peer, address } => {
+                    process.connects.insert(peer, address);
+                }
             }
         }
         let timeout = node.poll_timeout();
@@ -467,6 +487,14 @@ impl Cluster {
         match node.poll_output() {
             Some(Output::Reply { handle: answered, body }) if answered == handle => body,
             other => panic!("expected an answer at once, got {other:?}"),
+        }
+    }
+
+    /// The map that `id` gives to clients.
+    pub(crate) fn map_of(&mut self, id: NodeId) -> ClusterMap {
+        match self.request(id, ClientRequest::Map) {
+            ClientReply::Map(view) => view.map,
+            other => panic!("expected a map, got {other:?}"),
         }
     }
 

@@ -83,6 +83,7 @@ impl Invariants {
             | Event::MapChanged { .. }
             | Event::ReplicaRemoved { .. }
             | Event::Removed
+            | Event::PeerChanged { .. }
             | Event::FrameIgnored { .. } => Ok(()),
         }
     }

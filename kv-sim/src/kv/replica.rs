@@ -170,6 +170,8 @@ impl Replica {
                 }
                 Output::Store(request) => self.store(now, request, out),
                 Output::Event(event) => out.note(Note::Node(event)),
+                // Servers never move.
+                Output::Connect { .. } => {}
             }
         }
     }
