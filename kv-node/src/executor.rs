@@ -19,7 +19,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use kv_core::id::{NodeId, RequestHandle, ShardId, Term};
-use kv_core::node::{Event, Input, Node, Output, Status};
+use kv_core::node::{Event, Input, LinkState, Node, Output, Status};
 use kv_core::raft::Role;
 use kv_core::storage::{StorageReply, StorageRequest};
 use kv_core::time::Instant;
@@ -70,6 +70,8 @@ pub(crate) enum ClientEvent {
 pub(crate) struct Inbox {
     /// From the log's thread.
     pub(crate) stored: mpsc::UnboundedReceiver<StorageReply>,
+    /// From links: what became of their connections.
+    pub(crate) links: mpsc::UnboundedReceiver<(NodeId, LinkState)>,
     /// From peers.
     pub(crate) peers: mpsc::Receiver<PeerFrame>,
     /// From clients.
@@ -169,6 +171,7 @@ impl Executor {
                 () = &mut shutdown => break,
                 () = alarm => self.input(Input::Timeout),
                 Some(reply) = inbox.stored.recv() => self.input(Input::Stored(reply)),
+                Some((peer, state)) = inbox.links.recv() => self.input(Input::Link { peer, state }),
                 Some(frame) = inbox.peers.recv() => self.input(Input::Receive(frame)),
                 Some(event) = inbox.clients.recv(), if has_budget => self.on_client(event),
                 Some(reply) = inbox.admin.recv() => {

@@ -5,6 +5,9 @@
 //! not fit, or comes while there is no connection, is dropped at once, because the core sends anew
 //! what still matters and an old heartbeat helps nobody.
 //!
+//! The end of a connection is told to the core: the operating system ends those of a process that
+//! died, however it died, so that nobody has to wait until its silence is noticed.
+//!
 //! **What this leaves out:** noticing a peer that vanished without a word. The operating system
 //! does that, after it has failed to deliver for minutes; until then frames to that peer wait in
 //! its socket.
@@ -17,6 +20,7 @@ use std::time::Duration;
 
 use kv_core::cluster::ClusterMap;
 use kv_core::id::{Address, NodeId};
+use kv_core::node::LinkState;
 use kv_core::rng::Rng;
 use kv_core::wire::{
     self, Frame, Hello, HelloRefusal, HelloReply, LocalIdentity, PROTOCOL_VERSION, PeerFrame,
@@ -25,7 +29,7 @@ use kv_core::wire::{
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::counters::Counters;
@@ -55,6 +59,10 @@ pub(crate) struct Link {
     addresses: watch::Sender<Vec<Address>>,
 }
 
+/// Where links tell the executor what becomes of their connections. Bounded by the pauses between
+/// two connections.
+pub(crate) type LinkStates = mpsc::UnboundedSender<(NodeId, LinkState)>;
+
 /// What a link's task needs.
 pub(crate) struct LinkTask {
     /// The peer.
@@ -63,6 +71,8 @@ pub(crate) struct LinkTask {
     pub(crate) addresses: watch::Receiver<Vec<Address>>,
     /// Who this node is.
     pub(crate) identity: watch::Receiver<LocalIdentity>,
+    /// Where it is told that the connection broke off or stands.
+    pub(crate) states: LinkStates,
     /// What is counted.
     pub(crate) counters: Arc<Counters>,
     /// Draws the pauses, so that nodes do not connect in step.
@@ -86,6 +96,27 @@ enum LinkError {
     OtherNode(NodeId),
     #[error("the node at that address has joined no cluster yet")]
     NotJoined,
+}
+
+impl LinkError {
+    /// Whether the peer's side ended a connection that stood, as it does when the peer's process has
+    /// ended.
+    fn is_end_of_peer(&self) -> bool {
+        let is_end = |error: &io::Error| {
+            use io::ErrorKind::{BrokenPipe, ConnectionReset};
+            matches!(error.kind(), BrokenPipe | ConnectionReset)
+        };
+        match self {
+            Self::Io(error) | Self::Read(ReadError::Io(error)) => is_end(error),
+            Self::Read(ReadError::Closed | ReadError::Truncated) => true,
+            Self::Read(ReadError::Frame(_) | ReadError::Misplaced | ReadError::TooSlow)
+            | Self::Timeout
+            | Self::Refused(_)
+            | Self::OtherNode(_)
+            | Self::NotJoined
+            | Self::Moved => false,
+        }
+    }
 }
 
 impl Link {
@@ -115,6 +146,7 @@ pub(crate) struct Links {
     /// By peer.
     pub(crate) peers: BTreeMap<NodeId, Link>,
     identity: watch::Receiver<LocalIdentity>,
+    states: LinkStates,
     counters: Arc<Counters>,
     seed: u64,
 }
@@ -123,10 +155,11 @@ impl Links {
     /// No links yet.
     pub(crate) fn new(
         identity: watch::Receiver<LocalIdentity>,
+        states: LinkStates,
         counters: Arc<Counters>,
         seed: u64,
     ) -> Self {
-        Self { peers: BTreeMap::new(), identity, counters, seed }
+        Self { peers: BTreeMap::new(), identity, states, counters, seed }
     }
 
     /// Starts to connect to a peer, which may listen at one of `addresses`, the likeliest first.
@@ -142,6 +175,7 @@ impl Links {
             peer,
             addresses,
             identity: self.identity.clone(),
+            states: self.states.clone(),
             counters: Arc::clone(&self.counters),
             rng: Rng::fork(self.seed, &format!("link to {peer}")),
         };
@@ -211,12 +245,16 @@ impl LinkTask {
                     last_reason.clear();
                     pause = BACKOFF_MIN;
                     is_connected.store(true, Ordering::Relaxed);
+                    self.tell(LinkState::Up);
                     let error = tokio::select! {
                         error = converse(source, &mut writer, &mut unsent) => error,
                         Some(()) = moved(&mut self.addresses, &address) => LinkError::Moved,
                     };
                     is_connected.store(false, Ordering::Relaxed);
                     unsent.clear();
+                    if error.is_end_of_peer() {
+                        self.tell(LinkState::Down);
+                    }
                     error
                 }
             };
@@ -233,6 +271,11 @@ impl LinkTask {
             sleep(self.rng.duration(pause / 2, pause)).await;
             pause = (pause * 2).min(BACKOFF_MAX);
         }
+    }
+
+    fn tell(&self, state: LinkState) {
+        // Without an executor there is nobody to tell.
+        let _ = self.states.send((self.peer, state));
     }
 
     /// One address after another; every other time the likeliest, which is the one that was told last.

@@ -136,6 +136,7 @@ impl BoundNode {
         let (mut recovered, mut disk) = disk::open(&settings, stored_sender)?;
         let (identity_sender, identity) = watch::channel(local(&recovered.identity));
         let counters = Arc::new(Counters::default());
+        let (link_sender, link_states) = mpsc::unbounded_channel();
         let (budget_sender, has_budget) = watch::channel(true);
         let published = Published { identity: identity_sender, has_budget: budget_sender };
         let (peers_sender, peers) = mpsc::channel(PEER_FRAME_COUNT_MAX);
@@ -155,7 +156,7 @@ impl BoundNode {
         }
         let names: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
         tracing::info!("{} listens on {}", who(recovered.identity.node), names.join(", "));
-        let mut inbox = Inbox { stored, peers, clients, admin: admin_receiver };
+        let mut inbox = Inbox { stored, links: link_states, peers, clients, admin: admin_receiver };
         let mut joined_clients = BTreeMap::new();
         if settings.config.is_none() && recovered.identity.cluster.is_none() {
             if let Some(damage) = recovered.damage {
@@ -173,7 +174,8 @@ impl BoundNode {
         let clock = Clock::start();
         let node =
             Node::new(config.clone(), recovered, seed, clock.now()).map_err(NodeError::Mismatch)?;
-        let links = open_links(&node, &config, Links::new(identity, counters, seed));
+        let links = Links::new(identity, link_sender, counters, seed);
+        let links = open_links(&node, &config, links);
         let executor = Executor::new(node, clock, disk, links, published, joined_clients);
         Ok(Some((executor, inbox)))
     }

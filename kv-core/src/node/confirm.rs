@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::mem;
 
-use super::Node;
+use super::{LinkState, Node};
 use crate::id::{NodeId, Round, ShardId};
 use crate::mutants::{self, Mutant};
 use crate::time::Instant;
@@ -103,6 +103,28 @@ impl Node {
         let is_out = fronts.any(|read| read.round <= begun);
         if !is_out || self.now >= self.rounds.begun_at + patience {
             self.begin_round();
+        }
+    }
+
+    /// The connection to `peer` broke off, or stands. Who follows the peer need not wait until it was
+    /// silent for an election timeout; whom the peer follows shows that it is alive before the peer
+    /// campaigns for nothing.
+    pub(super) fn on_link(&mut self, peer: NodeId, state: LinkState) {
+        match state {
+            LinkState::Down => {
+                for (shard, replica) in &mut self.replicas {
+                    if replica.group.on_leader_lost(self.now, peer) {
+                        self.touched.insert(*shard);
+                    }
+                }
+            }
+            LinkState::Up => {
+                let (boot, round) = (self.rounds.boot, self.rounds.begun);
+                let confirm = self.links.get(&peer).and_then(|link| link.confirm(boot, round));
+                if let Some(confirm) = confirm {
+                    self.outbox.send(peer, confirm);
+                }
+            }
         }
     }
 

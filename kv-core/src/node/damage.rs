@@ -57,7 +57,7 @@ impl Node {
             return;
         };
         match input {
-            Input::Timeout | Input::Receive(_) => {}
+            Input::Timeout | Input::Receive(_) | Input::Link { .. } => {}
             Input::Request { handle, body } => {
                 let refusal = Refusal::Damaged { node: self.config.id, damage };
                 self.refuse_request(handle, &body, refusal);

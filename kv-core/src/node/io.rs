@@ -24,6 +24,24 @@ pub enum Input {
     },
     /// The store's answer.
     Stored(StorageReply),
+    /// The connection to a peer broke off, or stands. A hint that spares waiting: whatever is said
+    /// here, nothing becomes wrong.
+    Link {
+        /// The peer.
+        peer: NodeId,
+        /// What became of the connection.
+        state: LinkState,
+    },
+}
+
+/// What became of the connection to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The peer's side ended it: most probably its process has ended. Not to be said of
+    /// a peer that is only silent.
+    Down,
+    /// It stands.
+    Up,
 }
 
 /// What a node wants done. To be drained with [`Node::poll_output`](super::Node::poll_output) after

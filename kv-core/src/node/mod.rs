@@ -53,7 +53,7 @@ use core::mem;
 
 pub use crate::raft::{Limits, Timings};
 pub use config::{ConfigError, ConfigErrors, NodeConfig};
-pub use io::{Budget, Event, IgnoreReason, Input, Output, TimerReason};
+pub use io::{Budget, Event, IgnoreReason, Input, LinkState, Output, TimerReason};
 pub use status::{PeerStatus, ShardStatus, Status};
 
 use crate::cluster::{ClusterMap, Identity};
@@ -241,6 +241,7 @@ impl Node {
                 }
             },
             Input::Stored(reply) => self.on_stored(reply),
+            Input::Link { peer, state } => self.on_link(peer, state),
         }
         self.settle();
     }

@@ -11,6 +11,11 @@ use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 use crate::wire::{RaftMessage, VoteKind};
 
+/// Campaigns that follow each other quickly after the leader's process has ended: enough to get over
+/// a split vote or a voter who has not noticed it yet, and few enough to disturb nobody if it has
+/// not ended at all.
+const HASTY_CAMPAIGN_MAX: u32 = 4;
+
 impl Group {
     /// The deadline has come: campaign, or as leader check that a majority still answers.
     pub fn on_timeout(&mut self, now: Instant) {
@@ -46,6 +51,30 @@ impl Group {
             return false;
         }
         self.follow(now, from, term)
+    }
+
+    /// The connection to `peer` broke off. If that is the leader, its process has most probably ended,
+    /// and this replica campaigns after a short random time unless it hears of it before. Whether
+    /// the replica campaigns.
+    ///
+    /// Only the waiting is left out. Whoever still hears the leader refuses, so that a leader whom a
+    /// majority hears stays, and a term begins only with a majority of pre-votes.
+    pub fn on_leader_lost(&mut self, now: Instant, peer: NodeId) -> bool {
+        let follows = matches!(self.state, State::Follower) && self.leader == Some(peer);
+        if !follows || !self.may_distrust_leader() {
+            return false;
+        }
+        self.leader = None;
+        self.hasty_campaigns = HASTY_CAMPAIGN_MAX;
+        self.reset_election_timeout(now);
+        true
+    }
+
+    /// Whether a leader whose connection broke off may be taken for gone. Votes do not depend on time
+    /// here, so it may always. NB: a follower that has granted a lease must not vote before the
+    /// lease has expired, whatever becomes of its connections.
+    fn may_distrust_leader(&self) -> bool {
+        true
     }
 
     /// Tells `to`, which leads an older term, the term of this replica.
@@ -84,7 +113,12 @@ impl Group {
     /// Draws a new election timeout, and waits for it.
     pub(super) fn reset_election_timeout(&mut self, now: Instant) {
         let timings = self.config.timings;
-        self.election_timeout = self.rng.duration(timings.election_min, timings.election_max);
+        let (shortest, longest) = match self.hasty_campaigns {
+            0 => (timings.election_min, timings.election_max),
+            // Longer than a connection takes to come back, and so spread that two seldom collide.
+            _ => (timings.heartbeat / 2, timings.heartbeat * 3 / 2),
+        };
+        self.election_timeout = self.rng.duration(shortest, longest);
         self.deadline = now + self.election_timeout;
     }
 
@@ -99,6 +133,10 @@ impl Group {
         self.step_down(now, term);
         self.leader = Some(leader);
         self.leader_contact = now;
+        if self.hasty_campaigns > 0 {
+            self.hasty_campaigns = 0;
+            self.reset_election_timeout(now);
+        }
         true
     }
 
@@ -140,6 +178,7 @@ impl Group {
     }
 
     fn start_pre_vote(&mut self, now: Instant) {
+        self.hasty_campaigns = self.hasty_campaigns.saturating_sub(1);
         self.reset_election_timeout(now);
         self.leader = None;
         let granted = BTreeSet::from([self.config.me]);
@@ -199,6 +238,7 @@ impl Group {
         let next = self.log.last().index.next();
         let followers =
             self.peers().into_iter().map(|peer| (peer, Progress::new(next, now))).collect();
+        self.hasty_campaigns = 0;
         self.state = State::Leader(Leadership {
             term_start: next,
             followers,

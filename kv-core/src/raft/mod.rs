@@ -13,7 +13,8 @@
 //! anew each time, first asks for *pre-votes* (thesis 9.6): would you vote for me? That changes
 //! nobody's term, so a replica that was cut off cannot disturb the others when it comes back. Only
 //! with a majority of pre-votes it starts a term and asks for votes. A replica refuses both while
-//! it has a leader that it heard of within `election_min` (thesis 4.2.3). Votes go to candidates
+//! it has a leader that it heard of within `election_min` (thesis 4.2.3); a leader whose connection
+//! broke off is not waited for ([`Group::on_leader_lost`]). Votes go to candidates
 //! whose log is at least as up to date (paper 5.4.1), one per term, and the vote is durable before
 //! it is told.
 //!
@@ -236,6 +237,8 @@ pub struct Group {
     deadline: Instant,
     /// How long to wait for a leader, drawn anew for each candidacy and each leader.
     election_timeout: Duration,
+    /// Campaigns that may still follow each other quickly: the leader's connection broke off.
+    hasty_campaigns: u32,
     /// Whether an append of this term has arrived since the process started.
     heard_append: bool,
     /// Whether term or vote changed since the last write that was handed out.
@@ -282,6 +285,7 @@ impl Group {
             leader_contact: Instant::ZERO,
             deadline: now,
             election_timeout: Duration::ZERO,
+            hasty_campaigns: 0,
             heard_append: false,
             hard_state_unsaved: false,
             applied: applied.index,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::support::Cluster;
+use super::support::{Cluster, SHARD, put_of_shard};
 use kv_core::client::{Answer, Call, CallError};
 use kv_core::id::{NodeId, ShardId, Timestamp};
-use kv_core::node::Event;
+use kv_core::node::{Event, Input, LinkState};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 
 pub(crate) fn key(name: &str) -> Key {
@@ -222,4 +222,64 @@ fn versions_are_the_indexes_of_the_log_for_now() {
         panic!()
     };
     assert_eq!(second, Timestamp(first.0 + 1));
+}
+
+/// Who follow the leader of `shard`.
+fn followers(leader: NodeId) -> Vec<NodeId> {
+    (1..=3).map(NodeId).filter(|id| *id != leader).collect()
+}
+
+/// Whom `id` takes for the leader of `shard`.
+fn believed(cluster: &Cluster, id: NodeId, shard: ShardId) -> Option<NodeId> {
+    let shards = cluster.node(id).status().shards;
+    shards.into_iter().find(|status| status.shard == shard)?.leader
+}
+
+#[test]
+fn a_leader_whose_process_ended_is_replaced_before_an_election_timeout() {
+    let mut cluster = Cluster::formed(3);
+    let old = cluster.leader(SHARD).unwrap();
+    cluster.stop(old);
+    for id in followers(old) {
+        cluster.input(id, Input::Link { peer: old, state: LinkState::Down });
+    }
+    cluster.run(Duration::from_millis(500));
+    let new = cluster.leader(SHARD).unwrap();
+    assert_ne!(new, old);
+    assert_eq!(cluster.call(put_of_shard("v")).map(|_| ()), Ok(()));
+}
+
+#[test]
+fn a_leader_that_is_connected_again_is_followed_at_once() {
+    let mut cluster = Cluster::formed(3);
+    let leader = cluster.leader(SHARD).unwrap();
+    let follower = followers(leader)[0];
+    cluster.input(follower, Input::Link { peer: leader, state: LinkState::Down });
+    assert_eq!(believed(&cluster, follower, SHARD), None);
+    cluster.input(leader, Input::Link { peer: follower, state: LinkState::Up });
+    cluster.run(Duration::ZERO);
+    assert_eq!(believed(&cluster, follower, SHARD), Some(leader));
+}
+
+#[test]
+fn a_connection_that_broke_off_on_one_side_deposes_nobody() {
+    let mut cluster = Cluster::formed(3);
+    let leader = cluster.leader(SHARD).unwrap();
+    let term = |cluster: &Cluster| {
+        cluster
+            .node(leader)
+            .status()
+            .shards
+            .iter()
+            .find(|status| status.shard == SHARD)
+            .map(|status| status.term)
+    };
+    let before = term(&cluster);
+    let follower = followers(leader)[0];
+    cluster.cut = vec![(leader, follower), (follower, leader)];
+    cluster.input(follower, Input::Link { peer: leader, state: LinkState::Down });
+    cluster.run(Duration::from_secs(3));
+    cluster.cut.clear();
+    cluster.run(Duration::from_secs(3));
+    assert_eq!((cluster.leader(SHARD), term(&cluster)), (Some(leader), before));
 }

@@ -180,6 +180,7 @@ impl Script {
             "cut" => self.cut.extend(rest.iter().map(|word| node(word))),
             "heal" => self.cut.clear(),
             "alive" => self.alive(node(rest[0])),
+            "lost" => self.lost(node(rest[0]), node(rest[1])),
             "heartbeat" => self.with(node(rest[0]), |group, now| group.on_heartbeat(now)),
             "read-index" => self.read_index(node(rest[0])),
             "crash" => self.crash(node(rest[0])),
@@ -307,6 +308,13 @@ impl Script {
                 self.with(leader, |group, now| group.on_follower_alive(now, other));
             }
         }
+    }
+
+    /// The connection from `id` to `peer` broke off.
+    fn lost(&mut self, id: NodeId, peer: NodeId) {
+        self.with(id, |group, now| {
+            group.on_leader_lost(now, peer);
+        });
     }
 
     fn with(&mut self, id: NodeId, change: impl FnOnce(&mut Group, Instant)) {

@@ -73,6 +73,13 @@ pub enum Input {
         /// All of it.
         bytes: Bytes,
     },
+    /// The connection to a server broke off because its process ended, or stands again.
+    Link {
+        /// The server.
+        peer: ProcessId,
+        /// Whether it stands.
+        is_up: bool,
+    },
     /// The time of [`Machine::deadline`] has come.
     Timer,
     /// The simulated time of a storage operation is over: the machine carries it out, for real, in

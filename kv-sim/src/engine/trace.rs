@@ -38,6 +38,8 @@ pub enum Kind {
     Reply = 10,
     /// A fault begins or ends.
     Fault = 11,
+    /// A connection broke off or stands again.
+    Link = 12,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             Self::Call => "call",
             Self::Reply => "reply",
             Self::Fault => "fault",
+            Self::Link => "link",
         }
     }
 }

@@ -249,7 +249,11 @@ impl Machine for Client {
     fn handle(&mut self, now: u64, input: Input, out: &mut Outbox<Note>) {
         let now = Instant::from_nanos(now);
         match input {
-            Input::Start | Input::IoDone(_) => {}
+            Input::Start | Input::IoDone(_) | Input::Link { is_up: true, .. } => {}
+            Input::Link { peer, is_up: false } => {
+                let to = address(node_id(peer));
+                self.router.handle(now, RouterInput::Unreachable { to });
+            }
             Input::Phase(phase) => {
                 self.phase = phase;
                 self.quiet_until = now + QUIET;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_core::id::{LogId, NodeId, RequestHandle, ShardId};
-use kv_core::node::{Event, Input as NodeInput, Node, Output};
+use kv_core::node::{Event, Input as NodeInput, LinkState, Node, Output};
 use kv_core::storage::{Append, Entry, StorageReply, StorageRequest};
 use kv_core::time::Instant;
 use kv_core::wire::{self, Frame, ReplyFrame};
@@ -405,6 +405,10 @@ impl Machine for Replica {
         match input {
             Input::Start | Input::Phase(_) => {}
             Input::Deliver { from, bytes } => self.deliver(now, from, &bytes),
+            Input::Link { peer, is_up } => {
+                let state = if is_up { LinkState::Up } else { LinkState::Down };
+                self.node.handle(now, NodeInput::Link { peer: node_id(peer), state });
+            }
             Input::Timer => {
                 self.node.handle(now, NodeInput::Timeout);
                 self.check_idle(now);

@@ -135,6 +135,7 @@ impl Machine for Server {
                 }
             }
             Input::IoDone(token) => self.on_written(token, out),
+            Input::Link { .. } => {}
             Input::Timer if self.defect == Defect::Stuck => {}
             Input::Timer => {
                 self.beat_at = now + SECOND;
@@ -178,7 +179,7 @@ impl Machine for Client {
                     self.ask(now, out);
                 }
             }
-            Input::Deliver { .. } | Input::IoDone(_) => {}
+            Input::Deliver { .. } | Input::IoDone(_) | Input::Link { .. } => {}
             Input::Timer => self.ask(now, out),
         }
     }

@@ -3,6 +3,9 @@
 use super::super::fault::{FaultEdge, FaultEvent, FaultKind, FaultSpec, Nemesis, Strike, View};
 use super::*;
 
+/// In a million: how many crashes end the connections of the process.
+const CONNECTIONS_END_RATE: u32 = 750_000;
+
 impl<S: System> Driver<'_, S> {
     pub(super) fn declare_faults(&mut self) {
         for spec in &self.config.faults {
@@ -174,6 +177,22 @@ impl<S: System> Driver<'_, S> {
             self.violation.get_or_insert(Violation { check: "panic", detail });
         }
         self.lifecycle.kill(server).await;
+        // The operating system ends the connections of a process that dies, but not of one that
+        // loses its power.
+        if self.link_rng.chance(CONNECTIONS_END_RATE) {
+            self.tell_link(process, false);
+        }
+    }
+
+    /// Tells all others that their connections to `peer` broke off or stand again, after a latency.
+    fn tell_link(&mut self, peer: ProcessId, is_up: bool) {
+        let servers = (0..self.config.servers).map(ProcessId::Server);
+        let clients = (0..self.config.clients).map(ProcessId::Client);
+        for to in servers.chain(clients).filter(|to| *to != peer) {
+            if let Fate::Arrives { at, .. } = self.network.send(self.now, peer, to) {
+                self.queue.push(at, Event::Link { to, peer, is_up });
+            }
+        }
     }
 
     /// Starts a life of a server that is down.
@@ -200,6 +219,9 @@ impl<S: System> Driver<'_, S> {
             format!("life {}", restart_count + 1)
         });
         self.step_server(server, Input::Start);
+        if restart_count > 0 {
+            self.tell_link(process, true);
+        }
     }
 
     fn pause(&mut self, server: u16) {

@@ -41,6 +41,7 @@ mod faults;
 
 enum Event {
     Deliver { from: ProcessId, to: ProcessId, bytes: Bytes },
+    Link { to: ProcessId, peer: ProcessId, is_up: bool },
     Timer(ProcessId),
     IoDone { server: u16, life: u32, token: IoToken },
     Wake(usize),
@@ -77,6 +78,8 @@ pub(crate) struct Driver<'a, S: System> {
     nemeses: Vec<Nemesis>,
     pending: VecDeque<Action>,
     crash_rng: Rng,
+    /// Draws which crashes end connections.
+    link_rng: Rng,
     healed: bool,
     /// Faults that have begun and have not ended, but for those that strike single messages.
     lasting: u32,
@@ -142,6 +145,7 @@ impl<'a, S: System> Driver<'a, S> {
             nemeses: Vec::new(),
             pending: VecDeque::new(),
             crash_rng: Rng::fork(seed, "disk-crash", 0),
+            link_rng: Rng::fork(seed, "link", 0),
             healed: false,
             lasting: 0,
             outbox: Outbox::new(tracer),
@@ -205,6 +209,7 @@ impl<'a, S: System> Driver<'a, S> {
     fn dispatch(&mut self, event: Event) {
         match event {
             Event::Deliver { from, to, bytes } => self.deliver(from, to, bytes),
+            Event::Link { to, peer, is_up } => self.on_link(to, peer, is_up),
             Event::Timer(process) => self.on_timer(process),
             Event::IoDone { server, life, token } => self.on_io_done(server, life, token),
             Event::Wake(index) => self.wake_nemesis(index),
@@ -231,6 +236,22 @@ impl<'a, S: System> Driver<'a, S> {
             .tracer
             .event(self.now, who, Kind::Deliver, &bytes, || S::describe(from, to, &bytes));
         self.step(to, Input::Deliver { from, bytes });
+    }
+
+    /// The end of a connection travels like a message: who is cut off does not hear of it.
+    fn on_link(&mut self, to: ProcessId, peer: ProcessId, is_up: bool) {
+        if !self.network.is_open(peer, to) || !self.is_up(to) {
+            return;
+        }
+        if self.defers(to) {
+            return self.defer(to, Event::Link { to, peer, is_up });
+        }
+        let who = Who { process: Some(to), peer: Some(peer) };
+        let state = if is_up { "stands" } else { "broke off" };
+        self.outbox.tracer.event(self.now, who, Kind::Link, &[u8::from(is_up)], || {
+            format!("the connection to {peer} {state}")
+        });
+        self.step(to, Input::Link { peer, is_up });
     }
 
     fn on_timer(&mut self, process: ProcessId) {
