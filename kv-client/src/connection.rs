@@ -26,6 +26,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Unsent bytes per connection. What goes beyond is dropped, as if lost on the way: the router
 /// sends it again later.
 const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of frames that leave together, unless one is larger.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -169,10 +171,17 @@ async fn write(
     unsent_bytes: &AtomicUsize,
     unanswered: &AtomicUsize,
 ) -> Result<(), ConnectionError> {
-    while let Some(frame) = outgoing.recv().await {
-        unanswered.fetch_add(1, Ordering::Relaxed);
-        writer.write_all(&frame).await?;
-        unsent_bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+    while let Some(mut frames) = outgoing.recv().await {
+        let mut count = 1;
+        while frames.len() < WRITE_BYTES_MAX
+            && let Ok(frame) = outgoing.try_recv()
+        {
+            frames.extend_from_slice(&frame);
+            count += 1;
+        }
+        unanswered.fetch_add(count, Ordering::Relaxed);
+        writer.write_all(&frames).await?;
+        unsent_bytes.fetch_sub(frames.len(), Ordering::Relaxed);
     }
     Ok(())
 }

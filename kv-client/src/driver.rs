@@ -26,6 +26,8 @@ use crate::random;
 const REQUEST_COUNT_MAX: usize = 1_024;
 /// Events of connections that wait for the task; connections wait for room and stop reading.
 const EVENT_COUNT_MAX: usize = 1_024;
+/// Calls or events taken up in one turn.
+const TURN_MAX: usize = 128;
 /// How far away a timer is that nobody has set.
 const FAR_AWAY: Duration = Duration::from_secs(3_600);
 
@@ -94,15 +96,22 @@ impl Driver {
 
     /// Serves calls until every handle is gone.
     pub(crate) async fn run(mut self) {
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(self.wake_at()));
+        let (mut requests, mut events) = (Vec::new(), Vec::new());
         loop {
-            let alarm = tokio::time::sleep_until(self.wake_at());
+            let wake_at = self.wake_at();
+            if alarm.deadline() != wake_at {
+                alarm.as_mut().reset(wake_at);
+            }
             tokio::select! {
-                request = self.requests.recv() => match request {
-                    Some(request) => self.start(request),
-                    None => return,
+                count = self.requests.recv_many(&mut requests, TURN_MAX) => match count {
+                    0 => return,
+                    _ => requests.drain(..).for_each(|request| self.start(request)),
                 },
-                Some(event) = self.events.recv() => self.on_event(event),
-                () = alarm => self.input(RouterInput::Timeout),
+                1.. = self.events.recv_many(&mut events, TURN_MAX) => {
+                    events.drain(..).for_each(|event| self.on_event(event));
+                }
+                () = &mut alarm => self.input(RouterInput::Timeout),
             }
             self.drain_outputs();
         }

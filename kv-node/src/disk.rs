@@ -42,14 +42,19 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(200);
 const STEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// How many reads in a row put off a step.
-const READS_PER_STEP: u32 = 64;
+const READS_PER_STEP: usize = 256;
+
+/// Where the disk's threads answer: what was done in one go comes in one piece.
+pub(crate) type Replies = UnboundedSender<Vec<StorageReply>>;
 
 /// The executor's end of the disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
     identity: IdentityFile,
     log: Sender<LogWork>,
-    engine: Sender<StorageRequest>,
+    engine: Sender<Vec<StorageRequest>>,
+    /// Requests for the engine that [`Disk::flush`] hands over.
+    gathered: Vec<StorageRequest>,
     threads: [JoinHandle<()>; 2],
 }
 
@@ -64,10 +69,7 @@ enum LogWork {
 ///
 /// # Errors
 /// [`NodeError`] if the directory cannot be used. *No data was changed.*
-pub(crate) fn open(
-    settings: &Settings,
-    replies: UnboundedSender<StorageReply>,
-) -> Result<(Recovered, Disk), NodeError> {
+pub(crate) fn open(settings: &Settings, replies: Replies) -> Result<(Recovered, Disk), NodeError> {
     let path = || settings.data_dir.clone();
     let vfs: Arc<dyn Vfs> = Arc::new(
         OsVfs::new(settings.data_dir.clone())
@@ -86,7 +88,10 @@ pub(crate) fn open(
         spawn(format!("log-{id}"), move || log_thread.run())?,
         spawn(format!("engine-{id}"), move || run_engine(engine, &engine_waiting, &replies))?,
     ];
-    Ok((recovered, Disk { identity, log: log_sender, engine: engine_sender, threads }))
+    Ok((
+        recovered,
+        Disk { identity, log: log_sender, engine: engine_sender, gathered: Vec::new(), threads },
+    ))
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, NodeError> {
@@ -97,7 +102,8 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 }
 
 impl Disk {
-    /// Carries out a request. Only the identity is answered at once.
+    /// Carries out a request, what is the engine's at the next [`Disk::flush`]. Only the identity is
+    /// answered at once.
     pub(crate) fn execute(&mut self, request: StorageRequest) -> Option<StorageReply> {
         // The threads end before this one only by ending the process.
         match request {
@@ -119,10 +125,17 @@ impl Disk {
             | StorageRequest::InstallSnapshot { .. }
             | StorageRequest::DropStaged { .. }
             | StorageRequest::RemoveShard { .. } => {
-                let _ = self.engine.send(request);
+                self.gathered.push(request);
             }
         }
         None
+    }
+
+    /// Hands over what was gathered for the engine: one wake-up for all.
+    pub(crate) fn flush(&mut self) {
+        if !self.gathered.is_empty() {
+            let _ = self.engine.send(std::mem::take(&mut self.gathered));
+        }
     }
 
     /// Lets the threads finish what they were given.
@@ -140,7 +153,7 @@ impl Disk {
 struct LogThread {
     log: LogWriter,
     waiting: Receiver<LogWork>,
-    replies: UnboundedSender<StorageReply>,
+    replies: Replies,
     /// What was taken from `waiting` and does not belong to the batch before it.
     later: Option<LogWork>,
 }
@@ -184,7 +197,7 @@ impl LogThread {
         }
         loop {
             match self.log.append(&batch) {
-                Ok(replies) => return replies.into_iter().for_each(|reply| self.reply(reply)),
+                Ok(replies) => return self.reply(replies),
                 Err(error) if error.is_retryable() => {
                     tracing::warn!("{}; waiting for room", chain(&error));
                     self.look_at_space();
@@ -208,31 +221,32 @@ impl LogThread {
             }
         }
         match self.log.release(&floors) {
-            Ok(reply) => reply.into_iter().for_each(|reply| self.reply(reply)),
+            Ok(reply) => self.reply(reply.into_iter().collect()),
             Err(error) => stop(&error),
         }
     }
 
     fn look_at_space(&mut self) {
         match self.log.look_at_space() {
-            Ok(Some(reply)) => self.reply(reply),
-            Ok(None) => {}
+            Ok(reply) => self.reply(reply.into_iter().collect()),
             Err(error) => stop(&error),
         }
     }
 
-    fn reply(&self, reply: StorageReply) {
+    fn reply(&self, replies: Vec<StorageReply>) {
+        answer(&self.replies, replies);
+    }
+}
+
+fn answer(to: &Replies, replies: Vec<StorageReply>) {
+    if !replies.is_empty() {
         // An executor that has gone needs no answer.
-        let _ = self.replies.send(reply);
+        let _ = to.send(replies);
     }
 }
 
 /// The engine's thread: ends when the executor's end is gone.
-fn run_engine(
-    mut engine: Engine,
-    waiting: &Receiver<StorageRequest>,
-    replies: &UnboundedSender<StorageReply>,
-) {
+fn run_engine(mut engine: Engine, waiting: &Receiver<Vec<StorageRequest>>, replies: &Replies) {
     // Reads since the last step.
     let mut read_count = 0;
     loop {
@@ -243,20 +257,19 @@ fn run_engine(
         } else {
             waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
-        let reply = match &next {
-            Ok(request) => engine.execute(request),
-            Err(RecvTimeoutError::Timeout) => None,
+        let requests = match next {
+            Ok(requests) => requests,
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        // An executor that has gone needs no answer.
-        reply.into_iter().for_each(|reply| drop(replies.send(reply)));
-        read_count += 1;
-        if next.is_ok_and(|request| only_reads(&request)) && read_count < READS_PER_STEP {
-            continue;
+        answer(replies, requests.iter().filter_map(|request| engine.execute(request)).collect());
+        read_count += requests.len();
+        let is_step_put_off =
+            !requests.is_empty() && requests.iter().all(only_reads) && read_count < READS_PER_STEP;
+        if !is_step_put_off {
+            read_count = 0;
+            answer(replies, engine.work().unwrap_or_else(|error| stop(&error)));
         }
-        read_count = 0;
-        let done = engine.work().unwrap_or_else(|error| stop(&error));
-        done.into_iter().for_each(|reply| drop(replies.send(reply)));
     }
 }
 

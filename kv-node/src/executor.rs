@@ -1,8 +1,8 @@
 //! The executor: owns the core, and is the only one to call it.
 //!
-//! One task waits for whatever comes next (an answer of the log, a frame of a peer, a request of a
-//! client, the time), feeds it into the node as one input, and carries out all outputs before the
-//! next:
+//! One task waits for whatever comes next (answers of the log, frames of peers, requests of clients,
+//! the time), feeds all of that kind that wait into the node as one step, and carries out all outputs
+//! before the next. So the busier the node is, the more shares an append, a frame and a wake-up:
 //!
 //! ```text
 //! sockets ── peers, clients ──▶ ┌──────────┐ ── send ──▶ links
@@ -23,13 +23,16 @@ use kv_core::node::{Event, Input, LinkState, Node, Output, Status};
 use kv_core::raft::Role;
 use kv_core::storage::{StorageReply, StorageRequest};
 use kv_core::time::Instant;
-use kv_core::wire::{self, ClientReply, Frame, LocalIdentity, PeerFrame, ReplyFrame, RequestFrame};
+use kv_core::wire::{ClientReply, Frame, LocalIdentity, PeerFrame, ReplyFrame, RequestFrame};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::disk::Disk;
 use crate::links::Links;
 use crate::listener::Client;
 
+/// Inputs of one kind in one step. Enough to share the cost of a step, and few enough that a
+/// heartbeat does not wait for long.
+const STEP_INPUT_MAX: usize = 128;
 /// How far away a timer is that nobody has set.
 const FAR_AWAY: Duration = Duration::from_secs(3_600);
 
@@ -69,7 +72,7 @@ pub(crate) enum ClientEvent {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     /// From the log's thread.
-    pub(crate) stored: mpsc::UnboundedReceiver<StorageReply>,
+    pub(crate) stored: mpsc::UnboundedReceiver<Vec<StorageReply>>,
     /// From links: what became of their connections.
     pub(crate) links: mpsc::UnboundedReceiver<(NodeId, LinkState)>,
     /// From peers.
@@ -162,18 +165,30 @@ impl Executor {
     /// Runs the node until `shutdown` is done.
     pub(crate) async fn run(mut self, mut inbox: Inbox, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(self.wake_at()));
+        let (mut frames, mut events) = (Vec::new(), Vec::new());
         self.drain_outputs();
         self.feed_answers();
         loop {
+            self.disk.flush();
             let has_budget = self.publish_budget();
-            let alarm = tokio::time::sleep_until(self.wake_at());
+            let wake_at = self.wake_at();
+            if alarm.deadline() != wake_at {
+                alarm.as_mut().reset(wake_at);
+            }
             tokio::select! {
                 () = &mut shutdown => break,
-                () = alarm => self.input(Input::Timeout),
-                Some(reply) = inbox.stored.recv() => self.input(Input::Stored(reply)),
+                () = &mut alarm => self.input(Input::Timeout),
+                Some(replies) = inbox.stored.recv() => {
+                    self.inputs(replies.into_iter().map(Input::Stored));
+                }
                 Some((peer, state)) = inbox.links.recv() => self.input(Input::Link { peer, state }),
-                Some(frame) = inbox.peers.recv() => self.input(Input::Receive(frame)),
-                Some(event) = inbox.clients.recv(), if has_budget => self.on_client(event),
+                1.. = inbox.peers.recv_many(&mut frames, STEP_INPUT_MAX) => {
+                    self.inputs(frames.drain(..).map(Input::Receive));
+                }
+                1.. = inbox.clients.recv_many(&mut events, STEP_INPUT_MAX), if has_budget => {
+                    self.on_clients(events.drain(..));
+                }
                 Some(reply) = inbox.admin.recv() => {
                     // Who asked may have gone.
                     let _ = reply.send(self.node.status());
@@ -200,26 +215,34 @@ impl Executor {
         has_budget
     }
 
-    fn on_client(&mut self, event: ClientEvent) {
-        match event {
-            ClientEvent::Opened { connection, client } => {
-                self.clients.insert(connection, client);
-            }
-            ClientEvent::Closed { connection } => {
-                self.clients.remove(&connection);
-            }
-            ClientEvent::Request { connection, frame, slot, _bytes } => {
-                self.handle_count += 1;
-                let handle = RequestHandle(self.handle_count);
-                let RequestFrame { correlation, body } = frame;
-                self.waiting.insert(handle, Waiting { connection, correlation, _slot: slot });
-                self.input(Input::Request { handle, body });
+    fn on_clients(&mut self, events: impl Iterator<Item = ClientEvent>) {
+        let mut requests = Vec::new();
+        for event in events {
+            match event {
+                ClientEvent::Opened { connection, client } => {
+                    self.clients.insert(connection, client);
+                }
+                ClientEvent::Closed { connection } => {
+                    self.clients.remove(&connection);
+                }
+                ClientEvent::Request { connection, frame, slot, _bytes } => {
+                    self.handle_count += 1;
+                    let handle = RequestHandle(self.handle_count);
+                    let RequestFrame { correlation, body } = frame;
+                    self.waiting.insert(handle, Waiting { connection, correlation, _slot: slot });
+                    requests.push(Input::Request { handle, body });
+                }
             }
         }
+        self.inputs(requests);
     }
 
     fn input(&mut self, input: Input) {
-        self.node.handle(self.clock.now(), input);
+        self.inputs([input]);
+    }
+
+    fn inputs(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        self.node.handle_all(self.clock.now(), inputs);
         self.drain_outputs();
         self.feed_answers();
     }
@@ -254,7 +277,7 @@ impl Executor {
         let waiting = self.waiting.remove(&handle).expect("the core answers each request once");
         let Some(client) = self.clients.get(&waiting.connection) else { return };
         let frame = Frame::Reply(ReplyFrame { correlation: waiting.correlation, body });
-        if client.outbox.push(wire::encode(&frame)).is_err() {
+        if client.outbox.push(&frame).is_err() {
             tracing::warn!("a client does not fetch its replies: its connection is closed");
             self.clients.remove(&waiting.connection);
         }

@@ -5,11 +5,11 @@
 //! not here.
 //!
 //! **Out:** an [`Outbox`] takes frames without waiting and refuses when too much is unsent;
-//! [`write_frames`] is the other end. The executor therefore never waits for a socket.
+//! [`write_frames`] is the other end, and writes all that has gathered at once. The executor therefore never waits for a socket.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
@@ -23,7 +23,9 @@ use tokio::time::timeout;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// An empty buffer that has grown beyond this is given back.
 const IDLE_BUFFER_BYTES_MAX: usize = 4 * CHUNK_BYTES;
-/// How long one frame may take to leave. A receiver that is slower holds memory that others need.
+/// Bytes written at once.
+const WRITE_BYTES_MAX: usize = 1024 * 1024;
+/// How long so many may take to leave. A receiver that is slower holds memory that others need.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why nothing more comes from a socket.
@@ -126,9 +128,19 @@ impl FrameSource {
 /// Where frames wait to be written. Clones feed the same connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Outbox {
-    frames: mpsc::UnboundedSender<Vec<u8>>,
-    unsent_bytes: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+    /// Says that there is something to write; its end says that nothing more will come.
+    wake: mpsc::Sender<()>,
     bytes_max: usize,
+}
+
+/// What both ends of an outbox see.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Encoded frames that the writing end has not taken yet.
+    waiting: Mutex<Vec<u8>>,
+    /// Bytes that it has taken and not written yet.
+    writing_bytes: AtomicUsize,
 }
 
 /// More is unsent than allowed. *The frame was not taken.*
@@ -138,18 +150,25 @@ pub(crate) struct Full;
 /// The writing end of an [`Outbox`].
 #[derive(Debug)]
 pub(crate) struct Unsent {
-    frames: mpsc::UnboundedReceiver<Vec<u8>>,
-    bytes: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+    woken: mpsc::Receiver<()>,
+    /// What is being written; between two writes empty, and kept for its room.
+    writing: Vec<u8>,
 }
 
 /// An outbox that takes `bytes_max` bytes, or one frame of any size.
 pub(crate) fn outbox(bytes_max: usize) -> (Outbox, Unsent) {
-    let (sender, frames) = mpsc::unbounded_channel();
-    let bytes = Arc::new(AtomicUsize::new(0));
-    (
-        Outbox { frames: sender, unsent_bytes: Arc::clone(&bytes), bytes_max },
-        Unsent { frames, bytes },
-    )
+    let (wake, woken) = mpsc::channel(1);
+    let shared = Arc::new(Shared::default());
+    let unsent = Unsent { shared: Arc::clone(&shared), woken, writing: Vec::new() };
+    (Outbox { shared, wake, bytes_max }, unsent)
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Vec<u8>> {
+        // Whoever panics in between leaves whole frames.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Outbox {
@@ -157,13 +176,20 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Full`] if too much is unsent.
-    pub(crate) fn push(&self, frame: Vec<u8>) -> Result<(), Full> {
-        let unsent = self.unsent_bytes.load(Ordering::Relaxed);
-        if unsent > 0 && unsent + frame.len() > self.bytes_max {
+    pub(crate) fn push(&self, frame: &Frame) -> Result<(), Full> {
+        let mut waiting = self.shared.waiting();
+        let before = waiting.len();
+        wire::encode_into(frame, &mut waiting);
+        let unsent_before = before + self.shared.writing_bytes.load(Ordering::Relaxed);
+        let size = waiting.len() - before;
+        if unsent_before > 0 && unsent_before + size > self.bytes_max {
+            waiting.truncate(before);
             return Err(Full);
         }
-        self.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
-        let _ = self.frames.send(frame);
+        if before == 0 {
+            // It is woken already, or has ended.
+            let _ = self.wake.try_send(());
+        }
         Ok(())
     }
 }
@@ -171,40 +197,56 @@ impl Outbox {
 impl Outbox {
     /// Whether the other end is gone: nothing is written any more.
     pub(crate) fn is_ended(&self) -> bool {
-        self.frames.is_closed()
+        self.wake.is_closed()
     }
 }
 
 impl Unsent {
     /// Whether the other end is gone: nothing will come any more.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.frames.is_closed()
+        self.woken.is_closed()
     }
 
     /// Whether all that was queued is written.
     pub(crate) fn is_idle(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) == 0
+        self.shared.waiting().is_empty() && self.shared.writing_bytes.load(Ordering::Relaxed) == 0
     }
 
-    /// Forgets what waits, and the frame whose writing was broken off.
+    /// Forgets what waits, and what was being written when the connection ended.
     pub(crate) fn clear(&mut self) {
-        while self.frames.try_recv().is_ok() {}
-        self.bytes.store(0, Ordering::Relaxed);
+        self.shared.waiting().clear();
+        self.writing.clear();
+        self.shared.writing_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes everything that waits, to be written at once.
+    fn take(&mut self) {
+        self.writing.clear();
+        if self.writing.capacity() > IDLE_BUFFER_BYTES_MAX {
+            self.writing = Vec::new();
+        }
+        let mut waiting = self.shared.waiting();
+        std::mem::swap(&mut *waiting, &mut self.writing);
+        self.shared.writing_bytes.store(self.writing.len(), Ordering::Relaxed);
     }
 }
 
-/// Writes what comes through the outbox until its last sender is gone.
+/// Writes what comes through the outbox until its last sender is gone. All frames that wait leave
+/// together.
 ///
 /// # Errors
-/// If the socket fails or does not take a frame in time.
+/// If the socket fails or takes too little in time.
 pub(crate) async fn write_frames(
     writer: &mut OwnedWriteHalf,
     unsent: &mut Unsent,
 ) -> Result<(), ReadError> {
-    while let Some(frame) = unsent.frames.recv().await {
-        let written = timeout(WRITE_DEADLINE, writer.write_all(&frame)).await;
-        unsent.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
-        written.map_err(|_| ReadError::TooSlow)??;
+    while unsent.woken.recv().await.is_some() {
+        unsent.take();
+        for part in unsent.writing.chunks(WRITE_BYTES_MAX) {
+            let written = timeout(WRITE_DEADLINE, writer.write_all(part)).await;
+            unsent.shared.writing_bytes.fetch_sub(part.len(), Ordering::Relaxed);
+            written.map_err(|_| ReadError::TooSlow)??;
+        }
     }
     Ok(())
 }

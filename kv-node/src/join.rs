@@ -332,9 +332,9 @@ impl Joiner {
     }
 
     fn reply(&mut self, connection: ConnectionId, correlation: u64, body: ClientReply) {
-        let frame = wire::encode(&Frame::Reply(ReplyFrame { correlation, body }));
+        let frame = Frame::Reply(ReplyFrame { correlation, body });
         let client = self.clients.get(&connection);
-        if client.is_some_and(|client| client.outbox.push(frame).is_err()) {
+        if client.is_some_and(|client| client.outbox.push(&frame).is_err()) {
             self.clients.remove(&connection);
         }
     }

@@ -133,7 +133,7 @@ impl Link {
     /// Sends a frame, or drops it.
     pub(crate) fn send(&self, frame: PeerFrame) {
         let is_taken = self.is_connected.load(Ordering::Relaxed)
-            && self.outbox.push(wire::encode(&Frame::Peer(frame))).is_ok();
+            && self.outbox.push(&Frame::Peer(frame)).is_ok();
         if !is_taken {
             self.counters.dropped_frames.add();
         }

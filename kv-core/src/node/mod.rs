@@ -2,7 +2,8 @@
 //!
 //! [`Node`] is a pure state machine. A driver calls [`Node::handle`] with whatever happened and the
 //! time, then drains [`Node::poll_output`], then arms one timer for [`Node::poll_timeout`].
-//! `handle` is the only way to change a node; it never fails and never blocks. Peers and clients
+//! `handle`, or `handle_all` for several inputs in one step, is the only way to change a node; it
+//! never fails and never blocks. Peers and clients
 //! cannot make it panic: what is foreign or stale is ignored and counted first, and only then the
 //! node's own invariants are asserted.
 //!
@@ -223,7 +224,18 @@ impl Node {
 
     /// Takes one input. Total: never fails, never blocks. Drain [`Node::poll_output`] afterwards.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.handle_all(now, [input]);
+    }
+
+    /// Takes several inputs of one kind, in order, as one step: what they ask for leaves together,
+    /// in one append and one frame per peer. As total as [`Node::handle`].
+    pub fn handle_all(&mut self, now: Instant, inputs: impl IntoIterator<Item = Input>) {
         self.now = self.now.max(now);
+        inputs.into_iter().for_each(|input| self.take(input));
+        self.settle();
+    }
+
+    fn take(&mut self, input: Input) {
         if matches!(self.phase, Phase::Suspect(_)) {
             return self.handle_while_suspect(input);
         }
@@ -243,7 +255,6 @@ impl Node {
             Input::Stored(reply) => self.on_stored(reply),
             Input::Link { peer, state } => self.on_link(peer, state),
         }
-        self.settle();
     }
 
     /// The next output, none when drained.
@@ -574,7 +585,7 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
-        for envelope in replica.group.take_messages() {
+        for envelope in replica.group.take_messages(self.now) {
             let message = PeerMessage::Raft { shard, message: envelope.message };
             if envelope.after_persist && !hold_nothing {
                 self.outbox.send_after(replica.last_append, envelope.to, message);

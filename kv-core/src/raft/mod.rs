@@ -252,6 +252,8 @@ pub struct Group {
     pinned: Option<LogIndex>,
     /// The snapshot that the store is installing. Until it has, nothing is appended or applied.
     installing: Option<LogId>,
+    /// Whether entries were proposed and offered to no follower yet.
+    appends_due: bool,
     outbox: Vec<Envelope>,
     contradictions: Vec<(NodeId, Contradiction)>,
 }
@@ -292,6 +294,7 @@ impl Group {
             held_by_all: LogIndex(0),
             pinned: None,
             installing: None,
+            appends_due: false,
             outbox: Vec::new(),
             contradictions: Vec::new(),
         };
@@ -402,7 +405,7 @@ impl Group {
         }
         let id = self.log.push(self.hard_state.term, payload);
         self.note_configuration(now, id.index);
-        self.send_appends(now);
+        self.appends_due = true;
         id
     }
 
@@ -463,8 +466,12 @@ impl Group {
         Some(GroupWrite { shard, hard_state: Some(self.hard_state), entries })
     }
 
-    /// What the group wants sent since the last call.
-    pub fn take_messages(&mut self) -> Vec<Envelope> {
+    /// What the group wants sent since the last call. Entries that were proposed since then leave
+    /// here, so that those of one step share their appends.
+    pub fn take_messages(&mut self, now: Instant) -> Vec<Envelope> {
+        if mem::take(&mut self.appends_due) {
+            self.send_appends(now);
+        }
         mem::take(&mut self.outbox)
     }
 

@@ -118,24 +118,23 @@ fn checksum(header: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(header), body)
 }
 
-pub(super) fn encode(frame: &Frame) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
+pub(super) fn encode_into(frame: &Frame, out: &mut Vec<u8>) {
+    let start = out.len();
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[PROTOCOL_VERSION, kind(frame), 0, 0]);
     out.extend_from_slice(&[0; 8]);
     match frame {
-        Frame::Hello(body) => codec::encode_into(body, &mut out),
-        Frame::HelloReply(body) => codec::encode_into(body, &mut out),
-        Frame::Peer(body) => codec::encode_into(body, &mut out),
-        Frame::Request(body) => codec::encode_into(body, &mut out),
-        Frame::Reply(body) => codec::encode_into(body, &mut out),
+        Frame::Hello(body) => codec::encode_into(body, out),
+        Frame::HelloReply(body) => codec::encode_into(body, out),
+        Frame::Peer(body) => codec::encode_into(body, out),
+        Frame::Request(body) => codec::encode_into(body, out),
+        Frame::Reply(body) => codec::encode_into(body, out),
     }
-    let length =
-        u32::try_from(out.len() - FRAME_HEADER_BYTES).expect("a body is bounded by the limits");
-    out[8..12].copy_from_slice(&length.to_le_bytes());
-    let crc = checksum(&out[..12], &out[FRAME_HEADER_BYTES..]);
-    out[12..16].copy_from_slice(&crc.to_le_bytes());
-    out
+    let (head, body) = out[start..].split_at_mut(FRAME_HEADER_BYTES);
+    let length = u32::try_from(body.len()).expect("a body is bounded by the limits");
+    head[8..12].copy_from_slice(&length.to_le_bytes());
+    let crc = checksum(&head[..12], body);
+    head[12..16].copy_from_slice(&crc.to_le_bytes());
 }
 
 fn kind(frame: &Frame) -> u8 {

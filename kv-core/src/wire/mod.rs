@@ -32,7 +32,14 @@ pub use peer::{
 
 /// Encodes a frame: header, checksum and body.
 pub fn encode(frame: &Frame) -> Vec<u8> {
-    frame::encode(frame)
+    let mut out = Vec::with_capacity(256);
+    frame::encode_into(frame, &mut out);
+    out
+}
+
+/// Appends an encoded frame to `out`: frames that leave together share a buffer.
+pub fn encode_into(frame: &Frame, out: &mut Vec<u8>) {
+    frame::encode_into(frame, out);
 }
 
 /// Decodes the bytes of exactly one frame.

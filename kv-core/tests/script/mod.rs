@@ -335,7 +335,7 @@ impl Script {
             replica.last_append = append;
             replica.writes.push_back((append, write));
         }
-        for envelope in group.take_messages() {
+        for envelope in group.take_messages(self.now) {
             if envelope.after_persist && replica.last_append > replica.durable {
                 replica.held.push((replica.last_append, envelope));
             } else {

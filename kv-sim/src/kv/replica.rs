@@ -291,7 +291,7 @@ impl Replica {
         }
         let mut releases = work.releases;
         match self.log.append(&work.appends) {
-            Ok(replies) => replies.into_iter().for_each(|reply| self.appended(now, reply, out)),
+            Ok(replies) => self.appended(now, replies, out),
             Err(error) if error.is_retryable() => {
                 self.wait_for_room(now, work.appends, &mut releases, out);
             }
@@ -306,12 +306,14 @@ impl Replica {
         self.look_at_space(now);
     }
 
-    fn appended(&mut self, now: Instant, reply: StorageReply, out: &mut Outbox<Note>) {
-        if let StorageReply::Appended { id, .. } = &reply {
-            let id = id.0;
-            out.record(Kind::StorageResult, &id.to_le_bytes(), || format!("durable: a{id}"));
+    fn appended(&mut self, now: Instant, replies: Vec<StorageReply>, out: &mut Outbox<Note>) {
+        for reply in &replies {
+            if let StorageReply::Appended { id, .. } = reply {
+                let id = id.0;
+                out.record(Kind::StorageResult, &id.to_le_bytes(), || format!("durable: a{id}"));
+            }
         }
-        self.node.handle(now, NodeInput::Stored(reply));
+        self.node.handle_all(now, replies.into_iter().map(NodeInput::Stored));
     }
 
     /// Puts back appends for which there was no room, before what came later, and with them the
