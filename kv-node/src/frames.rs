@@ -250,3 +250,51 @@ pub(crate) async fn write_frames(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kv_core::wire::{ClientRequest, RequestFrame};
+    use tokio::net::{TcpListener, TcpStream};
+
+    fn request(correlation: u64) -> Frame {
+        Frame::Request(RequestFrame { correlation, body: ClientRequest::Map })
+    }
+
+    #[test]
+    fn frames_arrive_in_order_and_the_writer_ends_with_the_last_outbox() {
+        crate::run::runtime().unwrap().block_on(send_two());
+    }
+
+    async fn send_two() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let (_, mut writer) = connected.into_split();
+        let (reader, _writer) = accepted.into_split();
+        let (outbox, mut unsent) = outbox(1024);
+        let (first, second) = (request(1), request(2));
+        outbox.push(&first).unwrap();
+        outbox.clone().push(&second).unwrap();
+        drop(outbox);
+        write_frames(&mut writer, &mut unsent).await.unwrap();
+        assert!(unsent.is_idle());
+        let mut source = FrameSource::new(reader);
+        for expected in [first, second] {
+            let size = source.next_size().await.unwrap();
+            assert_eq!(source.next_frame(size).await.unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn full_outbox_takes_no_frame_but_an_empty_one_takes_any() {
+        let (outbox, mut unsent) = outbox(1);
+        assert_eq!(outbox.push(&request(1)), Ok(()));
+        assert_eq!(outbox.push(&request(2)), Err(Full));
+        unsent.take();
+        assert_eq!(outbox.push(&request(3)), Err(Full), "it is not written yet");
+        unsent.clear();
+        assert!(unsent.is_idle());
+        assert_eq!(outbox.push(&request(4)), Ok(()));
+    }
+}

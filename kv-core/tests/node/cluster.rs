@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::support::{Cluster, SHARD, put_of_shard};
+use super::support::{Cluster, SHARD, put_of_shard, write_of_shard};
 use kv_core::client::{Answer, Call, CallError};
 use kv_core::id::{NodeId, ShardId, Timestamp};
 use kv_core::node::{Event, Input, LinkState};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use kv_core::wire::{ClientReply, PeerMessage, RaftMessage};
 
 pub(crate) fn key(name: &str) -> Key {
     Key::new(name.as_bytes().to_vec())
@@ -282,4 +283,23 @@ fn a_connection_that_broke_off_on_one_side_deposes_nobody() {
     cluster.cut.clear();
     cluster.run(Duration::from_secs(3));
     assert_eq!((cluster.leader(SHARD), term(&cluster)), (Some(leader), before));
+}
+
+#[test]
+fn writes_of_one_step_share_an_append_to_each_follower() {
+    let mut cluster = Cluster::formed(3);
+    let leader = cluster.leader(SHARD).unwrap();
+    let before = cluster.sent.len();
+    cluster.ask_all(leader, (1..=3).map(write_of_shard).collect());
+    let messages = cluster.sent[before..].iter().flat_map(|frame| &frame.messages);
+    let counts = messages.filter_map(|message| match message {
+        PeerMessage::Raft { message: RaftMessage::Append { entries, .. }, .. } => {
+            Some(entries.len())
+        }
+        _ => None,
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [3, 3]);
+    cluster.run(Duration::from_millis(100));
+    let is_written = |reply: &ClientReply| matches!(reply, ClientReply::Written(_));
+    assert_eq!(cluster.replies.values().filter(|reply| is_written(reply)).count(), 3);
 }

@@ -478,6 +478,18 @@ impl Cluster {
         handle
     }
 
+    /// Asks a node several things in one step.
+    pub(crate) fn ask_all(&mut self, id: NodeId, bodies: Vec<ClientRequest>) {
+        let first = self.last_handle + 1;
+        self.last_handle += bodies.len() as u64;
+        let requests: Vec<_> = (first..).map(RequestHandle).zip(bodies).collect();
+        self.asked.extend(requests.iter().map(|(handle, _)| *handle));
+        let inputs = requests.into_iter().map(|(handle, body)| Input::Request { handle, body });
+        let node = self.processes.get_mut(&id).unwrap().node.as_mut().unwrap();
+        node.handle_all(self.now, inputs);
+        self.drain(id);
+    }
+
     /// Asks a node directly, and returns what it answers at once.
     pub(crate) fn request(&mut self, id: NodeId, body: ClientRequest) -> ClientReply {
         let now = self.now;
