@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Address, ClusterId, Epoch, Incarnation, LogIndex, NodeId, ShardId};
+use crate::storage::StorageDamage;
 
 /// A member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +117,28 @@ pub struct Identity {
     pub cluster: Option<ClusterRecord>,
     /// The newest map that the node had when the members last changed: whom to ask after a restart.
     pub map: Option<ClusterMap>,
+    /// How often the store was given up because of damage and begun anew.
+    pub life: u64,
+    /// The repair that is under way.
+    pub repair: Option<Repair>,
+}
+
+impl Identity {
+    /// The identity of a store that is to be given up because of `damage`.
+    pub fn after_damage(&self, damage: StorageDamage) -> Self {
+        let repair = Some(Repair { damage, is_set_aside: false });
+        Self { life: self.life + 1, repair, ..self.clone() }
+    }
+}
+
+/// A store that was given up and is being filled again from other nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// What was damaged.
+    pub damage: StorageDamage,
+    /// Whether all of the damaged store was set aside, and an empty one begun. Until then nothing in
+    /// the data directory may be taken for data.
+    pub is_set_aside: bool,
 }
 
 /// Where one shard lives, and where it is to live.

@@ -30,11 +30,13 @@ pub enum Mutant {
     QuorumNotChecked,
     /// A learner, or who was removed, campaigns (thesis 4.2.3).
     AnyoneCampaigns,
+    /// A replica that lost its data counts as soon as it is back, with whatever any peer makes of it.
+    RepairFromStalePeer,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::VoteNotPersisted,
         Self::OldTermCommitted,
         Self::UnconfirmedRead,
@@ -44,6 +46,7 @@ impl Mutant {
         Self::VoterNotCaughtUp,
         Self::QuorumNotChecked,
         Self::AnyoneCampaigns,
+        Self::RepairFromStalePeer,
     ];
 
     /// The name by which it is chosen on the command line.
@@ -58,6 +61,7 @@ impl Mutant {
             Self::VoterNotCaughtUp => "voter-not-caught-up",
             Self::QuorumNotChecked => "quorum-not-checked",
             Self::AnyoneCampaigns => "anyone-campaigns",
+            Self::RepairFromStalePeer => "repair-from-stale-peer",
         }
     }
 

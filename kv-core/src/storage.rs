@@ -56,6 +56,9 @@ pub struct HardState {
     pub vote: Option<NodeId>,
     /// Highest index known to be committed. May lag: it only spares work after a restart.
     pub commit: LogIndex,
+    /// The last life of the node's store ([`Identity::life`]) in which the replica was whole. If it
+    /// is not the present one, the replica may have forgotten what it promised, and is suspect.
+    pub life: u64,
 }
 
 /// One group's part of an append.
@@ -119,7 +122,8 @@ pub enum StorageRequest {
         /// The last entry that is not needed.
         floor: LogId,
     },
-    /// Replace the identity file, durably. Answered by [`StorageReply::IdentityStored`].
+    /// Replace the identity file, durably. Answered by [`StorageReply::IdentityStored`]. When a
+    /// repair has ended, what was set aside for it is removed.
     StoreIdentity(Identity),
     /// Pin what is applied to a shard, to send it elsewhere. Answered by
     /// [`StorageReply::SnapshotOpened`]. The same snapshot may be opened again.
@@ -411,6 +415,7 @@ pub struct Recovered {
     pub identity: Identity,
     /// Every group with durable state. Incomplete if the store is damaged.
     pub groups: BTreeMap<ShardId, RecoveredGroup>,
-    /// What is damaged, if anything is. The store then carries out nothing.
+    /// What was found damaged, if anything was. If the identity says that it was set aside, the
+    /// store begins anew in another life; if not, it carries out nothing.
     pub damage: Option<StorageDamage>,
 }

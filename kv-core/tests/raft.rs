@@ -23,6 +23,7 @@
 //!   `n` repair what was lost.
 //! - `read-index n` prints from which index on `n` may serve a read that arrives now.
 //! - `crash n` loses what is not durable, `restart n` comes back with what is.
+//! - `lose n` empties the disk of a crashed node, which starts suspect then.
 //! - `flush n...` makes what the nodes have applied durable without the log, and lets them release
 //!   what nobody needs.
 //! - `snapshot n m` brings what `n` has applied to `m`, `install m` makes it durable there. It has

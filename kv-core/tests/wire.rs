@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kv_core::cluster::{
-    ClusterMap, ClusterRecord, Identity, Member, MemberState, RemovedMember, ShardEntry,
+    ClusterMap, ClusterRecord, Identity, Member, MemberState, RemovedMember, Repair, ShardEntry,
 };
 use kv_core::codec;
 use kv_core::gossip::{
@@ -23,7 +23,7 @@ use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, FormationMessage,
     ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Lead, LocalIdentity,
     MapView, NodeRequest, PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage, RaftMessage,
-    Refusal, ReplyFrame, RequestFrame, VoteKind,
+    Refusal, ReplyFrame, RequestFrame, Standing, VoteKind,
 };
 use proptest::prelude::*;
 
@@ -245,6 +245,8 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
                 version,
                 except: vec![ShardId(1)],
                 unheard: vec![ShardId(2)],
+                suspect: vec![ShardId(1)],
+                life: 3,
                 is_full: true,
                 is_unfit: false,
             })]),
@@ -272,8 +274,10 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
                 matched: LogIndex(11),
                 commit: LogIndex(8),
                 held_by_all: LogIndex(7),
+                standing: Standing { life: 3, is_suspect: true },
             }),
         ),
+        ("cleared", raft(RaftMessage::Cleared { term: Term(4), life: 3, barrier: LogIndex(11) })),
         (
             "rejected",
             raft(RaftMessage::AppendRejected {
@@ -354,6 +358,11 @@ fn golden_bytes_of_stored_values() {
         incarnation: Incarnation(22),
         cluster: Some(record()),
         map: None,
+        life: 1,
+        repair: Some(Repair {
+            damage: StorageDamage { file: "wal".into(), offset: 7, what: "a checksum".into() },
+            is_set_aside: true,
+        }),
     };
     let put = WriteOp::Put { key: key(), value: Value::string("value") };
     let incarnation = Incarnation(44);

@@ -20,7 +20,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kv_core::id::{Incarnation, LogId, ShardId};
-use kv_core::storage::{Append, Recovered, StorageReply, StorageRequest, WRITE_BYTES_MAX};
+use kv_core::storage::{
+    Append, Recovered, StorageDamage, StorageReply, StorageRequest, WRITE_BYTES_MAX,
+};
 use kv_storage::engine::Engine;
 use kv_storage::identity::IdentityFile;
 use kv_storage::log::IDLE_BATCH_AFTER;
@@ -65,18 +67,24 @@ enum LogWork {
     Release(ShardId, LogId),
 }
 
-/// Opens the data directory and starts the disk's threads, whose answers go to `replies`.
+/// Opens the data directory and starts the disk's threads, whose answers go to `replies`. `damage`
+/// is what a node that ran on it before has found.
 ///
 /// # Errors
 /// [`NodeError`] if the directory cannot be used. *No data was changed.*
-pub(crate) fn open(settings: &Settings, replies: Replies) -> Result<(Recovered, Disk), NodeError> {
+pub(crate) fn open(
+    settings: &Settings,
+    replies: Replies,
+    damage: Option<StorageDamage>,
+) -> Result<(Recovered, Disk), NodeError> {
     let path = || settings.data_dir.clone();
     let vfs: Arc<dyn Vfs> = Arc::new(
         OsVfs::new(settings.data_dir.clone())
             .map_err(|source| NodeError::DataDir { path: path(), source })?,
     );
     let incarnation = Incarnation(random::number()?);
-    let options = OpenOptions::new(settings.cluster_name.clone(), settings.id(), incarnation);
+    let name = settings.cluster_name.clone();
+    let options = OpenOptions { damage, ..OpenOptions::new(name, settings.id(), incarnation) };
     let Opened { recovered, log, engine, identity } = kv_storage::open(vfs.clone(), options)
         .map_err(|source| NodeError::Open { path: path(), source })?;
     let (log_sender, log_waiting) = mpsc::channel();

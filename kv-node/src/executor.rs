@@ -21,14 +21,19 @@ use std::time::Duration;
 use kv_core::id::{NodeId, RequestHandle, ShardId, Term};
 use kv_core::node::{Event, Input, LinkState, Node, Output, Status};
 use kv_core::raft::Role;
-use kv_core::storage::{StorageReply, StorageRequest};
+use kv_core::storage::{StorageDamage, StorageReply, StorageRequest};
 use kv_core::time::Instant;
-use kv_core::wire::{ClientReply, Frame, LocalIdentity, PeerFrame, ReplyFrame, RequestFrame};
+use kv_core::wire::{
+    ClientReply, Frame, LocalIdentity, PeerFrame, Refusal, ReplyFrame, RequestFrame,
+};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
+use crate::error::NodeError;
 use crate::links::Links;
 use crate::listener::Client;
+use crate::random;
+use crate::settings::Settings;
 
 /// Inputs of one kind in one step. Enough to share the cost of a step, and few enough that a
 /// heartbeat does not wait for long.
@@ -103,9 +108,13 @@ struct Waiting {
 /// The executor.
 #[derive(Debug)]
 pub(crate) struct Executor {
+    settings: Settings,
     node: Node,
     clock: Clock,
-    disk: Disk,
+    /// None only while the data directory is opened anew.
+    disk: Option<Disk>,
+    /// Why it is to be opened anew, if it is.
+    damage: Option<StorageDamage>,
     links: Links,
     published: Published,
     clients: BTreeMap<ConnectionId, Client>,
@@ -141,6 +150,7 @@ impl Clock {
 impl Executor {
     /// An executor of a node that has just been made. `clients` connected before.
     pub(crate) fn new(
+        settings: Settings,
         node: Node,
         clock: Clock,
         disk: Disk,
@@ -149,9 +159,11 @@ impl Executor {
         clients: BTreeMap<ConnectionId, Client>,
     ) -> Self {
         Self {
+            settings,
             node,
             clock,
-            disk,
+            disk: Some(disk),
+            damage: None,
             links,
             published,
             clients,
@@ -163,14 +175,26 @@ impl Executor {
     }
 
     /// Runs the node until `shutdown` is done.
-    pub(crate) async fn run(mut self, mut inbox: Inbox, shutdown: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// [`NodeError`] if data are damaged and the directory cannot be opened anew.
+    pub(crate) async fn run(
+        mut self,
+        mut inbox: Inbox,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), NodeError> {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut alarm = std::pin::pin!(tokio::time::sleep_until(self.wake_at()));
         let (mut frames, mut events) = (Vec::new(), Vec::new());
         self.drain_outputs();
         self.feed_answers();
         loop {
-            self.disk.flush();
+            if let Some(damage) = self.damage.take() {
+                inbox.stored = self.reopen(damage)?;
+            }
+            if let Some(disk) = &mut self.disk {
+                disk.flush();
+            }
             let has_budget = self.publish_budget();
             let wake_at = self.wake_at();
             if alarm.deadline() != wake_at {
@@ -195,7 +219,32 @@ impl Executor {
                 }
             }
         }
-        self.disk.close();
+        self.disk.into_iter().for_each(Disk::close);
+        Ok(())
+    }
+
+    /// Gives up the store, has what is damaged set aside, and goes on with another node. Returns
+    /// where the new store answers.
+    fn reopen(
+        &mut self,
+        damage: StorageDamage,
+    ) -> Result<mpsc::UnboundedReceiver<Vec<StorageReply>>, NodeError> {
+        self.disk.take().into_iter().for_each(Disk::close);
+        self.answers.clear();
+        let node = self.node.identity().node;
+        for handle in self.waiting.keys().copied().collect::<Vec<_>>() {
+            let refusal = Refusal::Damaged { node, damage: damage.clone() };
+            self.reply(handle, ClientReply::Refused(refusal));
+        }
+        let (sender, stored) = mpsc::unbounded_channel();
+        let (recovered, disk) = disk::open(&self.settings, sender, Some(damage))?;
+        self.disk = Some(disk);
+        let config = self.settings.config_of(&recovered.identity);
+        self.node = Node::new(config, recovered, random::number()?, self.clock.now())
+            .map_err(NodeError::Mismatch)?;
+        self.drain_outputs();
+        self.feed_answers();
+        Ok(stored)
     }
 
     fn wake_at(&self) -> tokio::time::Instant {
@@ -262,6 +311,7 @@ impl Executor {
                 Output::Store(request) => self.store(request),
                 Output::Event(event) => self.on_event(&event),
                 Output::Connect { peer, address } => self.links.redirect(peer, address),
+                Output::Reopen(damage) => self.damage = Some(damage),
             }
         }
     }
@@ -284,7 +334,9 @@ impl Executor {
     }
 
     fn store(&mut self, request: StorageRequest) {
-        self.answers.extend(self.disk.execute(request));
+        // Without a disk the node is being replaced.
+        let disk = self.disk.as_mut();
+        self.answers.extend(disk.and_then(|disk| disk.execute(request)));
     }
 
     fn on_event(&mut self, event: &Event) {
@@ -301,8 +353,11 @@ impl Executor {
                 tracing::info!("{me} is a member of cluster {id}");
             }
             Event::Damaged(damage) => tracing::error!(
-                "{me}: {damage}; the node serves nothing and takes part in nothing, because it may have promised \
-                 what is lost; the other nodes go on without it. See `kv-node doctor`"
+                "{me}: {damage}; the node may have promised what is lost, so all of its data is set aside and it \
+                 counts for nothing until the other nodes have filled it again. Check the drive"
+            ),
+            Event::Repaired => tracing::warn!(
+                "{me} has all of its data again, from the other nodes; what was set aside is removed"
             ),
             Event::SpaceChanged { is_full: true } => tracing::warn!(
                 "{me}: the disk is full: writes that need room are refused, reads and deletes go on"

@@ -119,8 +119,7 @@ impl BoundNode {
             let Some((executor, inbox)) = self.assemble(&mut shutdown).await? else {
                 return Ok(());
             };
-            executor.run(inbox, shutdown).await;
-            Ok(())
+            executor.run(inbox, shutdown).await
         })
     }
 
@@ -133,7 +132,7 @@ impl BoundNode {
         let Self { settings, listener, admin } = self;
         let (stored_sender, stored) = mpsc::unbounded_channel();
         let seed = random::number()?;
-        let (mut recovered, mut disk) = disk::open(&settings, stored_sender)?;
+        let (mut recovered, mut disk) = disk::open(&settings, stored_sender, None)?;
         let (identity_sender, identity) = watch::channel(local(&recovered.identity));
         let counters = Arc::new(Counters::default());
         let (link_sender, link_states) = mpsc::unbounded_channel();
@@ -176,7 +175,7 @@ impl BoundNode {
             Node::new(config.clone(), recovered, seed, clock.now()).map_err(NodeError::Mismatch)?;
         let links = Links::new(identity, link_sender, counters, seed);
         let links = open_links(&node, &config, links);
-        let executor = Executor::new(node, clock, disk, links, published, joined_clients);
+        let executor = Executor::new(settings, node, clock, disk, links, published, joined_clients);
         Ok(Some((executor, inbox)))
     }
 }

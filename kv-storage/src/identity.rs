@@ -3,7 +3,7 @@
 //! ```text
 //! size  field
 //!    4  magic "KVID"
-//!    1  format version, 1
+//!    1  format version, 3
 //!    3  zero
 //!    4  length of the content, little endian
 //!    4  crc32c of the 12 bytes before it and of the content, little endian
@@ -23,11 +23,12 @@ use kv_core::cluster::Identity;
 use kv_core::codec::{self, CodecError};
 use kv_core::storage::StorageReply;
 
+use crate::store::aside;
 use crate::vfs::{DirLock, Vfs, read_all};
 
 pub(crate) const IDENTITY_FILE: &str = "IDENTITY";
 const TEMPORARY_FILE: &str = "IDENTITY.tmp";
-const FORMAT_VERSION: u8 = 2;
+const FORMAT_VERSION: u8 = 3;
 const MAGIC: [u8; 4] = *b"KVID";
 const HEADER_BYTES: usize = 16;
 /// Where the checksum stands.
@@ -40,7 +41,9 @@ pub enum IdentityError {
     #[error("the file IDENTITY is damaged")]
     Damaged,
     /// A newer program wrote the file. *Nothing was changed.*
-    #[error("the file IDENTITY has format version {0}; this program knows version 1")]
+    #[error(
+        "the file IDENTITY has format version {0}; this program knows version {FORMAT_VERSION}"
+    )]
     UnknownVersion(u8),
     /// The file is whole but its content is not an identity. *Nothing was changed.*
     #[error("the content of the file IDENTITY is unknown")]
@@ -88,6 +91,9 @@ impl IdentityFile {
         );
         assert_eq!(identity.incarnation, self.identity.incarnation, "the incarnation is fixed");
         write(&*self.vfs, identity)?;
+        if self.identity.repair.is_some() && identity.repair.is_none() {
+            aside::remove(&*self.vfs)?;
+        }
         self.identity = identity.clone();
         Ok(StorageReply::IdentityStored)
     }

@@ -31,4 +31,5 @@ mod store;
 pub mod vfs;
 pub mod writer;
 
+pub use store::aside::ASIDE_PREFIX;
 pub use store::{OpenError, OpenOptions, Opened, open};

@@ -1,9 +1,12 @@
 //! Opening a data directory.
 //!
 //! The log and the applied state are opened each for itself, and then compared ([`recovered`]): the
-//! log must go on from what is applied. What is damaged is told ([`Recovered::damage`]) and opened
-//! all the same, so that the node can say so.
+//! log must go on from what is applied. If something is damaged, all of it is set aside ([`aside`]),
+//! and the node starts with an empty store, in another life, and is told of the damage
+//! ([`Recovered::damage`]). What belongs to no cluster is opened as it is, so that the node can say
+//! so: nobody could repair it.
 
+pub(crate) mod aside;
 pub(crate) mod recovered;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,8 @@ pub struct OpenOptions {
     pub log_segment_bytes: u64,
     /// The tree of the applied state. Its owner is set here.
     pub tree: TreeOptions,
+    /// What a node that ran on the directory found damaged since it was opened.
+    pub damage: Option<StorageDamage>,
 }
 
 impl OpenOptions {
@@ -54,6 +59,7 @@ impl OpenOptions {
             fresh_incarnation,
             log_segment_bytes: SEGMENT_BYTES,
             tree: TreeOptions::new(0),
+            damage: None,
         }
     }
 }
@@ -121,45 +127,89 @@ pub enum OpenError {
 }
 
 /// Locks and opens the root of `vfs` as the data directory of a node. An empty directory becomes
-/// one.
+/// one. A damaged one is set aside and begun anew, if the node is a member of a cluster.
 ///
 /// # Errors
 /// [`OpenError`]. Whatever is refused is left as it was.
-pub fn open(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Opened, OpenError> {
+pub fn open(vfs: Arc<dyn Vfs>, mut options: OpenOptions) -> Result<Opened, OpenError> {
     let lock = Arc::new(lock(&*vfs)?);
-    let segment_bytes = options.log_segment_bytes;
-    let mut tree = options.tree;
-    let identity = match identity::read(&*vfs)? {
+    let (told, mut found) = (options.damage.take(), None);
+    let (segment_bytes, tree) = (options.log_segment_bytes, options.tree);
+    let mut identity = match identity::read(&*vfs)? {
         Some(identity) => check(&*vfs, &options, identity)?,
         None => begin(&*vfs, options)?,
     };
-    let incarnation = identity.incarnation;
-    tree.owner = incarnation.0;
-    let mutants = tree.mutants;
-    let log_options = LogOptions { incarnation, segment_bytes, accept_damage: true, mutants };
-    // The log's opening also syncs the directory, and with it an identity that a process left
-    // renamed but unsynced when it died.
-    let OpenedLog { mut log, groups, damage } = Log::open(vfs.clone(), lock.clone(), log_options)?;
-    let damage = damage.map(|damage| writer::damage_of(&damage));
-    let engine = match Engine::open(vfs.clone(), tree) {
-        Ok(engine) => engine,
-        Err(TreeError::Corruption(error)) => Engine::damaged(damage_of(error.into())),
-        Err(error) => return Err(OpenError::Tree(error)),
-    };
-    let recovered = match damage.or_else(|| engine.damage().cloned()) {
-        Some(damage) => damaged(identity.clone(), damage),
-        None => match recovered::join(groups, &engine.held(), mutants) {
-            Ok(recovered::Joined { mut groups, resets }) => {
-                log.release(&resets)?;
-                for (shard, group) in &mut groups {
-                    group.configuration = engine.configuration(*shard).cloned();
+    let parts = Parts { vfs: &vfs, lock: &lock, segment_bytes, tree };
+    if identity.repair.is_none() {
+        aside::remove(&*vfs)?;
+    }
+    if let Some(damage) = told.filter(|_| identity.cluster.is_some()) {
+        identity = aside::mark(&*vfs, &identity, damage)?;
+    }
+    if !aside::is_due(&identity) {
+        let opened = parts.open(&identity)?;
+        let Some(damage) = opened.recovered.damage.clone() else { return Ok(opened) };
+        if identity.cluster.is_none() {
+            return Ok(opened);
+        }
+        drop(opened);
+        identity = aside::mark(&*vfs, &identity, damage.clone())?;
+        found = Some(damage);
+    }
+    aside::set_aside(&*vfs, &identity)?;
+    let mut opened = parts.open(&identity)?;
+    // Damage to what was just begun is no news, and the node stays suspect.
+    if opened.recovered.damage.is_none() {
+        let identity = aside::finish(&*vfs, &identity)?;
+        opened.recovered.identity = identity.clone();
+        opened.recovered.damage = found;
+        opened.identity = IdentityFile::new(vfs.clone(), lock.clone(), identity);
+    }
+    Ok(opened)
+}
+
+/// What the parts of a directory are opened with.
+struct Parts<'a> {
+    vfs: &'a Arc<dyn Vfs>,
+    lock: &'a Arc<DirLock>,
+    segment_bytes: u64,
+    tree: TreeOptions,
+}
+
+impl Parts<'_> {
+    fn open(&self, identity: &Identity) -> Result<Opened, OpenError> {
+        let (vfs, lock) = (self.vfs.clone(), self.lock.clone());
+        let incarnation = identity.incarnation;
+        let tree = TreeOptions { owner: incarnation.0, ..self.tree };
+        let mutants = tree.mutants;
+        let segment_bytes = self.segment_bytes;
+        let log_options = LogOptions { incarnation, segment_bytes, accept_damage: true, mutants };
+        // The log's opening also syncs the directory, and with it an identity that a process left
+        // renamed but unsynced when it died.
+        let OpenedLog { mut log, groups, damage } =
+            Log::open(vfs.clone(), lock.clone(), log_options)?;
+        let damage = damage.map(|damage| writer::damage_of(&damage));
+        let engine = match Engine::open(vfs.clone(), tree) {
+            Ok(engine) => engine,
+            Err(TreeError::Corruption(error)) => Engine::damaged(damage_of(error.into())),
+            Err(error) => return Err(OpenError::Tree(error)),
+        };
+        let recovered = match damage.or_else(|| engine.damage().cloned()) {
+            Some(damage) => damaged(identity.clone(), damage),
+            None => match recovered::join(groups, &engine.held(), mutants) {
+                Ok(recovered::Joined { mut groups, resets }) => {
+                    log.release(&resets)?;
+                    for (shard, group) in &mut groups {
+                        group.configuration = engine.configuration(*shard).cloned();
+                    }
+                    Recovered { identity: identity.clone(), groups, damage: None }
                 }
-                Recovered { identity: identity.clone(), groups, damage: None }
-            }
-            Err(damage) => damaged(identity.clone(), damage),
-        },
-    };
-    Ok(Opened { recovered, log, engine, identity: IdentityFile::new(vfs, lock, identity) })
+                Err(damage) => damaged(identity.clone(), damage),
+            },
+        };
+        let identity = IdentityFile::new(vfs, lock, identity.clone());
+        Ok(Opened { recovered, log, engine, identity })
+    }
 }
 
 fn damaged(identity: Identity, damage: StorageDamage) -> Recovered {
@@ -189,7 +239,7 @@ fn check(vfs: &dyn Vfs, options: &OpenOptions, identity: Identity) -> Result<Ide
         return Err(OpenError::WrongNode { expected: options.node, found: identity.node });
     }
     // The first opening made a log durable before the node could join a cluster.
-    if identity.cluster.is_some() && !log::exists(vfs)? {
+    if identity.cluster.is_some() && !aside::is_due(&identity) && !log::exists(vfs)? {
         return Err(OpenError::LogMissing);
     }
     Ok(identity)
@@ -206,6 +256,8 @@ fn begin(vfs: &dyn Vfs, options: OpenOptions) -> Result<Identity, OpenError> {
         incarnation: options.fresh_incarnation,
         cluster: None,
         map: None,
+        life: 0,
+        repair: None,
     };
     identity::write(vfs, &identity).map_err(IdentityError::from)?;
     Ok(identity)

@@ -27,6 +27,8 @@ enum LeadAnswer {
     Unheard,
     /// It knows a newer term, or has no replica.
     Excepted,
+    /// It follows, or would if it had a replica, but has lost what it had stored.
+    Suspect,
 }
 
 /// The rounds of this process.
@@ -159,24 +161,30 @@ impl Node {
             return self.send_confirmation(from, unknown);
         };
         link.signs.on_sign(self.now, patience);
-        let (mut except, mut unheard) = (Vec::new(), Vec::new());
+        let life = self.identity.life;
+        let mut confirmation =
+            Confirmation { version, life, ..Confirmation::unknown_list(boot, round) };
+        let Confirmation { except, unheard, suspect, .. } = &mut confirmation;
         for lead in looked_at {
             let answer = self.answer_lead(from, lead);
             match answer {
                 LeadAnswer::Settled => {}
                 LeadAnswer::Unheard => unheard.push(lead.shard),
                 LeadAnswer::Excepted => except.push(lead.shard),
+                LeadAnswer::Suspect => {
+                    except.push(lead.shard);
+                    suspect.push(lead.shard);
+                }
             }
             if let Some(link) = self.links.get_mut(&from) {
                 match answer {
                     LeadAnswer::Settled => link.settle(lead.shard),
-                    LeadAnswer::Unheard | LeadAnswer::Excepted => link.unsettle(lead.shard),
+                    LeadAnswer::Unheard | LeadAnswer::Excepted | LeadAnswer::Suspect => {
+                        link.unsettle(lead.shard);
+                    }
                 }
             }
         }
-        let (is_full, is_unfit) = (false, false);
-        let confirmation =
-            Confirmation { boot, round, version, except, unheard, is_full, is_unfit };
         self.send_confirmation(from, confirmation);
     }
 
@@ -197,10 +205,15 @@ impl Node {
     /// What this node says about one leadership of `from`.
     fn answer_lead(&mut self, from: NodeId, lead: Lead) -> LeadAnswer {
         let Some(replica) = self.replicas.get_mut(&lead.shard) else {
-            return LeadAnswer::Excepted;
+            let hard_state = self.removed.get(&lead.shard).copied().unwrap_or_default();
+            let is_suspect = hard_state.life < self.identity.life;
+            return if is_suspect { LeadAnswer::Suspect } else { LeadAnswer::Excepted };
         };
         self.touched.insert(lead.shard);
         if replica.group.on_leader_alive(self.now, from, lead.term) {
+            if replica.group.is_suspect() {
+                return LeadAnswer::Suspect;
+            }
             let is_heard = replica.group.has_heard_append();
             return if is_heard { LeadAnswer::Settled } else { LeadAnswer::Unheard };
         }
@@ -219,8 +232,8 @@ impl Node {
 
     /// A peer answers whether it takes this node for the leader of what it leads.
     pub(super) fn on_confirmed(&mut self, from: NodeId, confirmation: Confirmation) {
-        let Confirmation { boot, round, version, except, unheard, is_full, is_unfit } =
-            confirmation;
+        let Confirmation { boot, round, version, is_full, is_unfit, .. } = confirmation;
+        let Confirmation { except, unheard, suspect, life, .. } = confirmation;
         let patience = self.answers_patience();
         let Some(link) = self.links.get_mut(&from) else {
             return;
@@ -245,6 +258,12 @@ impl Node {
         for shard in unheard {
             if let Some(replica) = self.replicas.get_mut(&shard) {
                 replica.group.on_follower_forgot(from);
+                self.touched.insert(shard);
+            }
+        }
+        for shard in suspect {
+            if let Some(replica) = self.replicas.get_mut(&shard) {
+                replica.group.on_follower_suspect(self.now, from, life);
                 self.touched.insert(shard);
             }
         }

@@ -3,23 +3,40 @@
 //! It may have promised what it lost: a vote, an entry that a majority counted it for, a value that
 //! somebody read. So it becomes *suspect*: it does not vote, lead, confirm, acknowledge or serve,
 //! which for the others is as if it were down, and tells whoever asks what is damaged and where.
-//! (Protocol-aware recovery: Alagappan et al., "Protocol-Aware Recovery for Consensus-Based
-//! Storage", FAST 2018: truncating at the damage can lose what was acknowledged.)
 //!
-//! **What this leaves out:** repair from the other replicas. A suspect node stays one until its data
-//! is mended.
+//! # Repair
+//!
+//! The node has its store opened anew ([`Output::Reopen`]). The store first makes durable that the
+//! data are damaged, in the identity, then sets all of them aside and begins an empty store in
+//! another *life* ([`Identity::life`]). The node takes part again, but each of its replicas is suspect
+//! until a leader has cleared it ([`raft`](crate::raft), where the protocol is, and why it is sound).
+//! It says so with every confirmation that it is asked for ([`Confirmation::suspect`]), and leaders
+//! bring it what it lacks, by their logs or by snapshots. Meanwhile a shard that has no leader is
+//! refused with the damage: it may be lost, and nobody guesses.
+//!
+//! When all replicas that the map gives to the node are whole, durably, the repair has ended, and
+//! what was set aside is removed. The life stays: a shard that comes to this node later was perhaps
+//! here before, so its replica begins suspect, too.
+//!
+//! A node that belongs to no cluster has nobody to repair it and stays as it is.
+//!
+//! [`Confirmation::suspect`]: crate::wire::Confirmation::suspect
 
 use super::forward::Asker;
-use super::{Event, Input, Node, Output, Phase};
-use crate::storage::{StorageDamage, StorageReply};
+use super::{Event, Input, Node, Output, Phase, Replica};
+use crate::cluster::Identity;
+use crate::id::ShardId;
+use crate::storage::{StorageDamage, StorageReply, StorageRequest};
 use crate::wire::{ClientReply, Refusal};
 
 impl Node {
-    /// What is damaged, if anything is.
+    /// What is or was damaged, as long as not all of it is repaired.
     pub(super) fn damage(&self) -> Option<&StorageDamage> {
         match &self.phase {
             Phase::Suspect(damage) => Some(damage),
-            Phase::Forming(_) | Phase::Running | Phase::Wiped | Phase::Removed => None,
+            Phase::Forming(_) | Phase::Running | Phase::Wiped | Phase::Removed => {
+                self.identity.repair.as_ref().map(|repair| &repair.damage)
+            }
         }
     }
 
@@ -34,7 +51,10 @@ impl Node {
             askers.into_iter().for_each(|asker| self.refuse_damaged(asker));
         }
         self.stop_taking_part();
-        self.outbox.push(Output::Event(Event::Damaged(damage)));
+        self.outbox.push(Output::Event(Event::Damaged(damage.clone())));
+        if self.identity.cluster.is_some() {
+            self.outbox.push(Output::Reopen(damage));
+        }
     }
 
     /// Forgets all replicas and peers.
@@ -73,5 +93,34 @@ impl Node {
             let refusal = Refusal::Damaged { node: self.config.id, damage };
             self.reply(handle, ClientReply::Refused(refusal));
         }
+    }
+
+    /// What to tell about a shard that lacks a leader, if it may be because of damage here.
+    pub(super) fn refusal_of_suspect(&self, shard: ShardId) -> Option<Refusal> {
+        let group = &self.replicas.get(&shard)?.group;
+        let damage = self.damage()?.clone();
+        let is_lost = group.is_suspect() && group.leader().is_none();
+        is_lost.then_some(Refusal::Damaged { node: self.config.id, damage })
+    }
+
+    /// Ends a repair once every replica that the map gives to this node is whole.
+    pub(super) fn end_repair(&mut self) {
+        let (Phase::Running, Some(_), Some(map)) = (&self.phase, &self.identity.repair, &self.map)
+        else {
+            return;
+        };
+        let me = self.config.id;
+        let mut mine = map.shards.iter().filter(|entry| entry.participants().any(|it| it == me));
+        if !mine.all(|entry| self.replicas.get(&entry.shard).is_some_and(|it| self.is_whole(it))) {
+            return;
+        }
+        let identity = Identity { repair: None, ..self.identity.clone() };
+        self.identity = identity.clone();
+        self.outbox.push(Output::Store(StorageRequest::StoreIdentity(identity)));
+        self.outbox.push(Output::Event(Event::Repaired));
+    }
+
+    fn is_whole(&self, replica: &Replica) -> bool {
+        replica.whole_since.is_some_and(|append| self.outbox.is_durable(append))
     }
 }

@@ -69,6 +69,10 @@ pub enum Output {
     },
     /// Something worth logging and checking.
     Event(Event),
+    /// What is stored is damaged, and this node does nothing any more. Give up the store and this
+    /// node; open the data directory anew, told of the damage, which sets all of it aside; make
+    /// another node of what that gives. A node that stays as it is harms nobody, either.
+    Reopen(StorageDamage),
 }
 
 /// What observers may want to know: logs, metrics, and the simulator's checks.
@@ -122,8 +126,10 @@ pub enum Event {
     },
     /// The node was removed from the cluster: it does nothing any more.
     Removed,
-    /// What the node has stored is damaged: it takes part in nothing any more.
+    /// What the node has stored is damaged: it counts for nothing until it is repaired.
     Damaged(StorageDamage),
+    /// All that was damaged was repaired from other nodes.
+    Repaired,
     /// The node's disk became full, or is not full any more.
     SpaceChanged {
         /// Whether it is full.

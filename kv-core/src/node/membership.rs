@@ -56,6 +56,7 @@ impl Node {
             configuration,
             timings: self.config.timings,
             limits: self.config.limits,
+            life: self.identity.life,
         };
         self.replica_count += 1;
         let label = alloc::format!("{shard}/{}", self.replica_count);
@@ -71,8 +72,10 @@ impl Node {
             // What was committed then is not in the log that begins now.
             let hard_state = self.removed.get(&shard).copied().unwrap_or_default();
             let hard_state = HardState { commit: LogIndex(0), ..hard_state };
-            let recovered =
-                RecoveredGroup { hard_state, is_removed: true, ..RecoveredGroup::default() };
+            // Who is suspect may get the log from its first entry on, and then nobody says who took
+            // part at first; and it cannot campaign before it has all of it.
+            let is_removed = hard_state.life == self.identity.life;
+            let recovered = RecoveredGroup { hard_state, is_removed, ..RecoveredGroup::default() };
             self.add_replica(shard, recovered);
         }
     }

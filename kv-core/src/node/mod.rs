@@ -95,7 +95,7 @@ enum Phase {
     Wiped,
     /// Was removed from the cluster.
     Removed,
-    /// What it has stored is damaged.
+    /// What it has stored is damaged, and is to be set aside.
     Suspect(StorageDamage),
 }
 
@@ -213,7 +213,12 @@ impl Node {
             slow_until: Instant::ZERO,
             hints: None,
         };
+        let is_set_aside = node.identity.repair.as_ref().is_some_and(|repair| repair.is_set_aside);
         match recovered.damage {
+            Some(damage) if is_set_aside => {
+                node.outbox.push(Output::Event(Event::Damaged(damage)));
+                node.start_replicas(recovered.groups);
+            }
             Some(damage) => node.become_suspect(damage),
             None if node.identity.cluster.is_some() => node.start_replicas(recovered.groups),
             None => {}
@@ -303,6 +308,7 @@ impl Node {
                 last: group.last(),
                 commit_index: group.commit_index(),
                 applied_index: *store_applied,
+                is_suspect: group.is_suspect(),
             });
         Status {
             node: self.config.id,
@@ -329,10 +335,17 @@ impl Node {
         for member in map.members.iter().filter(|member| member.id != self.config.id) {
             self.links.insert(member.id, Link::new(member.incarnation));
         }
-        self.map = Some(map);
-        let mine = initial.shards.iter().filter(|entry| entry.voters.contains(&self.config.id));
+        let me = self.config.id;
+        // A store that began anew does not remember which replicas were removed.
+        let is_here = |shard| {
+            let entry = map.entry(shard).filter(|_| self.identity.life > 0);
+            entry.is_none_or(|entry| entry.names(me))
+        };
+        let mine = initial.shards.iter();
+        let mine = mine.filter(|entry| entry.voters.contains(&me) && is_here(entry.shard));
         let mut groups: BTreeMap<_, RecoveredGroup> =
             mine.map(|entry| (entry.shard, RecoveredGroup::default())).collect();
+        self.map = Some(map);
         groups.extend(recovered);
         for (shard, group) in groups {
             if group.is_removed && group.entries.is_empty() {
@@ -555,6 +568,7 @@ impl Node {
             self.update_leads();
         }
         self.begin_round_for_reads();
+        self.end_repair();
         self.outbox.pack(Sender {
             cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),
             node: self.config.id,
@@ -570,6 +584,9 @@ impl Node {
                 && let Some(write) = replica.group.take_write(id)
             {
                 replica.last_append = id;
+                if replica.whole_since.is_none() && !replica.group.is_suspect() {
+                    replica.whole_since = Some(id);
+                }
                 writes.push(write);
             }
         }

@@ -184,11 +184,13 @@ impl Node {
         led.map(|(shard, _)| *shard).collect()
     }
 
-    /// Whether this node should be given no leadership. Who does not hear another leader may have
+    /// Whether this node should be given no leadership. Who is being repaired has enough to do. Who does not hear another leader may have
     /// lost its links to more, and a leadership is not worth the risk of another election.
     pub(super) fn is_unfit(&self) -> bool {
         let oldest = self.now - self.config.timings.election_max;
-        self.is_disk_slow() || self.links.values().any(|link| link.is_missed(oldest))
+        self.is_disk_slow()
+            || self.identity.repair.is_some()
+            || self.links.values().any(|link| link.is_missed(oldest))
     }
 
     /// Whether the oldest write to the log that is not durable has been on its way for too long, or

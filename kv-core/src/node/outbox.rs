@@ -70,6 +70,11 @@ impl Outbox {
         }
     }
 
+    /// Whether `append` is durable.
+    pub(super) fn is_durable(&self, append: AppendId) -> bool {
+        append <= self.durable
+    }
+
     /// Everything up to `append` is durable: lets go what waited for it.
     pub(super) fn on_durable(&mut self, append: AppendId) {
         assert!(append > self.durable, "appends are answered once and in order");

@@ -67,6 +67,8 @@ pub(super) struct Replica {
     pub(super) group: Group,
     /// The last append that holds something of this group.
     pub(super) last_append: AppendId,
+    /// The append that says that the replica is whole; none while it is suspect.
+    pub(super) whole_since: Option<AppendId>,
     pub(super) pending: BTreeMap<LogIndex, PendingWrite>,
     pub(super) reads: VecDeque<WaitingRead>,
     /// What the store has applied.
@@ -86,9 +88,11 @@ impl Replica {
     pub(super) fn new(group: Group) -> Self {
         let reported = Reported::new(&group, LogIndex(0));
         let store_applied = group.applied_index();
+        let whole_since = (!group.is_suspect()).then_some(AppendId(0));
         Self {
             group,
             last_append: AppendId(0),
+            whole_since,
             pending: BTreeMap::new(),
             reads: VecDeque::new(),
             store_applied,

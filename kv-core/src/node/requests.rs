@@ -142,6 +142,9 @@ impl Node {
 
     /// Why this node cannot serve `shard`.
     pub(super) fn refusal(&self, shard: ShardId) -> Refusal {
+        if let Some(refusal) = self.refusal_of_suspect(shard) {
+            return refusal;
+        }
         let entry = self.map.as_ref().and_then(|map| map.entry(shard));
         match (self.replicas.get(&shard), entry) {
             (Some(replica), _) => Refusal::NotLeader { shard, hint: replica.group.leader() },

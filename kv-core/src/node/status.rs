@@ -22,7 +22,8 @@ pub struct Status {
     pub cluster_name: String,
     /// Its cluster; none before it is formed.
     pub cluster: Option<ClusterId>,
-    /// What of its stored data is damaged. It then takes part in nothing, and `shards` is empty.
+    /// What of its stored data is damaged, or was and is being repaired. Until that has begun, `shards`
+    /// is empty.
     pub damage: Option<Box<StorageDamage>>,
     /// Whether its disk is so full that only what makes room is written.
     pub is_full: bool,
@@ -74,4 +75,6 @@ pub struct ShardStatus {
     pub commit_index: LogIndex,
     /// What it has applied.
     pub applied_index: LogIndex,
+    /// Whether it lost its data and is being repaired.
+    pub is_suspect: bool,
 }

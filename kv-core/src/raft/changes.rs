@@ -142,8 +142,8 @@ impl Group {
         let last = self.log.last().index.0;
         self.progress(node).is_some_and(|progress| {
             progress.mode == Mode::Replicate
-                && progress.matched > LogIndex(0)
-                && progress.matched.0 + CAUGHT_UP_LAG_MAX >= last
+                && progress.counted() > LogIndex(0)
+                && progress.counted().0 + CAUGHT_UP_LAG_MAX >= last
         })
     }
 

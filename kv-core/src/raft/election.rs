@@ -166,8 +166,10 @@ impl Group {
         };
         let oldest = now - self.config.timings.election_max;
         let answers = |node: NodeId| {
-            let contact = leadership.followers.get(&node).map(|follower| follower.contact);
-            node == self.config.me || contact.is_some_and(|contact| contact >= oldest)
+            let follower = leadership.followers.get(&node);
+            let is_heard =
+                |follower: &Progress| follower.contact >= oldest && follower.barrier.is_none();
+            node == self.config.me || follower.is_some_and(is_heard)
         };
         if !self.configuration().is_quorum(answers) && !mutants::is_active(Mutant::QuorumNotChecked)
         {
@@ -187,10 +189,12 @@ impl Group {
         self.count_votes(now);
     }
 
-    /// Whether this replica may ask for votes: a learner or a removed one may not.
-    fn may_campaign(&self) -> bool {
+    /// Whether this replica may ask for votes: a learner, a removed or a suspect one may not.
+    pub(super) fn may_campaign(&self) -> bool {
         let is_voter = self.configuration().is_voter(self.config.me);
-        (is_voter || mutants::is_active(Mutant::AnyoneCampaigns)) && self.installing.is_none()
+        (is_voter || mutants::is_active(Mutant::AnyoneCampaigns))
+            && self.installing.is_none()
+            && !self.is_suspect()
     }
 
     /// Starts a term and asks for votes; as `is_transfer` at the wish of the leader that is.
@@ -263,6 +267,9 @@ impl Group {
     }
 
     pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, term: Term, last: LogId) {
+        if self.is_suspect() {
+            return;
+        }
         let granted =
             term > self.hard_state.term && last >= self.log.last() && !self.has_live_leader(now);
         let term = if granted { term } else { self.hard_state.term };
@@ -278,6 +285,9 @@ impl Group {
         last: LogId,
         is_transfer: bool,
     ) {
+        if self.is_suspect() {
+            return;
+        }
         let unsaved_before = self.hard_state_unsaved;
         if term > self.hard_state.term {
             if self.has_live_leader(now) && !is_transfer {

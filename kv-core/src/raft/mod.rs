@@ -49,6 +49,11 @@
 //! Who takes part is an entry of the log like any other ([`changes`], [`Configuration`]), and the
 //! leader can hand its leadership to another voter ([`transfer`]).
 //!
+//! # Damage
+//!
+//! A replica that lost what it had stored takes part again, but is not counted before that is known
+//! to do no harm ([`suspect`]).
+//!
 //! # Reads
 //!
 //! A linearizable read (thesis 6.4) is good at [`Group::read_index`] once leadership was confirmed
@@ -66,6 +71,7 @@ mod progress;
 mod quorum;
 mod replication;
 mod snapshot;
+mod suspect;
 mod timings;
 mod transfer;
 
@@ -132,6 +138,8 @@ pub struct GroupConfig {
     pub timings: Timings,
     /// Bytes.
     pub limits: Limits,
+    /// The life of the node's store. A replica that was last whole in an earlier one is suspect.
+    pub life: u64,
 }
 
 /// How much a group keeps in memory and on its way.
@@ -435,14 +443,17 @@ impl Group {
                 let told = Told { commit, held_by_all };
                 self.on_append(now, from, term, prev, told, entries);
             }
-            RaftMessage::AppendAccepted { term, matched, commit, held_by_all } => {
+            RaftMessage::AppendAccepted { term, matched, commit, held_by_all, standing } => {
                 let told = Told { commit, held_by_all };
-                self.on_append_accepted(now, from, term, matched, told);
+                self.on_append_accepted(now, from, term, matched, told, standing);
             }
             RaftMessage::AppendRejected { term, prev, hint } => {
                 self.on_append_rejected(now, from, term, prev, hint);
             }
             RaftMessage::Transfer { term } => self.on_transfer(now, from, term),
+            RaftMessage::Cleared { term, life, barrier } => {
+                self.on_cleared(from, term, life, barrier);
+            }
         }
     }
 

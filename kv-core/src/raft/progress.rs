@@ -36,7 +36,7 @@ pub(super) struct InFlight {
     bytes: usize,
 }
 
-/// - `matched < next`; `matched` never shrinks within a term.
+/// - `matched < next`; `matched` never shrinks within a term and a life of the follower's store.
 /// - In replicate mode everything in `matched+1 .. next` is in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -58,6 +58,11 @@ pub(super) struct Progress {
     pub(super) moved_at: Instant,
     /// When the follower was last heard of as a follower in this term.
     pub(super) contact: Instant,
+    /// The life of the follower's store that all of this is about.
+    pub(super) life: u64,
+    /// The entry that a suspect follower must hold and the others must commit; none if the follower
+    /// is not suspect.
+    pub(super) barrier: Option<LogIndex>,
 }
 
 impl Progress {
@@ -73,6 +78,27 @@ impl Progress {
             in_flight_bytes: 0,
             moved_at: now,
             contact: now,
+            life: 0,
+            barrier: None,
+        }
+    }
+
+    /// A follower of which nothing is known but the life of its store.
+    pub(super) fn in_another_life(
+        next: LogIndex,
+        now: Instant,
+        life: u64,
+        barrier: Option<LogIndex>,
+    ) -> Self {
+        let mode = Mode::Probe { sent_at: None };
+        Self { mode, life, barrier, ..Self::new(next, now) }
+    }
+
+    /// Up to where the follower counts for a majority.
+    pub(super) fn counted(&self) -> LogIndex {
+        match self.barrier {
+            Some(_) => LogIndex(0),
+            None => self.matched,
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Contradiction, Envelope, Group, State};
 use crate::id::{LogId, LogIndex, NodeId, Term};
 use crate::mutants::{self, Mutant};
 use crate::time::Instant;
-use crate::wire::RaftMessage;
+use crate::wire::{RaftMessage, Standing};
 
 /// Payload bytes of one append, unless a single entry is larger.
 pub(super) const APPEND_BYTES_MAX: usize = 256 * 1024;
@@ -54,11 +54,12 @@ impl Group {
         for peer in uninformed {
             self.send_append(peer, LogIndex(0));
         }
+        self.clear_suspects();
         self.send_appends(now);
     }
 
-    /// As leader: whether some follower lacks entries, or does not know what is committed or what
-    /// all hold.
+    /// As leader: whether some follower lacks entries, is suspect, or does not know what is committed
+    /// or what all hold.
     pub fn needs_heartbeat(&self) -> bool {
         let last = self.log.last().index;
         let commit = self.hard_state.commit;
@@ -67,6 +68,7 @@ impl Group {
                 follower.matched < last
                     || follower.commit < commit
                     || follower.held_by_all < self.held_by_all
+                    || follower.barrier.is_some()
             }),
             State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => false,
         }
@@ -79,7 +81,7 @@ impl Group {
         }
     }
 
-    fn send_appends_to(&mut self, now: Instant, peer: NodeId) {
+    pub(super) fn send_appends_to(&mut self, now: Instant, peer: NodeId) {
         let last = self.log.last().index;
         while let Some(progress) = self.progress_mut(peer) {
             match progress.mode {
@@ -232,8 +234,12 @@ impl Group {
         term: Term,
         matched: LogIndex,
         told: Told,
+        standing: Standing,
     ) {
-        if self.is_foreign_answer(now, term) || matched > self.log.last().index {
+        if self.is_foreign_answer(now, term)
+            || matched > self.log.last().index
+            || !self.note_standing(now, from, standing)
+        {
             return;
         }
         let Some(progress) = self.progress_mut(from) else {
@@ -243,6 +249,7 @@ impl Group {
         progress.on_accepted(matched, told, now);
         self.advance_commit(now);
         self.advance_transfer();
+        self.clear_suspect(from);
         self.send_appends_to(now, from);
     }
 
@@ -296,7 +303,7 @@ impl Group {
         };
         let own = self.own_acknowledged();
         let holds = |node: NodeId| match leadership.followers.get(&node) {
-            Some(progress) => progress.matched,
+            Some(progress) => progress.counted(),
             None if node == self.config.me => own,
             None => LogIndex(0),
         };
@@ -332,7 +339,7 @@ impl Group {
         }
     }
 
-    fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
+    pub(super) fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
         match &mut self.state {
             State::Leader(leadership) => leadership.followers.get_mut(&peer),
             State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => None,

@@ -106,7 +106,8 @@ impl Group {
     /// Tells the leader that everything up to `matched` is here.
     pub(super) fn accept(&mut self, leader: NodeId, matched: LogIndex) {
         let (term, commit) = (self.hard_state.term, self.hard_state.commit);
-        let held_by_all = self.held_by_all;
-        self.send(leader, RaftMessage::AppendAccepted { term, matched, commit, held_by_all });
+        let (held_by_all, standing) = (self.held_by_all, self.standing());
+        let accepted = RaftMessage::AppendAccepted { term, matched, commit, held_by_all, standing };
+        self.send(leader, accepted);
     }
 }

@@ -101,7 +101,7 @@ impl Group {
     /// As leader: whether a follower is known to hold everything that is committed.
     pub fn holds_committed(&self, node: NodeId) -> bool {
         let commit = self.hard_state.commit;
-        self.progress(node).is_some_and(|progress| progress.matched >= commit)
+        self.progress(node).is_some_and(|progress| progress.counted() >= commit)
     }
 
     fn is_able_to_lead(&self, now: Instant, node: NodeId) -> bool {
@@ -127,7 +127,7 @@ impl Group {
         let Some(Transfer { to, is_told: is_told @ false, .. }) = &mut leadership.transfer else {
             return;
         };
-        if leadership.followers.get(to).is_some_and(|progress| progress.matched == last) {
+        if leadership.followers.get(to).is_some_and(|progress| progress.counted() == last) {
             *is_told = true;
             let to = *to;
             self.tell_to_campaign(to);
@@ -151,9 +151,8 @@ impl Group {
 
     /// The leader of `term` hands the leadership over to this replica.
     pub(super) fn on_transfer(&mut self, now: Instant, from: NodeId, term: Term) {
-        let is_voter = self.configuration().is_voter(self.config.me);
         let is_leaders = term == self.hard_state.term && self.leader == Some(from);
-        if is_leaders && is_voter && self.installing.is_none() {
+        if is_leaders && self.may_campaign() {
             self.campaign(now, true);
         }
     }

@@ -27,7 +27,7 @@ pub use frame::{
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
 pub use peer::{
     Confirmation, FormationMessage, ForwardMessage, Lead, MapMessage, NodeRequest, PeerFrame,
-    PeerMessage, RaftMessage, SnapshotMessage, VoteKind,
+    PeerMessage, RaftMessage, SnapshotMessage, Standing, VoteKind,
 };
 
 /// Encodes a frame: header, checksum and body.

@@ -173,6 +173,11 @@ pub struct Confirmation {
     /// Confirmed shards in which the answerer has got no append of this leadership since its
     /// process started: it does not know what is committed, even if an earlier process of it did.
     pub unheard: Vec<ShardId>,
+    /// Shards of the list, among those that are not confirmed, in which the answerer is suspect, or
+    /// would be if it had a replica.
+    pub suspect: Vec<ShardId>,
+    /// The life of the answerer's store.
+    pub life: u64,
     /// Whether the answerer's disk is full: it should get nothing but what makes room.
     pub is_full: bool,
     /// Whether the answerer should be given no leadership: its disk is slow, or it does not hear a
@@ -189,6 +194,8 @@ impl Confirmation {
             version: 0,
             except: Vec::new(),
             unheard: Vec::new(),
+            suspect: Vec::new(),
+            life: 0,
             is_full: false,
             is_unfit: false,
         }
@@ -231,7 +238,8 @@ impl RaftMessage {
             | Self::Append { term, .. }
             | Self::AppendAccepted { term, .. }
             | Self::AppendRejected { term, .. }
-            | Self::Transfer { term } => *term,
+            | Self::Transfer { term }
+            | Self::Cleared { term, .. } => *term,
         }
     }
 }
@@ -281,6 +289,8 @@ pub enum RaftMessage {
         commit: LogIndex,
         /// What the follower knows to be held by all, for the same reason.
         held_by_all: LogIndex,
+        /// Which life of its store answers, and whether the follower may be counted.
+        standing: Standing,
     },
     /// The follower's log does not hold `prev`, or the leader's term is old.
     AppendRejected {
@@ -297,6 +307,24 @@ pub enum RaftMessage {
         /// The leader's term.
         term: Term,
     },
+    /// "You have all that may have been promised, and are suspect no more."
+    Cleared {
+        /// The leader's term.
+        term: Term,
+        /// The life of the follower's store that this is about.
+        life: u64,
+        /// An entry up to which that store was acknowledged.
+        barrier: LogIndex,
+    },
+}
+
+/// Whether an answer of a follower counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The life of the follower's store. What an earlier one acknowledged is lost.
+    pub life: u64,
+    /// Whether the follower may have promised what it has forgotten.
+    pub is_suspect: bool,
 }
 
 /// Why a vote is asked for.

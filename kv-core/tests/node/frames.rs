@@ -111,6 +111,8 @@ fn last_asked(cluster: &Cluster, leader: NodeId, to: NodeId) -> Confirmation {
         version,
         except: vec![],
         unheard: vec![],
+        suspect: vec![],
+        life: 0,
         is_full: false,
         is_unfit: false,
     }

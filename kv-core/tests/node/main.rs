@@ -7,5 +7,6 @@ mod frames;
 mod hints;
 mod idle;
 mod membership;
+mod repair;
 mod space;
 mod support;

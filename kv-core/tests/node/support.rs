@@ -9,7 +9,7 @@ use std::time::Duration;
 use kv_core::client::{
     Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
 };
-use kv_core::cluster::{ClusterMap, ClusterRecord, Identity};
+use kv_core::cluster::{ClusterMap, ClusterRecord, Identity, Repair};
 use kv_core::id::{
     Address, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId, SessionId,
     ShardId, Timestamp,
@@ -240,6 +240,8 @@ impl Cluster {
                 incarnation: Incarnation(100 + id.0),
                 cluster: None,
                 map: None,
+                life: 0,
+                repair: None,
             };
             let store = Store {
                 identity,
@@ -302,7 +304,8 @@ impl Cluster {
     ) {
         let (cluster, map) = (Some(cluster), Some(map));
         let cluster_name = "test".into();
-        let identity = Identity { cluster_name, node: id, incarnation, cluster, map };
+        let (life, repair) = (0, None);
+        let identity = Identity { cluster_name, node: id, incarnation, cluster, map, life, repair };
         let store = Store {
             identity,
             groups: BTreeMap::new(),
@@ -383,6 +386,20 @@ impl Cluster {
         self.processes.get_mut(&id).unwrap().store.damage = Some(damage);
     }
 
+    /// Has the store of `id` set aside what it holds, and starts the node on an empty one.
+    pub(crate) fn reopen(&mut self, id: NodeId, damage: StorageDamage) {
+        self.stop(id);
+        let store = &mut self.processes.get_mut(&id).unwrap().store;
+        store.groups.clear();
+        store.flushed.clear();
+        let identity = store.identity.after_damage(damage.clone());
+        let repair = identity.repair.map(|repair| Repair { is_set_aside: true, ..repair });
+        store.identity = Identity { repair, ..identity };
+        store.damage = Some(damage);
+        self.start(id);
+        self.processes.get_mut(&id).unwrap().store.damage = None;
+    }
+
     /// The log that the store of `id` holds: its floor, and its last entry.
     pub(crate) fn stored_log(&self, id: NodeId, shard: ShardId) -> (LogId, LogId) {
         let group = &self.processes[&id].store.groups[&shard];
@@ -425,6 +442,8 @@ impl Cluster {
                 Output::Connect { peer, address } => {
                     process.connects.insert(peer, address);
                 }
+                // What follows is the test's business.
+                Output::Reopen(_) => {}
             }
         }
         let timeout = node.poll_timeout();

@@ -47,6 +47,8 @@ struct Replica {
     installing: Option<Snapshot>,
     /// Whether it is one of those that the group began with.
     is_initial: bool,
+    /// How often it lost its disk.
+    life: u64,
     reported: (Role, Term, LogIndex),
 }
 
@@ -185,6 +187,7 @@ impl Script {
             "read-index" => self.read_index(node(rest[0])),
             "crash" => self.crash(node(rest[0])),
             "restart" => self.restart(node(rest[0])),
+            "lose" => self.lose(node(rest[0])),
             "flush" => rest.iter().for_each(|word| self.flush(node(word))),
             "forge-append" => self.forge_append(rest),
             "claim-lack" => self.claim_lack(node(rest[0]), node(rest[1]), rest[2]),
@@ -223,6 +226,7 @@ impl Script {
             arriving: None,
             installing: None,
             is_initial,
+            life: 0,
             reported: (Role::Follower, Term(0), LogIndex(0)),
         };
         self.replicas.insert(id, replica);
@@ -246,6 +250,7 @@ impl Script {
             configuration: stored.clone().unwrap_or_else(|| self.first_configuration(id)),
             timings: Timings::default(),
             limits: self.limits,
+            life: self.replicas[&id].life,
         };
         let rng = Rng::fork(self.boot_count, "script");
         let replica = self.replicas.get_mut(&id).unwrap();
@@ -265,6 +270,14 @@ impl Script {
         replica.held.clear();
         replica.last_append = replica.durable;
         self.network.retain(|message| message.to != id);
+    }
+
+    /// The disk of a crashed node is lost: its next start is another life.
+    fn lose(&mut self, id: NodeId) {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        assert!(replica.group.is_none(), "{id} is running");
+        replica.disk = Disk::default();
+        replica.life += 1;
     }
 
     fn timeout(&mut self, id: NodeId) {
@@ -305,7 +318,12 @@ impl Script {
                 self.with(other, |group, now| {
                     group.on_leader_alive(now, leader, term);
                 });
-                self.with(leader, |group, now| group.on_follower_alive(now, other));
+                let life = self.replicas[&other].life;
+                let is_suspect = self.replicas[&other].group.as_ref().unwrap().is_suspect();
+                self.with(leader, |group, now| match is_suspect {
+                    true => group.on_follower_suspect(now, other, life),
+                    false => group.on_follower_alive(now, other),
+                });
             }
         }
     }
@@ -410,12 +428,14 @@ impl Script {
     }
 
     /// Every voter durably holds the log up to `index`, and the same one. Who became a voter later
-    /// may not.
+    /// may not, nor may who lost its disk and was not repaired.
     fn check_held(&self, index: LogIndex, configuration: &Configuration) {
         if configuration.epoch > Epoch(1) {
             return;
         }
-        let voters = |(id, _): &(&NodeId, _)| configuration.is_voter(**id);
+        let voters = |(id, replica): &(&NodeId, &Replica)| {
+            configuration.is_voter(**id) && replica.disk.0.hard_state.life == replica.life
+        };
         for (id, replica) in self.replicas.iter().filter(voters) {
             let held = replica.disk.last().index;
             assert!(held >= index, "{id} durably holds {held}, {index} is said to be held by all");

@@ -6,7 +6,7 @@ use kv_core::id::NodeId;
 use kv_core::machine::Command;
 use kv_core::raft::{Envelope, Group};
 use kv_core::storage::{Entry, GroupWrite};
-use kv_core::wire::{RaftMessage, VoteKind};
+use kv_core::wire::{RaftMessage, Standing, VoteKind};
 
 use super::Message;
 
@@ -66,8 +66,17 @@ fn show_message(message: &RaftMessage) -> String {
             let entries = entries.join(", ");
             format!("Append base {prev} commit {commit} held {held_by_all} [{entries}]")
         }
-        RaftMessage::AppendAccepted { matched, commit, held_by_all, .. } => {
-            format!("Accepted matched {matched} commit {commit} held {held_by_all}")
+        RaftMessage::AppendAccepted { matched, commit, held_by_all, standing, .. } => {
+            let Standing { life, is_suspect } = standing;
+            let standing = match (life, is_suspect) {
+                (0, false) => String::new(),
+                (life, false) => format!(" life {life}"),
+                (life, true) => format!(" life {life} suspect"),
+            };
+            format!("Accepted matched {matched} commit {commit} held {held_by_all}{standing}")
+        }
+        RaftMessage::Cleared { term, life, barrier } => {
+            format!("Cleared term {term} life {life} barrier {barrier}")
         }
         RaftMessage::AppendRejected { term, prev, hint } => {
             format!("Rejected term {term} base {prev} hint {hint}")

@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 
 use kv_core::client::{Answer, CallError};
+use kv_core::node::Event;
 use kv_core::op::WriteResult;
 use kv_core::wire::Refusal;
+use kv_storage::ASIDE_PREFIX;
 use kv_storage::engine::TREE_FOLDER;
 use kv_storage::lsm::TreeOptions;
 use kv_storage::mutants::Mutants;
@@ -47,7 +49,10 @@ pub(super) fn rot(disk: &SimDisk, rng: &mut Rng) -> Option<String> {
     let in_tree = |name: String| format!("{TREE_FOLDER}/{name}");
     let tables = disk.list(TREE_FOLDER).unwrap_or_default().into_iter().map(in_tree);
     let names = disk.list("").unwrap_or_default().into_iter().chain(tables);
-    let is_data = |name: &String| name.starts_with("wal-") || name.ends_with(".kvt");
+    let is_data = |name: &String| {
+        let is_aside = name.contains(ASIDE_PREFIX);
+        (name.starts_with("wal-") || name.ends_with(".kvt")) && !is_aside
+    };
     let files: Vec<String> = names.filter(is_data).collect();
     if files.is_empty() {
         return None;
@@ -72,6 +77,35 @@ fn rot_one(disk: &SimDisk, path: &str, rng: &mut Rng) -> bool {
         }
     }
     false
+}
+
+/// Damage that was noticed, and what became of it.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    damaged: Vec<String>,
+    repaired: u64,
+}
+
+impl Repairs {
+    pub(super) fn on_event(&mut self, server: ProcessId, event: &Event) {
+        match event {
+            Event::Damaged(damage) => self.damaged.push(format!("{server}: {damage}")),
+            Event::Repaired => self.repaired += 1,
+            _ => {}
+        }
+    }
+
+    /// Damage was noticed: who does not notice any proves nothing about it.
+    pub(super) fn judge(&self) -> Check {
+        let (found, repaired) = (self.damaged.len(), self.repaired);
+        match self.damaged.is_empty() {
+            true => Check::invalid("damage", "no server has noticed any"),
+            false => Check::pass(
+                "damage",
+                format!("{repaired} repairs; {found} times damaged: {}", self.damaged.join("; ")),
+            ),
+        }
+    }
 }
 
 /// What clients saw of full disks.

@@ -79,6 +79,7 @@ impl Invariants {
             Event::Committed { .. }
             | Event::SpaceChanged { .. }
             | Event::Joined
+            | Event::Repaired
             | Event::WipedNode
             | Event::MapChanged { .. }
             | Event::ReplicaRemoved { .. }

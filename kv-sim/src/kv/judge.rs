@@ -165,19 +165,6 @@ pub(super) fn served(world: &World<'_, KvSystem>) -> Result<(), String> {
     }
 }
 
-/// Damage was noticed: who does not notice any proves nothing about it.
-pub(super) fn damage(world: &World<'_, KvSystem>) -> Check {
-    let found = world.servers().filter_map(|(server, replica)| {
-        let damage = replica?.node().status().damage?;
-        Some(format!("{server}: {damage}"))
-    });
-    let found: Vec<_> = found.collect();
-    match found.is_empty() {
-        true => Check::invalid("damage", "no server has noticed any"),
-        false => Check::pass("damage", found.join("; ")),
-    }
-}
-
 /// Whether every client got its calls answered or refused, now that nothing changes any more.
 pub(super) fn refused(world: &World<'_, KvSystem>) -> Result<(), String> {
     let waits = |client: &Client| !client.is_done() && !client.was_refused();
@@ -187,19 +174,20 @@ pub(super) fn refused(world: &World<'_, KvSystem>) -> Result<(), String> {
     }
 }
 
-/// Whether all is well once nothing is broken: one leader per shard, all replicas equal that are not
-/// damaged.
+/// Whether all is well once nothing is broken: one leader per shard, all replicas equal, and all that
+/// was damaged repaired.
 pub(super) fn equal_replicas(world: &World<'_, KvSystem>) -> Result<(), String> {
     let replicas: BTreeMap<NodeId, &Replica> = world
         .servers()
-        .filter_map(|(server, replica)| Some((super::replica::node_id(server), replica?)))
+        .filter_map(|(server, replica)| Some((super::replica::node_id(server), &**replica?)))
         .collect();
-    let is_damaged =
-        |voter: &&NodeId| replicas.get(*voter).is_some_and(|replica| replica.is_damaged());
+    if let Some((node, _)) = replicas.iter().find(|(_, replica)| replica.is_damaged()) {
+        return Err(format!("{node} is not repaired"));
+    }
     let map = replicas.values().find_map(|replica| replica.node().map());
     let map = map.ok_or("no server knows the map")?;
     for entry in &map.shards {
-        let states = entry.voters.iter().filter(|voter| !is_damaged(voter)).map(|voter| {
+        let states = entry.voters.iter().map(|voter| {
             let replica = replicas.get(voter).ok_or_else(|| format!("{voter} is down"))?;
             let engine = replica.engine();
             Ok((engine.applied(entry.shard), engine.state_hash(entry.shard)))

@@ -19,6 +19,7 @@ mod history;
 mod invariants;
 mod judge;
 mod replica;
+mod server;
 mod system;
 mod timeline;
 mod work;
@@ -35,6 +36,7 @@ use crate::scenario::Scenario;
 pub use client::Client;
 pub use history::ClientEvent;
 pub use replica::{Applied, Note, Replica};
+pub use server::Server;
 pub use system::KvSystem;
 
 /// The key-value store.
@@ -43,7 +45,7 @@ pub struct KvProtocol;
 
 /// Where each mutant is to be found, and by which check. Those of the storage that are not here are
 /// found by its own tests.
-const MUTANTS: [Mutant; 10] = [
+const MUTANTS: [Mutant; 11] = [
     Mutant {
         id: CoreMutant::VoteNotPersisted.id(),
         summary: "a vote is told before it is durable, and forgotten by a restart",
@@ -73,6 +75,12 @@ const MUTANTS: [Mutant; 10] = [
         summary: "a retried request runs again",
         scenario: "sim-scenarios/smoke/lossy-network.toml",
         check: "linearizability",
+    },
+    Mutant {
+        id: CoreMutant::RepairFromStalePeer.id(),
+        summary: "a replica that lost its data counts before it is repaired",
+        scenario: "sim-scenarios/storage/repair-under-crashes.toml",
+        check: "same-entries",
     },
     Mutant {
         id: StorageMutant::DirectorySyncSkipped.id(),

@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_core::id::{LogId, NodeId, RequestHandle, ShardId};
 use kv_core::node::{Event, Input as NodeInput, LinkState, Node, Output};
-use kv_core::storage::{Append, Entry, StorageReply, StorageRequest};
+use kv_core::storage::{Append, Entry, StorageDamage, StorageReply, StorageRequest};
 use kv_core::time::Instant;
-use kv_core::wire::{self, Frame, ReplyFrame};
+use kv_core::wire::{self, ClientReply, Frame, Refusal, ReplyFrame};
 use kv_storage::Opened;
 use kv_storage::engine::Engine;
 use kv_storage::identity::IdentityFile;
@@ -54,7 +54,14 @@ pub struct Applied {
     pub state_hash: u64,
 }
 
-/// One life of a server.
+/// What goes on from one store to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    last_token: u64,
+    last_handle: u64,
+}
+
+/// One store of a server, and the node on it.
 #[derive(Debug)]
 pub struct Replica {
     node: Node,
@@ -66,6 +73,10 @@ pub struct Replica {
     /// What the disk is doing.
     in_flight: Option<(IoToken, Write)>,
     last_token: u64,
+    /// What was begun up to here was for a store that was given up.
+    void_token: u64,
+    /// Why the store must be opened anew, if it must.
+    damage: Option<StorageDamage>,
     /// When the log is to state that its end is durable.
     idle_at: Option<Instant>,
     /// When to look again whether the disk has room; until then appends that found none wait.
@@ -100,6 +111,8 @@ impl Replica {
             queued: Work::default(),
             in_flight: None,
             last_token: 0,
+            void_token: 0,
+            damage: None,
             idle_at: None,
             retry_at: None,
             space_at: None,
@@ -113,7 +126,28 @@ impl Replica {
         &self.node
     }
 
-    /// Whether the node has given up because of damage.
+    /// What a store that was given up leaves to the next one.
+    pub(super) fn give_up(self, damage: &StorageDamage, out: &mut Outbox<Note>) -> Rest {
+        let Self { node, requests, last_token, last_handle, .. } = self;
+        for (client, correlation) in requests.into_values() {
+            let refusal = Refusal::Damaged { node: node.identity().node, damage: damage.clone() };
+            let body = ClientReply::Refused(refusal);
+            out.send(client, wire::encode(&Frame::Reply(ReplyFrame { correlation, body })).into());
+        }
+        Rest { last_token, last_handle }
+    }
+
+    pub(super) fn go_on_after(&mut self, rest: Rest) {
+        (self.last_token, self.last_handle) = (rest.last_token, rest.last_handle);
+        self.void_token = rest.last_token;
+    }
+
+    /// Why the store must be opened anew, if it must.
+    pub(super) fn take_damage(&mut self) -> Option<StorageDamage> {
+        self.damage.take()
+    }
+
+    /// Whether the node's data are damaged and not repaired yet.
     pub(super) fn is_damaged(&self) -> bool {
         self.node.status().damage.is_some()
     }
@@ -172,6 +206,7 @@ impl Replica {
                 Output::Event(event) => out.note(Note::Node(event)),
                 // Servers never move.
                 Output::Connect { .. } => {}
+                Output::Reopen(damage) => self.damage = Some(damage),
             }
         }
     }
@@ -278,6 +313,9 @@ impl Replica {
 
     /// The simulated time of the disk's work is over: does it, and tells the node.
     fn finish_io(&mut self, now: Instant, token: IoToken, out: &mut Outbox<Note>) {
+        if token.0 <= self.void_token {
+            return;
+        }
         let Some((expected, work)) = self.in_flight.take() else {
             panic!("{token:?} was not started");
         };

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use kv_core::id::{Address, Incarnation, NodeId};
-use kv_core::node::{Event, Limits, Node, NodeConfig};
+use kv_core::node::{Event, Limits, NodeConfig};
 use kv_core::rng::Rng as CoreRng;
 use kv_core::time::Instant;
 use kv_core::wire;
@@ -17,11 +16,14 @@ use kv_storage::vfs::{SimDisk, SimDiskCounters};
 
 use super::availability;
 use super::client::{Client, QUIET};
-use super::disks::{self, FullDisks, RESERVE_BYTES, SEGMENT_BYTES, SLACK_BYTES, tree_options};
+use super::disks::{
+    self, FullDisks, RESERVE_BYTES, Repairs, SEGMENT_BYTES, SLACK_BYTES, tree_options,
+};
 use super::history::Recorder;
 use super::invariants::Invariants;
 use super::judge;
-use super::replica::{Note, Replica, node_id, timings};
+use super::replica::{Note, node_id, timings};
+use super::server::{Home, Server};
 use super::timeline::Timeline;
 use crate::engine::{
     Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
@@ -45,6 +47,7 @@ pub struct KvSystem {
     recorder: Recorder,
     quiet: Quiet,
     full_disks: FullDisks,
+    repairs: Repairs,
     timeline: Timeline,
 }
 
@@ -86,6 +89,7 @@ impl KvSystem {
             recorder: Recorder::new(scenario.workload.kind),
             quiet: Quiet::default(),
             full_disks: FullDisks::default(),
+            repairs: Repairs::default(),
             timeline: Timeline::new(scenario),
         };
         system.config(NodeId(1)).validate().map_err(|errors| errors.to_string())?;
@@ -121,29 +125,20 @@ impl KvSystem {
 
 impl System for KvSystem {
     type Note = Note;
-    type Server = Replica;
+    type Server = Server;
     type Client = Client;
 
-    fn boot(&mut self, boot: Boot) -> Result<Replica, String> {
+    fn boot(&mut self, boot: Boot) -> Result<Server, String> {
         let id = node_id(boot.process);
-        let disk = self.disks[&boot.process].clone();
         let fresh_incarnation = Incarnation(CoreRng::fork(boot.seed, "incarnation").next_u64());
         let options = OpenOptions {
             log_segment_bytes: SEGMENT_BYTES,
             tree: tree_options(self.mutants),
             ..OpenOptions::new(CLUSTER_NAME, id, fresh_incarnation)
         };
-        let mut opened = kv_storage::open(Arc::new(disk.clone()), options)
-            .map_err(|error| format!("{error}: {:?}", std::error::Error::source(&error)))?;
-        let nothing = kv_core::storage::Recovered {
-            identity: opened.identity.identity().clone(),
-            groups: BTreeMap::new(),
-            damage: None,
-        };
-        let recovered = std::mem::replace(&mut opened.recovered, nothing);
-        let node = Node::new(self.config(id), recovered, boot.seed, Instant::from_nanos(boot.now))
-            .map_err(|errors| errors.to_string())?;
-        Ok(Replica::new(node, opened, disk))
+        let (disk, config) = (self.disks[&boot.process].clone(), self.config(id));
+        let home = Home { disk, options, config, seed: boot.seed };
+        Server::boot(home, Instant::from_nanos(boot.now))
     }
 
     fn client(&mut self, boot: Boot) -> Client {
@@ -153,7 +148,7 @@ impl System for KvSystem {
     fn crash(
         &mut self,
         server: ProcessId,
-        machine: &mut Replica,
+        machine: &mut Server,
         in_flight: &[IoToken],
         rng: &mut Rng,
     ) {
@@ -173,13 +168,14 @@ impl System for KvSystem {
     fn after_server_step(
         &mut self,
         step: Step,
-        _machine: &Replica,
+        _machine: &Server,
         notes: &mut Vec<Note>,
     ) -> Result<(), Violation> {
         for note in notes.drain(..) {
             match note {
                 Note::Node(event) => {
                     self.check_damage(step.process, &event)?;
+                    self.repairs.on_event(step.process, &event);
                     self.timeline.on_event(step.now, step.process, &event);
                     self.invariants.on_event(step.process, &event)?;
                 }
@@ -271,7 +267,7 @@ impl System for KvSystem {
         ];
         for kind in kinds() {
             match kind {
-                FaultKind::BitRot => checks.push(judge::damage(world)),
+                FaultKind::BitRot => checks.push(self.repairs.judge()),
                 FaultKind::DiskFull => checks.push(self.full_disks.judge()),
                 _ => {}
             }

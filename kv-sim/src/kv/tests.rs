@@ -2,7 +2,7 @@
 
 use kv_core::id::ShardId;
 
-use super::replica::Replica;
+use super::server::Server;
 use super::{KvProtocol, KvSystem};
 use crate::engine::{Boot, Input, Machine, Outbox, ProcessId, Rng, System, Tracer};
 use crate::protocol::Protocol;
@@ -11,7 +11,7 @@ use crate::scenario::Scenario;
 const SERVER: ProcessId = ProcessId::Server(0);
 
 struct Life {
-    replica: Replica,
+    replica: Server,
     out: Outbox<super::Note>,
     now: u64,
 }

@@ -24,13 +24,16 @@ pub struct Finding {
 }
 
 const REPLACE: &str = "Keep the directory as it is, check the drive, and leave the node stopped: the \
-    others go on without it as long as they are a majority. This version cannot fill the directory \
-    again from the other replicas. Do not bring back an older copy of it, which has forgotten what \
-    the node promised since.";
+    others go on without it as long as they are a majority. Do not bring back an older copy of it, \
+    which has forgotten what the node promised since.";
+const REPAIR: &str = "Check the drive, then start the node: it sets its data aside, under names that \
+    begin with `damaged-`, and is filled again from the other nodes. It counts for nothing until \
+    then, so the others must be a majority of every shard. If they are not, keep the directory as \
+    it is. Do not bring back an older copy of it, which has forgotten what the node promised since.";
 const LOG_LOST: &str = "The node has promised to others what stood here: votes, and entries that \
-    may be committed. If it is started it will take part in nothing.";
+    may be committed.";
 const TREE_LOST: &str = "Part of the applied state is lost, and the log may not reach back far \
-    enough to apply it again. If the node is started it will take part in nothing.";
+    enough to apply it again.";
 
 fn finding(file: &str, offset: u64, what: String, texts: (&'static str, &'static str)) -> Finding {
     let (meaning, advice) = texts;
@@ -94,20 +97,19 @@ fn log_damage(damage: &Damage) -> Finding {
             "Put the file back if somebody moved or removed it. If it is lost, leave the node \
                 stopped: the others go on without it as long as they are a majority."
         }
-        DamageKind::Corrupt { .. } | DamageKind::Unreadable(_) => REPLACE,
+        DamageKind::Corrupt { .. } | DamageKind::Unreadable(_) => REPAIR,
     };
     finding(&damage.file, damage.position, chain(&damage.kind), (LOG_LOST, advice))
 }
 
 pub(super) fn tree(error: TreeError) -> Finding {
     let damage = damage_of(error);
-    finding(&damage.file, damage.offset, damage.what, (TREE_LOST, REPLACE))
+    finding(&damage.file, damage.offset, damage.what, (TREE_LOST, REPAIR))
 }
 
 pub(super) fn join(file: String, offset: u64, what: String) -> Finding {
-    let meaning = "Log and applied state are each whole, but one of them has lost its end. If the \
-        node is started it will take part in nothing.";
-    finding(&file, offset, what, (meaning, REPLACE))
+    let meaning = "Log and applied state are each whole, but one of them has lost its end.";
+    finding(&file, offset, what, (meaning, REPAIR))
 }
 
 pub(super) fn reset(shard: ShardId, is_removed: bool) -> Finding {

@@ -268,6 +268,11 @@ pub(crate) fn left_anything(vfs: &dyn Vfs) -> io::Result<bool> {
     Ok(exists(vfs)? || !segment::list_spares(vfs)?.is_empty())
 }
 
+/// Whether a file of the root directory is one of a log, by its name.
+pub(crate) fn is_file_of_log(name: &str) -> bool {
+    segment::segment_number(name).is_some() || segment::is_spare(name)
+}
+
 impl Log {
     /// Opens the log of a directory that the caller has locked, and returns what it holds.
     pub(crate) fn open(

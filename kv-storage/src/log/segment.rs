@@ -66,6 +66,11 @@ fn spare_name(number: u64) -> String {
     format!("spare-{number:016x}.log")
 }
 
+/// Whether a file is a spare, by its name.
+pub(super) fn is_spare(name: &str) -> bool {
+    number_in(name, "spare-", spare_name).is_some()
+}
+
 /// The numbers of all segments of the root directory, in order.
 pub(super) fn list_segments(vfs: &dyn Vfs) -> io::Result<Vec<u64>> {
     list(vfs, "wal-", segment_name)

@@ -1,6 +1,7 @@
 //! What would go wrong: a node that starts on somebody else's directory, or on one that lost a
 //! part, or that changes a directory it refuses.
 
+mod aside;
 mod crash;
 mod damage;
 mod differential;

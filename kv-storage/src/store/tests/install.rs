@@ -80,7 +80,7 @@ struct Progress {
 }
 
 const HARD_STATE: HardState =
-    HardState { term: Term(7), vote: Some(NodeId(3)), commit: LogIndex(0) };
+    HardState { term: Term(7), vote: Some(NodeId(3)), commit: LogIndex(0), life: 0 };
 
 fn open_with(disk: &SimDisk, mutants: Mutants) -> Option<Opened> {
     open(Arc::new(disk.clone()), small_options(mutants)).ok()
