@@ -213,7 +213,8 @@ fn run_one<P: Protocol>(
 }
 
 fn world(scenario: &Scenario) -> String {
-    format!("{} servers, {} clients", scenario.cluster.nodes, scenario.workload.clients)
+    let servers = scenario.cluster.nodes + scenario.cluster.spares;
+    format!("{servers} servers, {} clients", scenario.workload.clients)
 }
 
 fn load_one(path: &Path) -> Result<Loaded, LoadError> {

@@ -14,8 +14,13 @@
 //! log, or the same, and it does not name the node: that configuration was committed without it, and
 //! no later one that the replica knows of brings it back. Its term and vote stay, for ever.
 //!
-//! A node that was removed from the cluster is told so by whoever it talks to, and does nothing
-//! from then on.
+//! # Who is not told
+//!
+//! A node that hears nothing of maps for some seconds asks one of the members that it knows for a
+//! newer one, another one each time. So a node that was removed finds out even if it has nothing else
+//! to say: it is told so by whoever it talks to, and does nothing from then on. The members that it
+//! knows may have been removed, too, and others may run where they were: those tell it as well, and a
+//! newer map of the own cluster is believed whoever sends it.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -29,10 +34,14 @@ use crate::raft::{Configuration, Group, GroupConfig, Role};
 use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{HardState, RecoveredGroup, StorageRequest};
-use crate::wire::{MapMessage, PeerMessage};
+use crate::time::Instant;
+use crate::wire::{MapMessage, PeerFrame, PeerMessage};
 
 /// How often the meta leader tells its map's version, in heartbeats.
 const TELL_MAP_HEARTBEATS: u32 = 10;
+/// How long a node hears nothing of maps before it asks for one, in heartbeats: some of what it was
+/// told may get lost.
+const ASK_MAP_HEARTBEATS: u32 = 3 * TELL_MAP_HEARTBEATS;
 
 impl Node {
     /// Who takes part in the group of `shard` if its log has never said otherwise.
@@ -191,7 +200,7 @@ impl Node {
         if !self.is_meta_leader() || self.now < self.map_told_at + pause {
             return;
         }
-        self.map_told_at = self.now;
+        (self.map_told_at, self.map_heard_at) = (self.now, self.now);
         let version = self.map_version();
         let nodes: Vec<_> = self.links.keys().copied().collect();
         for node in nodes {
@@ -199,8 +208,49 @@ impl Node {
         }
     }
 
+    /// When to ask for a map; none if this node decides on it.
+    pub(super) fn map_deadline(&self) -> Option<Instant> {
+        let pause = self.config.timings.heartbeat * ASK_MAP_HEARTBEATS;
+        let asks = matches!(self.phase, Phase::Running) && !self.is_meta_leader();
+        (asks && !self.links.is_empty()).then_some(self.map_heard_at + pause)
+    }
+
+    /// Nothing was heard of maps for long: asks a member.
+    pub(super) fn ask_for_map(&mut self) {
+        if self.map_deadline().is_none_or(|at| self.now < at) {
+            return;
+        }
+        self.map_heard_at = self.now;
+        let at = self.rng.next_u64() % self.links.len() as u64;
+        let version = self.map_version();
+        if let Some(node) = self.links.keys().nth(usize::try_from(at).unwrap_or(0)) {
+            self.outbox.send(*node, PeerMessage::Map(MapMessage::Have { version }));
+        }
+    }
+
+    /// A frame of no member, or for another node: whoever was removed is told so, and whoever knows of
+    /// a newer map is believed.
+    pub(super) fn on_frame_of_stranger(&mut self, frame: PeerFrame) {
+        let ours = self.identity.cluster.as_ref().map(|cluster| cluster.id);
+        if ours.is_none() || frame.cluster != ours || !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        if self.map.as_ref().is_some_and(|map| map.is_removed(frame.from)) {
+            return self.send_map(frame.from);
+        }
+        if frame.to != self.config.id {
+            return;
+        }
+        for message in frame.messages {
+            if let PeerMessage::Map(MapMessage::Map(map)) = message {
+                self.learn_map(map);
+            }
+        }
+    }
+
     /// A peer says something about maps.
     pub(super) fn on_map_message(&mut self, from: NodeId, message: MapMessage) {
+        self.map_heard_at = self.now;
         let own = self.map_version();
         match message {
             MapMessage::Version { version } => {

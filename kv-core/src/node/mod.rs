@@ -147,6 +147,8 @@ pub struct Node {
     removed: BTreeMap<ShardId, HardState>,
     /// Who last said that it leads the meta group.
     meta_leader: Option<NodeId>,
+    /// When anything about maps was last heard, or asked for.
+    map_heard_at: Instant,
     /// As meta leader: when the map's version was last told.
     map_told_at: Instant,
     /// As meta leader: placements that are on their way into the log, with the term, and until when
@@ -207,6 +209,7 @@ impl Node {
             removing: BTreeMap::new(),
             removed: BTreeMap::new(),
             meta_leader: None,
+            map_heard_at: now,
             map_told_at: Instant::ZERO,
             placing: BTreeMap::new(),
             appends_begun: BTreeMap::new(),
@@ -278,7 +281,9 @@ impl Node {
         let forward = self.forwards.deadline().map(|at| (at, TimerReason::Forward));
         let gossip = self.gossip_timeout().map(|at| (at, TimerReason::Gossip));
         let contact = self.contact_timeout();
-        [formation, heartbeat, contact, forward, gossip, raft].into_iter().flatten().min()
+        let map = self.map_deadline().map(|at| (at, TimerReason::Map));
+        let timers = [formation, heartbeat, contact, forward, gossip, map, raft];
+        timers.into_iter().flatten().min()
     }
 
     /// How much a driver may still feed.
@@ -384,14 +389,15 @@ impl Node {
                 self.ignored_frame_count += 1;
                 let from = frame.from;
                 self.outbox.push(Output::Event(Event::FrameIgnored { from, reason }));
-                if reason == IgnoreReason::UnknownSender
-                    && self.map.as_ref().is_some_and(|map| map.is_removed(from))
-                {
-                    self.send_map(from);
-                }
-                // A wiped node is to learn that it is one.
-                if reason == IgnoreReason::WrongIncarnation && frame.cluster.is_none() {
-                    self.on_frame_of_outsider(frame);
+                match reason {
+                    IgnoreReason::UnknownSender | IgnoreReason::WrongReceiver => {
+                        self.on_frame_of_stranger(frame);
+                    }
+                    // A wiped node is to learn that it is one.
+                    IgnoreReason::WrongIncarnation if frame.cluster.is_none() => {
+                        self.on_frame_of_outsider(frame);
+                    }
+                    IgnoreReason::WrongIncarnation | IgnoreReason::WrongCluster => {}
                 }
             }
             (None, Phase::Forming(_)) => self.on_frame_while_forming(frame),
@@ -569,6 +575,7 @@ impl Node {
         }
         self.begin_round_for_reads();
         self.end_repair();
+        self.ask_for_map();
         self.outbox.pack(Sender {
             cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),
             node: self.config.id,

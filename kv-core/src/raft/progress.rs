@@ -36,7 +36,8 @@ pub(super) struct InFlight {
     bytes: usize,
 }
 
-/// - `matched < next`; `matched` never shrinks within a term and a life of the follower's store.
+/// - `matched < next`; `matched` shrinks within a term and a life of the follower's store only if the
+///   follower rejects a probe of what it acknowledged.
 /// - In replicate mode everything in `matched+1 .. next` is in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -142,6 +143,14 @@ impl Progress {
         self.next = next.max(self.matched.next());
         self.stop_streaming();
         self.mode = Mode::Probe { sent_at: None };
+    }
+
+    /// A probe of the entry at `index` was rejected, so the follower does not hold it, whatever it
+    /// said before: its replica was removed and made anew within the term, and an answer of the first
+    /// one came late. If it is the rejection that came late, the next probe finds out what is there;
+    /// until then the follower counts for less than it could, which harms nothing.
+    pub(super) fn forget_from(&mut self, index: LogIndex) {
+        self.matched = self.matched.min(index.prev());
     }
 
     /// What the follower needs is not in the log any more.

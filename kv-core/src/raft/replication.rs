@@ -29,6 +29,7 @@ impl Group {
     pub fn on_heartbeat(&mut self, now: Instant) {
         self.end_late_transfer(now);
         let heartbeat = self.config.timings.heartbeat;
+        let (silence, floor) = (self.config.timings.election_max, self.log.floor().index);
         let (commit, held_by_all) = (self.hard_state.commit, self.held_by_all);
         let State::Leader(leadership) = &mut self.state else {
             return;
@@ -36,6 +37,10 @@ impl Group {
         let mut uninformed = Vec::new();
         for (peer, progress) in &mut leadership.followers {
             match progress.mode {
+                // A replica that was lost before it held anything is made anew by an append only.
+                Mode::Snapshot if now > progress.contact + silence => {
+                    progress.probe_from(floor.next());
+                }
                 Mode::Snapshot => {}
                 Mode::Replicate if progress.in_flight.is_empty() => {
                     if progress.commit < commit || progress.held_by_all < held_by_all {
@@ -278,6 +283,9 @@ impl Group {
         };
         if is_stale || prev == LogIndex(0) {
             return;
+        }
+        if is_probed {
+            progress.forget_from(prev);
         }
         if is_probed && prev <= floor {
             return progress.need_snapshot();

@@ -118,3 +118,44 @@ fn leadership_is_handed_over_at_a_wish() {
     assert!(cluster.call(Call::Write(write)).is_ok());
     cluster.input(to, Input::Timeout);
 }
+
+#[test]
+fn node_that_the_meta_leader_cannot_reach_asks_others_for_the_map() {
+    let mut cluster = Cluster::formed(3);
+    let meta = cluster.leader(ShardId::META).expect("somebody leads");
+    let deaf = (1..=3).map(NodeId).find(|id| *id != meta).expect("there are others");
+    cluster.run(Duration::from_secs(1));
+    cluster.cut.push((meta, deaf));
+    let four = join(&mut cluster, 4);
+    cluster.run(Duration::from_secs(10));
+    let map = cluster.node(deaf).map().expect("it is formed");
+    assert!(map.member(four).is_some(), "{deaf} knows {:?}", map.members);
+}
+
+#[test]
+fn removed_node_is_told_by_members_that_it_never_knew() {
+    let mut cluster = Cluster::formed(3);
+    cluster.run(Duration::from_secs(5));
+    cluster.stop(NodeId(1));
+    for number in 4..=6 {
+        join(&mut cluster, number);
+    }
+    cluster.run(Duration::from_secs(60));
+    for id in 1..=3 {
+        let request = AdminRequest::RemoveNode { id: NodeId(id), force: false };
+        assert_eq!(admin(&mut cluster, request), Ok(AdminReply::Done));
+        cluster.run(Duration::from_secs(60));
+    }
+    (2..=3).map(NodeId).for_each(|id| cluster.stop(id));
+    cluster.start(NodeId(1));
+    cluster.run(Duration::from_secs(30));
+    assert!(!cluster.events(NodeId(1)).contains(&Event::Removed), "nobody is where it asks");
+    // Others run where the members were that it knows.
+    for frame in std::mem::take(&mut cluster.sent) {
+        if frame.from == NodeId(1) {
+            cluster.input(NodeId(4), Input::Receive(frame));
+        }
+    }
+    cluster.run(Duration::from_secs(1));
+    assert!(cluster.events(NodeId(1)).contains(&Event::Removed));
+}

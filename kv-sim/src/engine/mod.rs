@@ -53,7 +53,10 @@ mod trace;
 
 pub use clock::ClockProfile;
 pub use disk_timing::DiskProfile;
-pub use fault::{Direction, FaultEdge, FaultEvent, FaultKind, FaultSpec, Shape, Target, Victims};
+pub use fault::{
+    Direction, FaultEdge, FaultEvent, FaultKind, FaultSpec, MemberChange, Membership, Shape,
+    Target, Victims,
+};
 pub use machine::{Input, Io, IoToken, Machine, Outbox, Phase, ProcessId};
 pub use measures::Measures;
 pub use network::{LinkProfile, NetworkProfile};

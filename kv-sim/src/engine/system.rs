@@ -82,6 +82,11 @@ pub trait System: Send + Sized + 'static {
     /// The servers that lead something at the moment: some faults aim at them.
     fn leaders(&self) -> Vec<ProcessId>;
 
+    /// Whether the others count on the server: crashes and pauses leave a majority of those.
+    fn is_member(&self, _server: ProcessId) -> bool {
+        true
+    }
+
     /// In the liveness phase: whether everything is as it should be when nothing is broken any
     /// more. The error says what is missing.
     fn converged(&self, world: &World<'_, Self>) -> Result<(), String>;

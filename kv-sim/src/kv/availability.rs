@@ -29,6 +29,13 @@ pub(super) fn judge(check: AvailabilityCheck, timeline: &Timeline) -> Check {
             verdict(kind, episodes.map(|it| steady(timeline, it, 2)))
         }
         AvailabilityCheck::Flapping => verdict(kind, episodes.map(|it| bounded(timeline, it))),
+        AvailabilityCheck::Membership => match timeline.failures() {
+            [] => Check::pass(kind.name(), "no call failed"),
+            [first, ..] => Check::fail(
+                kind.name(),
+                format!("{} calls failed, the first at {first}", timeline.failures().len()),
+            ),
+        },
         AvailabilityCheck::SlowDisk => {
             let slow_disks = timeline.slow_disks().iter();
             verdict(kind, slow_disks.map(|slow| relieved(timeline, slow)))

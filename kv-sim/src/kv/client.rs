@@ -1,7 +1,7 @@
 //! A client: the routing core, working off a workload.
 //!
 //! One operation is out at a time. In the liveness phase a client finishes what is out and pauses
-//! for [`QUIET`], in which the replicas must become equal without any new work. Then it writes to
+//! for a while ([`quiet`]), in which the replicas must become equal without any new work. Then it writes to
 //! the shards that fall to it, which shows that every shard takes writes again, and reads the keys
 //! that fall to it, so that the history ends with what is there.
 
@@ -13,19 +13,21 @@ use kv_core::client::{
     Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
 };
 use kv_core::codec;
-use kv_core::id::{Address, NodeId};
 use kv_core::op::{Found, WriteOp, WriteResult};
 use kv_core::time::Instant;
 use kv_core::wire::{self, Frame};
 
 use super::history::ClientEvent;
-use super::replica::{Note, node_id, server_of};
+use super::replica::{Note, address_of, server_at};
 use super::workload::{self, Operations};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
 use crate::scenario::Scenario;
 
 /// How long clients pause in the liveness phase: some elections long.
-pub(super) const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(10);
+
+/// The same where members change: what has begun must come to its end first.
+const QUIET_OF_CHANGES: Duration = Duration::from_secs(40);
 
 /// Keys that all clients together read at the end, at most: every one of a small workload, a sample
 /// of a large one.
@@ -49,14 +51,17 @@ pub struct Client {
     phase: Phase,
     /// What is left to be done in the liveness phase.
     final_calls: VecDeque<Call>,
+    /// How long to pause before that.
+    quiet: Duration,
     quiet_until: Instant,
     /// Calls of the liveness phase that came to nothing.
     refused_count: u32,
     scratch: Vec<u8>,
 }
 
-fn address(node: NodeId) -> Address {
-    Address(node.to_string())
+/// How long clients pause in the liveness phase of a scenario.
+pub(super) fn quiet(scenario: &Scenario) -> Duration {
+    if scenario.membership().is_some() { QUIET_OF_CHANGES } else { QUIET }
 }
 
 /// What falls to client number `index` when all faults are healed.
@@ -74,12 +79,12 @@ impl Client {
         let ProcessId::Client(index) = boot.process else {
             unreachable!("a server is not a client");
         };
-        let nodes = (1..=u64::from(scenario.cluster.nodes)).map(NodeId);
+        let servers = (0..scenario.cluster.nodes).map(ProcessId::Server);
         let workload = &scenario.workload;
         let client_count = u64::from(workload.clients);
         let config = RouterConfig {
             attempt_timeout: Duration::from_millis(500),
-            ..RouterConfig::new(nodes.map(address).collect())
+            ..RouterConfig::new(servers.map(address_of).collect())
         };
         let mut rng = Rng::fork(boot.seed, "pace", 0);
         let interval = workload.rate_per_client.map(|rate| (1e9 / rate) as u64);
@@ -96,6 +101,7 @@ impl Client {
             current: None,
             phase: Phase::Safety,
             final_calls: final_calls(scenario, u64::from(index)),
+            quiet: quiet(scenario),
             quiet_until: Instant::ZERO,
             refused_count: 0,
             scratch: Vec::new(),
@@ -150,10 +156,8 @@ impl Client {
         while let Some(output) = self.router.poll_output() {
             match output {
                 RouterOutput::Send { to, request } => {
-                    let node =
-                        to.0.trim_start_matches('n').parse().expect("addresses are node ids");
                     let bytes = wire::encode(&Frame::Request(request));
-                    out.send(server_of(NodeId(node)), bytes.into());
+                    out.send(server_at(&to), bytes.into());
                 }
                 RouterOutput::Done { call, result } => self.finish(now, call, result, out),
             }
@@ -214,7 +218,7 @@ impl Client {
 
     fn deliver(&mut self, now: Instant, from: ProcessId, bytes: &Bytes) {
         if let Ok(Frame::Reply(reply)) = wire::decode(bytes) {
-            let from = address(node_id(from));
+            let from = address_of(from);
             self.router.handle(now, RouterInput::Receive { from, reply });
         }
     }
@@ -251,12 +255,12 @@ impl Machine for Client {
         match input {
             Input::Start | Input::IoDone(_) | Input::Link { is_up: true, .. } => {}
             Input::Link { peer, is_up: false } => {
-                let to = address(node_id(peer));
+                let to = address_of(peer);
                 self.router.handle(now, RouterInput::Unreachable { to });
             }
             Input::Phase(phase) => {
                 self.phase = phase;
-                self.quiet_until = now + QUIET;
+                self.quiet_until = now + self.quiet;
                 if self.current.is_none() {
                     self.next_at = Some(self.quiet_until);
                 }

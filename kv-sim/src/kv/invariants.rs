@@ -3,11 +3,12 @@
 //! Everything is checked at the moment at which it could first be wrong, and only for the shard
 //! that moved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use kv_core::id::{LogId, LogIndex, ShardId, Term};
-use kv_core::node::Event;
-use kv_core::raft::Role;
+use kv_core::cluster::ClusterMap;
+use kv_core::id::{Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
+use kv_core::node::{Event, Node};
+use kv_core::raft::{Configuration, Role};
 
 use super::replica::Applied;
 use crate::engine::{ProcessId, Violation};
@@ -24,6 +25,10 @@ struct Past {
     entries: Vec<(LogId, u64)>,
     /// The state after an index at which some replica stopped to report.
     states: BTreeMap<LogIndex, u64>,
+    /// Who took part from an entry on, as far as such entries are committed; 0 is the beginning.
+    configurations: BTreeMap<LogIndex, (LogId, Configuration)>,
+    /// How often that gave the shard other voters, from start to finish.
+    moves: u64,
 }
 
 /// The invariants of all shards.
@@ -34,6 +39,8 @@ pub(super) struct Invariants {
     leading: BTreeMap<ProcessId, BTreeMap<ShardId, Term>>,
     /// How often each server has crashed.
     crashes: BTreeMap<ProcessId, u32>,
+    /// The life of the data directory with which each node took part.
+    incarnations: BTreeMap<NodeId, Incarnation>,
 }
 
 fn violation(check: &'static str, detail: String) -> Result<(), Violation> {
@@ -52,9 +59,46 @@ impl Invariants {
         *self.crashes.entry(server).or_default() += 1;
     }
 
-    pub(super) fn on_event(&mut self, server: ProcessId, event: &Event) -> Result<(), Violation> {
+    /// The disk of a server was emptied.
+    pub(super) fn on_wipe(&mut self, server: ProcessId) {
+        self.on_crash(server);
+    }
+
+    /// The cluster was formed, and this is its first map.
+    pub(super) fn on_formed(&mut self, map: &ClusterMap) {
+        for entry in &map.shards {
+            let first = Configuration::initial(entry.voters.iter().copied());
+            let past = self.shards.entry(entry.shard).or_default();
+            past.configurations.insert(LogIndex(0), (LogId::default(), first));
+        }
+    }
+
+    /// How often shards got other voters, each time from start to finish.
+    pub(super) fn moves(&self) -> u64 {
+        self.shards.values().map(|past| past.moves).sum()
+    }
+
+    /// How many configurations were committed.
+    pub(super) fn configurations(&self) -> usize {
+        self.shards.values().map(|past| past.configurations.len().saturating_sub(1)).sum()
+    }
+
+    /// `map` is the newest one that anybody has.
+    pub(super) fn on_event(
+        &mut self,
+        server: ProcessId,
+        node: &Node,
+        map: Option<&ClusterMap>,
+        event: &Event,
+    ) -> Result<(), Violation> {
         match event {
-            Event::RoleChanged { shard, term, role } => self.on_role(server, *shard, *term, *role),
+            Event::RoleChanged { shard, term, role } => {
+                self.check_incarnation(server, node)?;
+                if *role == Role::Leader {
+                    self.check_leader(node, map, *shard, *term)?;
+                }
+                self.on_role(server, *shard, *term, *role)
+            }
             Event::Committed { shard, committed, term, role: Role::Leader }
                 if committed.term != *term =>
             {
@@ -72,7 +116,7 @@ impl Invariants {
                 "contradiction",
                 format!("{server} heard of an invalid cluster from {from}"),
             ),
-            Event::Damaged(_) => {
+            Event::Damaged(_) | Event::Removed => {
                 self.leading.remove(&server);
                 Ok(())
             }
@@ -83,10 +127,81 @@ impl Invariants {
             | Event::WipedNode
             | Event::MapChanged { .. }
             | Event::ReplicaRemoved { .. }
-            | Event::Removed
             | Event::PeerChanged { .. }
             | Event::FrameIgnored { .. } => Ok(()),
         }
+    }
+
+    /// Who takes part under an id has the data of that id: a wiped disk begins another one.
+    fn check_incarnation(&mut self, server: ProcessId, node: &Node) -> Result<(), Violation> {
+        let (id, incarnation) = (node.identity().node, node.identity().incarnation);
+        let first = *self.incarnations.entry(id).or_insert(incarnation);
+        if first == incarnation {
+            return Ok(());
+        }
+        violation(
+            "one-life-per-node",
+            format!("{server} takes part as {id} with {incarnation}, which was {first}"),
+        )
+    }
+
+    /// Who leads knows every change of voters that was committed before its term and is still one of
+    /// them (Raft paper, figure 3: leader completeness), and was not removed.
+    fn check_leader(
+        &self,
+        node: &Node,
+        map: Option<&ClusterMap>,
+        shard: ShardId,
+        term: Term,
+    ) -> Result<(), Violation> {
+        let id = node.identity().node;
+        if map.is_some_and(|map| map.is_removed(id)) {
+            return violation(
+                "members-lead",
+                format!("{id} leads {shard} in term {term}, but was removed"),
+            );
+        }
+        let status = node.status().shards.into_iter().find(|status| status.shard == shard);
+        let past = self.shards.get(&shard);
+        let mut committed = past.into_iter().flat_map(|past| past.configurations.values());
+        let committed = committed.rfind(|(entry, _)| entry.term < term);
+        let (Some(status), Some((entry, committed))) = (status, committed) else {
+            return Ok(());
+        };
+        let own = status.configuration;
+        if own.is_voter(id) && own.epoch >= committed.epoch {
+            return Ok(());
+        }
+        violation(
+            "members-lead",
+            format!(
+                "{id} leads {shard} in term {term} under {own}; {committed} is committed by {entry}"
+            ),
+        )
+    }
+
+    /// Two configurations in a row must not let two disjoint quorums decide (Raft thesis, 4.1).
+    fn on_configuration(
+        &mut self,
+        shard: ShardId,
+        id: LogId,
+        configuration: &Configuration,
+    ) -> Result<(), Violation> {
+        let past = self.shards.entry(shard).or_default();
+        if past.configurations.contains_key(&id.index) {
+            return Ok(());
+        }
+        if let Some((before, last)) = past.configurations.values().next_back() {
+            if !overlap(last, configuration) {
+                return violation(
+                    "quorums-overlap",
+                    format!("{shard} went from {last} ({before}) to {configuration} ({id})"),
+                );
+            }
+            past.moves += u64::from(last.is_joint() && !configuration.is_joint());
+        }
+        past.configurations.insert(id.index, (id, configuration.clone()));
+        Ok(())
     }
 
     /// Election safety (Raft paper, figure 3): at most one leader in a term.
@@ -121,7 +236,7 @@ impl Invariants {
         server: ProcessId,
         applied: &Applied,
     ) -> Result<(), Violation> {
-        let Applied { shard, entries, state_hash } = applied;
+        let Applied { shard, entries, configurations, state_hash } = applied;
         let past = self.shards.entry(*shard).or_default();
         for (id, hash) in entries {
             let at = usize::try_from(id.index.0 - 1).expect("an index fits a vector");
@@ -147,6 +262,10 @@ impl Invariants {
         let Some((last, _)) = entries.last() else {
             return Ok(());
         };
+        for (id, configuration) in configurations {
+            self.on_configuration(*shard, *id, configuration)?;
+        }
+        let past = self.shards.entry(*shard).or_default();
         let known = *past.states.entry(last.index).or_insert(*state_hash);
         if known == *state_hash {
             return Ok(());
@@ -157,5 +276,58 @@ impl Invariants {
                 "{server} has state {state_hash:016x} of {shard} after {last}, another has {known:016x}"
             ),
         )
+    }
+}
+
+/// Whether every quorum of the one has a node in common with every quorum of the other: no nodes can
+/// decide by the one while all others decide by the other.
+fn overlap(one: &Configuration, other: &Configuration) -> bool {
+    let voters: BTreeSet<NodeId> = one.all_voters().chain(other.all_voters()).collect();
+    let voters: Vec<NodeId> = voters.into_iter().collect();
+    let is_in = |set: u32, node: NodeId| {
+        let at = voters.iter().position(|voter| *voter == node);
+        at.is_some_and(|at| set & 1 << at != 0)
+    };
+    (0..1_u32 << voters.len()).all(|set| {
+        !(one.is_quorum(|node| is_in(set, node)) && other.is_quorum(|node| is_in(!set, node)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joint(epoch: u64, voters: &[u64], outgoing: &[u64]) -> Configuration {
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
+        let initial = Configuration::initial(voters.iter().copied().map(NodeId));
+        Configuration { epoch: kv_core::id::Epoch(epoch), outgoing: nodes(outgoing), ..initial }
+    }
+
+    #[test]
+    fn quorums_of_a_joint_configuration_overlap_with_both_sides_and_a_leap_does_not() {
+        let (before, after) = (joint(1, &[1, 2, 3], &[]), joint(3, &[3, 4, 5], &[]));
+        let between = joint(2, &[3, 4, 5], &[1, 2, 3]);
+        assert!(overlap(&before, &between) && overlap(&between, &after));
+        assert!(!overlap(&before, &after));
+        assert!(overlap(&before, &joint(2, &[1, 2, 3, 4], &[])), "one more is no leap");
+        assert!(!overlap(&joint(1, &[1, 2, 3, 4], &[]), &joint(2, &[3, 4], &[])), "two fewer are");
+    }
+
+    #[test]
+    fn a_leap_from_one_configuration_to_the_next_is_found() {
+        let mut invariants = Invariants::default();
+        let id = |index| LogId { term: Term(1), index: LogIndex(index) };
+        let mut commit = |index, configuration: Configuration| {
+            let configurations = vec![(id(index), configuration)];
+            let entries = (1..=index).map(|at| (id(at), 0)).collect();
+            let applied = Applied { shard: ShardId(1), entries, configurations, state_hash: index };
+            invariants.on_applied(ProcessId::Server(0), &applied)
+        };
+        assert_eq!(commit(1, joint(1, &[1, 2, 3], &[])), Ok(()));
+        assert_eq!(commit(2, joint(2, &[3, 4, 5], &[1, 2, 3])), Ok(()));
+        assert_eq!(commit(3, joint(3, &[3, 4, 5], &[])), Ok(()));
+        let found = commit(4, joint(4, &[6], &[])).unwrap_err();
+        assert_eq!(found.check, "quorums-overlap");
+        assert_eq!(invariants.moves(), 1);
     }
 }

@@ -8,7 +8,8 @@ use kv_core::op::Key;
 use kv_core::ring;
 use kv_core::storage::StorageDamage;
 
-use super::client::Client;
+use super::caller::Caller;
+use super::membership::{newest_map, replicas};
 use super::replica::Replica;
 use super::system::KvSystem;
 use crate::engine::{Check, ProcessId, World};
@@ -74,10 +75,10 @@ pub(super) fn durability(
         by_shard.entry(ring::shard_of(&key, shard_count)).or_default().push((key, promise));
     }
     let (mut copies, mut damaged) = (0, Vec::new());
-    for (server, replica) in world.servers() {
-        let Some(replica) = replica else {
-            return Check::skipped(name, format!("{server} is down"));
-        };
+    if let Some((server, _)) = world.servers().find(|(_, machine)| machine.is_none()) {
+        return Check::skipped(name, format!("{server} is down"));
+    }
+    for (server, replica) in replicas(world) {
         if replica.is_damaged() {
             continue;
         }
@@ -159,7 +160,7 @@ pub(super) fn linearizability(history: &History) -> Check {
 
 /// Whether all clients were served once nothing is broken.
 pub(super) fn served(world: &World<'_, KvSystem>) -> Result<(), String> {
-    match world.clients().find(|(_, client): &(ProcessId, &Client)| !client.is_done()) {
+    match world.clients().find(|(_, caller): &(ProcessId, &Caller)| !caller.is_done()) {
         Some((client, _)) => Err(format!("{client} still waits for its last calls")),
         None => Ok(()),
     }
@@ -167,8 +168,8 @@ pub(super) fn served(world: &World<'_, KvSystem>) -> Result<(), String> {
 
 /// Whether every client got its calls answered or refused, now that nothing changes any more.
 pub(super) fn refused(world: &World<'_, KvSystem>) -> Result<(), String> {
-    let waits = |client: &Client| !client.is_done() && !client.was_refused();
-    match world.clients().find(|(_, client)| waits(client)) {
+    let waits = |caller: &Caller| !caller.is_done() && !caller.was_refused();
+    match world.clients().find(|(_, caller)| waits(caller)) {
         Some((client, _)) => Err(format!("{client} still waits for an answer")),
         None => Ok(()),
     }
@@ -177,15 +178,13 @@ pub(super) fn refused(world: &World<'_, KvSystem>) -> Result<(), String> {
 /// Whether all is well once nothing is broken: one leader per shard, all replicas equal, and all that
 /// was damaged repaired.
 pub(super) fn equal_replicas(world: &World<'_, KvSystem>) -> Result<(), String> {
-    let replicas: BTreeMap<NodeId, &Replica> = world
-        .servers()
-        .filter_map(|(server, replica)| Some((super::replica::node_id(server), &**replica?)))
-        .collect();
+    let map = newest_map(world).ok_or("no server knows the map")?;
+    let replicas = replicas(world).map(|(_, replica)| (replica.node().identity().node, replica));
+    let replicas: BTreeMap<NodeId, &Replica> =
+        replicas.filter(|(node, _)| map.member(*node).is_some()).collect();
     if let Some((node, _)) = replicas.iter().find(|(_, replica)| replica.is_damaged()) {
         return Err(format!("{node} is not repaired"));
     }
-    let map = replicas.values().find_map(|replica| replica.node().map());
-    let map = map.ok_or("no server knows the map")?;
     for entry in &map.shards {
         let states = entry.voters.iter().map(|voter| {
             let replica = replicas.get(voter).ok_or_else(|| format!("{voter} is down"))?;

@@ -1,24 +1,30 @@
 //! The key-value store under simulation: the only place of the simulator that names kv-core.
 //!
-//! A *server* ([`Replica`]) is what a production process is: a [`Node`](kv_core::node::Node), its
-//! log on a simulated disk, and its applied state, driven by the engine instead of tokio. A
-//! *client* ([`Client`]) drives the same routing core as the client library, and works off a
-//! workload. Both exchange the real frames, encoded and checked.
+//! A *server* ([`Server`]) has a simulated disk and may run what a production process is
+//! ([`Replica`]): a [`Node`](kv_core::node::Node), its log on that disk, and its applied state, driven
+//! by the engine instead of tokio. A *client* ([`Client`]) drives the same routing core as the client
+//! library, and works off a workload; an *operator* ([`Operator`]) changes the members. All exchange
+//! the real frames, encoded and checked.
 //!
 //! # What is checked
 //!
 //! After each step of a server: a term of a shard has one leader; a leader commits
 //! only by an entry of its own term; what one replica applied at an index, every replica applies
-//! there, and comes to the same state. After the run: every acknowledged write is
-//! there, and the clients' history is linearizable.
+//! there, and comes to the same state; quorums of two configurations in a row overlap, and who leads
+//! was not removed. After the run: every acknowledged write is there, and the clients' history is
+//! linearizable.
 
 mod availability;
+mod caller;
 mod client;
 mod disks;
 mod history;
 mod invariants;
 mod judge;
+mod membership;
+mod operator;
 mod replica;
+mod running;
 mod server;
 mod system;
 mod timeline;
@@ -33,8 +39,10 @@ use kv_storage::mutants::{Mutant as StorageMutant, Mutants};
 
 use crate::protocol::{Mutant, Protocol};
 use crate::scenario::Scenario;
+pub use caller::Caller;
 pub use client::Client;
 pub use history::ClientEvent;
+pub use operator::{Operator, OperatorEvent};
 pub use replica::{Applied, Note, Replica};
 pub use server::Server;
 pub use system::KvSystem;

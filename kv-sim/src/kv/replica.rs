@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::id::{LogId, NodeId, RequestHandle, ShardId};
+use kv_core::id::{Address, LogId, NodeId, RequestHandle, ShardId};
+use kv_core::machine::configuration_in;
 use kv_core::node::{Event, Input as NodeInput, LinkState, Node, Output};
+use kv_core::raft::Configuration;
 use kv_core::storage::{Append, Entry, StorageDamage, StorageReply, StorageRequest};
 use kv_core::time::Instant;
 use kv_core::wire::{self, ClientReply, Frame, Refusal, ReplyFrame};
@@ -26,6 +28,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::disks::RESERVE_BYTES;
 use super::history::ClientEvent;
+use super::operator::OperatorEvent;
 use super::work::{LogWork, Work, Write, shard_of, takes_no_time};
 use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId};
 
@@ -41,6 +44,10 @@ pub enum Note {
     Applied(Applied),
     /// A client's operation.
     Client(Box<ClientEvent>),
+    /// What an operator has achieved.
+    Operator(OperatorEvent),
+    /// The server has emptied its disk, to join as a new member.
+    Wiped,
 }
 
 /// Entries that a replica has applied.
@@ -50,6 +57,8 @@ pub struct Applied {
     pub shard: ShardId,
     /// Each entry with a hash of its payload.
     pub entries: Vec<(LogId, u64)>,
+    /// Those that change who takes part, with what they say.
+    pub configurations: Vec<(LogId, Configuration)>,
     /// The hash of the state after the last one.
     pub state_hash: u64,
 }
@@ -85,32 +94,42 @@ pub struct Replica {
     space_at: Option<Instant>,
     requests: BTreeMap<RequestHandle, (ProcessId, u64)>,
     last_handle: u64,
+    /// Where nodes that the map does not have were heard from: those that were removed are told so.
+    heard: BTreeMap<NodeId, ProcessId>,
+    /// Where the nodes are that form the cluster.
+    peers: Vec<(NodeId, Address)>,
     scratch: Vec<u8>,
 }
 
-/// The node that runs on a server.
-pub(super) fn node_id(server: ProcessId) -> NodeId {
-    match server {
-        ProcessId::Server(index) => NodeId(u64::from(index) + 1),
-        ProcessId::Client(_) => unreachable!("clients run no node"),
-    }
+/// Where a server is reached: its name.
+pub(super) fn address_of(server: ProcessId) -> Address {
+    Address(server.to_string())
 }
 
-/// The server that a node runs on.
-pub(super) fn server_of(node: NodeId) -> ProcessId {
-    ProcessId::Server(u16::try_from(node.0 - 1).expect("nodes are numbered from 1 to 100"))
+/// The server that is reached at an address.
+pub(super) fn server_at(address: &Address) -> ProcessId {
+    let number = address.0.strip_prefix('n').and_then(|number| number.parse::<u16>().ok());
+    ProcessId::Server(number.expect("addresses are names of servers") - 1)
 }
 
 impl Replica {
-    pub(super) fn new(node: Node, opened: Opened, disk: SimDisk) -> Self {
+    pub(super) fn new(
+        node: Node,
+        opened: Opened,
+        disk: SimDisk,
+        peers: Vec<(NodeId, Address)>,
+        last_token: u64,
+    ) -> Self {
         Self {
+            heard: BTreeMap::new(),
+            peers,
             node,
             log: LogWriter::new(opened.log, Arc::new(disk), RESERVE_BYTES),
             engine: opened.engine,
             identity: opened.identity,
             queued: Work::default(),
             in_flight: None,
-            last_token: 0,
+            last_token,
             void_token: 0,
             damage: None,
             idle_at: None,
@@ -120,6 +139,11 @@ impl Replica {
             last_handle: 0,
             scratch: Vec::new(),
         }
+    }
+
+    /// Storage operations up to this one have begun.
+    pub(super) fn last_token(&self) -> u64 {
+        self.last_token
     }
 
     pub(super) fn node(&self) -> &Node {
@@ -177,7 +201,12 @@ impl Replica {
 
     fn deliver(&mut self, now: Instant, from: ProcessId, bytes: &Bytes) {
         match wire::decode(bytes) {
-            Ok(Frame::Peer(frame)) => self.node.handle(now, NodeInput::Receive(frame)),
+            Ok(Frame::Peer(frame)) => {
+                if self.node.map().is_some_and(|map| map.member(frame.from).is_none()) {
+                    self.heard.insert(frame.from, from);
+                }
+                self.node.handle(now, NodeInput::Receive(frame));
+            }
             Ok(Frame::Request(request)) => {
                 self.last_handle += 1;
                 let handle = RequestHandle(self.last_handle);
@@ -189,12 +218,32 @@ impl Replica {
         }
     }
 
+    /// The server that a node runs on, as far as this one knows.
+    fn server_of(&self, node: NodeId) -> Option<ProcessId> {
+        let member = self.node.map().and_then(|map| map.member(node));
+        let listed = || self.peers.iter().find(|(peer, _)| *peer == node);
+        let known = member.map(|member| server_at(&member.address));
+        known
+            .or_else(|| self.heard.get(&node).copied())
+            .or_else(|| listed().map(|(_, address)| server_at(address)))
+    }
+
+    /// The node that runs on a server, as far as this one knows.
+    fn node_on(&self, server: ProcessId) -> Option<NodeId> {
+        let address = address_of(server);
+        let members = self.node.map().into_iter().flat_map(|map| &map.members);
+        let known = members.filter(|member| member.address == address).map(|member| member.id);
+        let listed = self.peers.iter().filter(|(_, listed)| *listed == address);
+        known.max().or_else(|| listed.map(|(node, _)| *node).max())
+    }
+
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Send(frame) => {
-                    let to = server_of(frame.to);
-                    out.send(to, wire::encode(&Frame::Peer(frame)).into());
+                    if let Some(to) = self.server_of(frame.to) {
+                        out.send(to, wire::encode(&Frame::Peer(frame)).into());
+                    }
                 }
                 Output::Reply { handle, body } => {
                     if let Some((client, correlation)) = self.requests.remove(&handle) {
@@ -276,6 +325,8 @@ impl Replica {
         if let StorageReply::Damaged(_) = &reply {
             return Some(reply);
         }
+        let configuration = |entry: &Entry| Some((entry.id, configuration_in(&entry.payload)?));
+        let configurations = entries.iter().filter_map(configuration).collect();
         let hash = |payload: &[u8]| xxh3_64_with_seed(payload, 0);
         let entries: Vec<_> =
             entries.iter().map(|entry| (entry.id, hash(&entry.payload))).collect();
@@ -287,7 +338,7 @@ impl Replica {
         out.record(Kind::StorageResult, &state_hash.to_le_bytes(), || {
             format!("applied {shard}, state {state_hash:016x}")
         });
-        out.note(Note::Applied(Applied { shard, entries, state_hash }));
+        out.note(Note::Applied(Applied { shard, entries, configurations, state_hash }));
         Some(reply)
     }
 
@@ -447,7 +498,9 @@ impl Machine for Replica {
             Input::Deliver { from, bytes } => self.deliver(now, from, &bytes),
             Input::Link { peer, is_up } => {
                 let state = if is_up { LinkState::Up } else { LinkState::Down };
-                self.node.handle(now, NodeInput::Link { peer: node_id(peer), state });
+                if let Some(peer) = self.node_on(peer) {
+                    self.node.handle(now, NodeInput::Link { peer, state });
+                }
             }
             Input::Timer => {
                 self.node.handle(now, NodeInput::Timeout);

@@ -5,33 +5,33 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kv_core::id::{Address, Incarnation, NodeId};
-use kv_core::node::{Event, Limits, NodeConfig};
+use kv_core::cluster::ClusterMap;
+use kv_core::id::{Incarnation, NodeId};
+use kv_core::node::{Event, Node};
+use kv_core::ring;
 use kv_core::rng::Rng as CoreRng;
 use kv_core::time::Instant;
 use kv_core::wire;
-use kv_storage::OpenOptions;
 use kv_storage::mutants::Mutants;
 use kv_storage::vfs::{SimDisk, SimDiskCounters};
 
 use super::availability;
-use super::client::{Client, QUIET};
-use super::disks::{
-    self, FullDisks, RESERVE_BYTES, Repairs, SEGMENT_BYTES, SLACK_BYTES, tree_options,
-};
+use super::caller::Caller;
+use super::client::{Client, quiet};
+use super::disks::{self, FullDisks, RESERVE_BYTES, Repairs};
 use super::history::Recorder;
 use super::invariants::Invariants;
 use super::judge;
-use super::replica::{Note, node_id, timings};
-use super::server::{Home, Server};
+use super::membership::{Changes, settled};
+use super::operator::Operator;
+use super::replica::{Note, address_of};
+use super::server::{Server, Settings, empty_identity, node_config};
 use super::timeline::Timeline;
 use crate::engine::{
     Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
     Rng, Step, System, Violation, World,
 };
 use crate::scenario::{AvailabilityCheck, Expect, Scenario};
-
-const CLUSTER_NAME: &str = "sim";
 
 /// Calls of a Vfs among which a crash chooses: a write of the log with a new segment and a release,
 /// and a step of the engine, make about as many.
@@ -43,6 +43,11 @@ pub struct KvSystem {
     scenario: Scenario,
     mutants: Mutants,
     disks: BTreeMap<ProcessId, SimDisk>,
+    /// Servers whose disks are still those that form the cluster, with the ids of their nodes.
+    founders: BTreeMap<ProcessId, NodeId>,
+    /// The newest map that any server has had.
+    map: Option<ClusterMap>,
+    changes: Changes,
     invariants: Invariants,
     recorder: Recorder,
     quiet: Quiet,
@@ -53,8 +58,10 @@ pub struct KvSystem {
 
 /// What the liveness phase has shown before the clients began to work again. The engine asks from
 /// one thread; the cells are there because it asks through a shared reference.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Quiet {
+    /// How long clients are quiet.
+    length: Duration,
     /// When the phase began; 0 before.
     began: AtomicU64,
     /// Whether the replicas were equal once while the clients were quiet.
@@ -62,10 +69,14 @@ struct Quiet {
 }
 
 impl Quiet {
+    fn new(length: Duration) -> Self {
+        Self { length, began: AtomicU64::new(0), seen_equal: AtomicBool::new(false) }
+    }
+
     /// Replicas must become equal by themselves: a new write would hide that they had not.
     fn check(&self, now: u64, equal: &Result<(), String>) -> Result<(), String> {
         let _ = self.began.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        let is_quiet = Duration::from_nanos(now - self.began.load(Ordering::Relaxed)) < QUIET;
+        let is_quiet = Duration::from_nanos(now - self.began.load(Ordering::Relaxed)) < self.length;
         if is_quiet && equal.is_ok() {
             self.seen_equal.store(true, Ordering::Relaxed);
         }
@@ -79,34 +90,27 @@ impl Quiet {
 impl KvSystem {
     /// A cluster of empty disks.
     pub(super) fn new(scenario: &Scenario, mutants: Mutants) -> Result<Self, String> {
-        let system = Self {
+        let cluster = &scenario.cluster;
+        node_config(cluster, &empty_identity(NodeId(1)))
+            .validate()
+            .map_err(|errors| errors.to_string())?;
+        let servers = (0..cluster.nodes + cluster.spares).map(ProcessId::Server);
+        let founders = (0..cluster.nodes).map(ProcessId::Server).zip((1..).map(NodeId));
+        let founders = founders.collect();
+        Ok(Self {
             scenario: scenario.clone(),
             mutants,
-            disks: (0..scenario.cluster.nodes)
-                .map(|index| (ProcessId::Server(index), SimDisk::new()))
-                .collect(),
+            disks: servers.map(|server| (server, SimDisk::new())).collect(),
+            founders,
+            map: None,
+            changes: Changes::default(),
             invariants: Invariants::default(),
             recorder: Recorder::new(scenario.workload.kind),
-            quiet: Quiet::default(),
+            quiet: Quiet::new(quiet(scenario)),
             full_disks: FullDisks::default(),
             repairs: Repairs::default(),
             timeline: Timeline::new(scenario),
-        };
-        system.config(NodeId(1)).validate().map_err(|errors| errors.to_string())?;
-        Ok(system)
-    }
-
-    fn config(&self, id: NodeId) -> NodeConfig {
-        let cluster = &self.scenario.cluster;
-        let nodes = (1..=u64::from(cluster.nodes)).map(NodeId);
-        let peers = nodes.map(|node| (node, Address(node.to_string()))).collect();
-        NodeConfig {
-            shard_count: cluster.shards,
-            replica_count: cluster.replicas,
-            timings: timings(cluster),
-            limits: Limits { slack_bytes: SLACK_BYTES, ..Limits::default() },
-            ..NodeConfig::new(id, CLUSTER_NAME, peers)
-        }
+        })
     }
 }
 
@@ -121,28 +125,57 @@ impl KvSystem {
             _ => Ok(()),
         }
     }
+
+    fn on_node_event(
+        &mut self,
+        step: Step,
+        node: Option<&Node>,
+        event: &Event,
+    ) -> Result<(), Violation> {
+        let Some(node) = node else { return Ok(()) };
+        self.check_damage(step.process, event)?;
+        self.repairs.on_event(step.process, event);
+        match event {
+            Event::Joined => {
+                if let Some(record) = &node.identity().cluster {
+                    self.invariants.on_formed(&ring::initial_map(record));
+                }
+            }
+            Event::MapChanged { version } => {
+                let is_new = self.map.as_ref().is_none_or(|map| map.version < *version);
+                self.map = node.map().filter(|_| is_new).cloned().or_else(|| self.map.take());
+            }
+            _ => {}
+        }
+        self.timeline.on_event(step.now, step.process, event);
+        self.invariants.on_event(step.process, node, self.map.as_ref(), event)
+    }
 }
 
 impl System for KvSystem {
     type Note = Note;
     type Server = Server;
-    type Client = Client;
+    type Client = Caller;
 
     fn boot(&mut self, boot: Boot) -> Result<Server, String> {
-        let id = node_id(boot.process);
         let fresh_incarnation = Incarnation(CoreRng::fork(boot.seed, "incarnation").next_u64());
-        let options = OpenOptions {
-            log_segment_bytes: SEGMENT_BYTES,
-            tree: tree_options(self.mutants),
-            ..OpenOptions::new(CLUSTER_NAME, id, fresh_incarnation)
+        let settings = Settings {
+            cluster: self.scenario.cluster.clone(),
+            mutants: self.mutants,
+            disk: self.disks[&boot.process].clone(),
+            seed: boot.seed,
+            founder: self.founders.get(&boot.process).copied(),
         };
-        let (disk, config) = (self.disks[&boot.process].clone(), self.config(id));
-        let home = Home { disk, options, config, seed: boot.seed };
-        Server::boot(home, Instant::from_nanos(boot.now))
+        Server::boot(settings, fresh_incarnation, Instant::from_nanos(boot.now))
     }
 
-    fn client(&mut self, boot: Boot) -> Client {
-        Client::new(&self.scenario, boot)
+    fn client(&mut self, boot: Boot) -> Caller {
+        match (boot.process, self.scenario.membership()) {
+            (ProcessId::Client(index), Some(plan)) if index >= self.scenario.workload.clients => {
+                Caller::Operator(Box::new(Operator::new(&self.scenario, plan, boot)))
+            }
+            _ => Caller::Client(Box::new(Client::new(&self.scenario, boot))),
+        }
     }
 
     fn crash(
@@ -168,19 +201,21 @@ impl System for KvSystem {
     fn after_server_step(
         &mut self,
         step: Step,
-        _machine: &Server,
+        machine: &Server,
         notes: &mut Vec<Note>,
     ) -> Result<(), Violation> {
         for note in notes.drain(..) {
             match note {
                 Note::Node(event) => {
-                    self.check_damage(step.process, &event)?;
-                    self.repairs.on_event(step.process, &event);
-                    self.timeline.on_event(step.now, step.process, &event);
-                    self.invariants.on_event(step.process, &event)?;
+                    let node = machine.replica().map(|replica| replica.node());
+                    self.on_node_event(step, node, &event)?;
                 }
                 Note::Applied(applied) => self.invariants.on_applied(step.process, &applied)?,
-                Note::Client(_) => {}
+                Note::Wiped => {
+                    self.founders.remove(&step.process);
+                    self.invariants.on_wipe(step.process);
+                }
+                Note::Client(_) | Note::Operator(_) => {}
             }
         }
         Ok(())
@@ -189,14 +224,18 @@ impl System for KvSystem {
     fn after_client_step(
         &mut self,
         step: Step,
-        _machine: &Client,
+        _machine: &Caller,
         notes: &mut Vec<Note>,
     ) -> Result<(), Violation> {
         for note in notes.drain(..) {
-            if let Note::Client(event) = note {
-                self.full_disks.on_client(&event);
-                self.timeline.on_client(step.now, &event);
-                self.recorder.record(step.now, &event);
+            match note {
+                Note::Client(event) => {
+                    self.full_disks.on_client(&event);
+                    self.timeline.on_client(step.now, &event);
+                    self.recorder.record(step.now, &event);
+                }
+                Note::Operator(event) => self.changes.on_event(event),
+                Note::Node(_) | Note::Applied(_) | Note::Wiped => {}
             }
         }
         Ok(())
@@ -230,7 +269,16 @@ impl System for KvSystem {
             FaultKind::TornWrite => {
                 sum(|counters| counters.torn + counters.zeroed + counters.reordered)
             }
+            FaultKind::Membership => Some(self.changes.sum()),
             _ => None,
+        }
+    }
+
+    fn is_member(&self, server: ProcessId) -> bool {
+        let address = address_of(server);
+        match &self.map {
+            None => self.founders.contains_key(&server),
+            Some(map) => map.members.iter().any(|member| member.address == address),
         }
     }
 
@@ -242,7 +290,8 @@ impl System for KvSystem {
         if self.scenario.expect == Expect::Refusal {
             return judge::refused(world);
         }
-        let equal = judge::equal_replicas(world);
+        let changes = self.scenario.membership().map_or(Ok(()), |_| settled(world));
+        let equal = changes.and_then(|()| judge::equal_replicas(world));
         let became_equal = self.quiet.check(world.now(), &equal);
         equal.and(became_equal).and_then(|()| judge::served(world))
     }
@@ -258,6 +307,9 @@ impl System for KvSystem {
             Check::pass("contradiction", "nobody said what cannot be true"),
             Check::pass("same-entries", "all replicas applied the same"),
             Check::pass("same-states", "and came to the same states"),
+            Check::pass("quorums-overlap", "no two quorums could decide at once"),
+            Check::pass("members-lead", "who led was a voter and knew it"),
+            Check::pass("one-life-per-node", "nobody took part without its data"),
             match self.scenario.expect {
                 _ if !world.is_complete() => Check::skipped("durability", "the run ended before"),
                 Expect::Convergence => judge::durability(history, world, shard_count, may_rot),
@@ -271,6 +323,9 @@ impl System for KvSystem {
                 FaultKind::DiskFull => checks.push(self.full_disks.judge()),
                 _ => {}
             }
+        }
+        if let Some(plan) = self.scenario.membership() {
+            checks.push(self.changes.judge(plan, &self.invariants));
         }
         self.timeline.finish();
         let judge = |check: &AvailabilityCheck| match world.is_complete() {

@@ -61,6 +61,8 @@ pub(super) struct Timeline {
     acknowledged: Vec<u64>,
     episodes: Vec<Episode>,
     slow_disks: Vec<SlowDisk>,
+    /// Calls that came to nothing or to nothing certain: when, and why.
+    failures: Vec<String>,
     /// Writes that are out, by the process of the history.
     out: BTreeMap<u64, ShardId>,
     heal: Option<Heal>,
@@ -79,6 +81,7 @@ impl Timeline {
             acknowledged: Vec::new(),
             episodes: Vec::new(),
             slow_disks: Vec::new(),
+            failures: Vec::new(),
             out: BTreeMap::new(),
             heal: None,
             first_writes: Vec::new(),
@@ -117,8 +120,9 @@ impl Timeline {
             None => self.on_call(event.process, shard),
             Some(result) => {
                 self.out.remove(&event.process);
-                if result.is_ok() {
-                    self.on_acknowledged(now, shard);
+                match result {
+                    Ok(_) => self.on_acknowledged(now, shard),
+                    Err(error) => self.failures.push(format!("{:.3} s: {error}", now as f64 / 1e9)),
                 }
             }
         }
@@ -193,6 +197,11 @@ impl Timeline {
     /// Faults of a kind, in order. Kinds whose strikes overlap have no such episodes.
     pub(super) fn episodes(&self, kind: FaultKind) -> impl Iterator<Item = &Episode> {
         self.episodes.iter().filter(move |episode| episode.kind == kind)
+    }
+
+    /// Calls that failed, in order, with time and reason.
+    pub(super) fn failures(&self) -> &[String] {
+        &self.failures
     }
 
     pub(super) fn slow_disks(&self) -> &[SlowDisk] {

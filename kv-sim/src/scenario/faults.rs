@@ -1,8 +1,10 @@
 //! The `[faults.*]` tables: each declares one kind of fault, which then strikes in every run.
 
 use super::reader::Reader;
-use super::{MILLISECOND, SECOND};
-use crate::engine::{Direction, FaultKind, FaultSpec, Shape, Target, Victims};
+use super::{Cluster, MILLISECOND, SECOND};
+use crate::engine::{
+    Direction, FaultKind, FaultSpec, MemberChange, Membership, Shape, Target, Victims,
+};
 
 /// Longest interval: a fault must have its turn in the shortest safety phase that counts.
 const INTERVAL_MAX: f64 = 30.0;
@@ -16,6 +18,12 @@ const SHAPES: [(&str, Shape); 5] = [
 ];
 
 const TARGETS: [(&str, Target); 2] = [("any", Target::Any), ("leader", Target::Leader)];
+
+const CHANGES: [(&str, MemberChange); 3] = [
+    ("add", MemberChange::Add),
+    ("remove", MemberChange::Remove),
+    ("replace", MemberChange::Replace),
+];
 
 const DIRECTIONS: [(&str, Direction); 3] =
     [("any", Direction::Any), ("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
@@ -79,6 +87,16 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
         delay: milliseconds(reader, "delay_ms", 600.0),
         target: reader.choice("target", Target::Any, &TARGETS),
     }));
+    faults.extend(reader.table("membership", |reader| {
+        FaultSpec::Membership(Membership {
+            interval: interval(reader, 5.0),
+            kinds: reader.choices("kinds", &CHANGES),
+            nodes_min: reader.integer("nodes_min", 3, 1..=200) as u16,
+            nodes_max: reader.integer("nodes_max", 7, 1..=200) as u16,
+            changes: reader.optional_integer("changes", 1..=10_000).map(|changes| changes as u32),
+            moves_min: reader.integer("moves_min", 1, 0..=1_000_000),
+        })
+    }));
     faults
 }
 
@@ -120,7 +138,13 @@ fn read_clocks(reader: &mut Reader<'_>, faults: &mut Vec<FaultSpec>) {
 }
 
 /// With fewer servers a fault of these kinds could never strike.
-pub(crate) fn check_nodes(reader: &Reader<'_>, faults: &[FaultSpec], nodes: u16) {
+pub(crate) fn check_nodes(reader: &Reader<'_>, faults: &[FaultSpec], cluster: &Cluster) {
+    let Cluster { nodes, spares, .. } = *cluster;
+    for fault in faults {
+        if let FaultSpec::Membership(plan) = fault {
+            check_plan(reader, plan, nodes, nodes + spares);
+        }
+    }
     for kind in faults.iter().map(FaultSpec::kind) {
         let least = match kind {
             FaultKind::Bridge => 3,
@@ -130,6 +154,23 @@ pub(crate) fn check_nodes(reader: &Reader<'_>, faults: &[FaultSpec], nodes: u16)
         if nodes < least {
             reader.fail("faults", format_args!("declares {kind}, which needs {least} nodes"));
         }
+    }
+}
+
+/// There must be room for every kind of change.
+fn check_plan(reader: &Reader<'_>, plan: &Membership, nodes: u16, servers: u16) {
+    let Membership { nodes_min, nodes_max, .. } = *plan;
+    if !(nodes_min <= nodes && nodes <= nodes_max && nodes_max <= servers) {
+        reader.fail(
+            "faults",
+            format_args!(
+                "declares membership, where nodes_min ({nodes_min}), nodes ({nodes}), nodes_max \
+                 ({nodes_max}) and all servers ({servers}) must not fall"
+            ),
+        );
+    }
+    if plan.kinds.contains(&MemberChange::Replace) && nodes_max == servers {
+        reader.fail("faults", "declares membership with \"replace\", which needs a spare server");
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! [cluster]
 //! nodes = 5
+//! spares = 0                     # servers beside those, with empty disks, that may join
 //! shards = 8
 //! replicas = 3                   # default: the protocol's
 //! heartbeat_ms = 100
@@ -20,7 +21,7 @@
 //! safety_seconds = 60            # below 60 the run is invalid
 //! liveness_seconds = 30          # budget for converging
 //! expect = "convergence"         # or "refusal": so much is damaged that it may be refused for good
-//! checks = []                    # of availability: bridge, majorities-ring, flapping, slow-disk
+//! checks = []                    # of availability: bridge, majorities-ring, flapping, slow-disk, membership
 //!
 //! [workload]
 //! kind = "register"              # few keys: read, write, cas; or "kv": many keys
@@ -66,6 +67,7 @@
 //! [faults.clock-freeze]          # interval_seconds, duration_seconds
 //! [faults.clock-jump]            # interval_seconds, ahead_seconds
 //! [faults.slow-disk]             # interval_seconds, duration_seconds, delay_ms, target
+//! [faults.membership]            # interval_seconds, kinds: add, remove, replace, nodes_min, nodes_max, changes, moves_min
 //! ```
 
 mod faults;
@@ -76,8 +78,8 @@ mod reader;
 use toml::de::DeTable;
 
 use crate::engine::{
-    ClockProfile, DiskProfile, FaultKind, FaultSpec, Latency, LinkProfile, NetworkProfile, Probes,
-    ProcessId, RunConfig,
+    ClockProfile, DiskProfile, FaultKind, FaultSpec, Latency, LinkProfile, Membership,
+    NetworkProfile, Probes, ProcessId, RunConfig,
 };
 use reader::{Problems, Reader};
 
@@ -139,6 +141,8 @@ pub enum AvailabilityCheck {
     Flapping,
     /// A server with a slow disk leads no longer, and the others make up for it.
     SlowDisk,
+    /// No call fails while members change.
+    Membership,
 }
 
 impl AvailabilityCheck {
@@ -149,6 +153,7 @@ impl AvailabilityCheck {
             Self::MajoritiesRing => FaultKind::MajoritiesRing,
             Self::Flapping => FaultKind::Flapping,
             Self::SlowDisk => FaultKind::SlowDisk,
+            Self::Membership => FaultKind::Membership,
         }
     }
 }
@@ -156,8 +161,10 @@ impl AvailabilityCheck {
 /// The servers of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    /// How many.
+    /// How many form the cluster.
     pub nodes: u16,
+    /// How many there are beside those, with empty disks.
+    pub spares: u16,
     /// How many user shards.
     pub shards: u32,
     /// Replicas of each shard; none: the protocol's default.
@@ -247,11 +254,11 @@ impl Scenario {
             )
         });
         let workload = section(&mut reader, "workload", workload);
-        let processes = (cluster.nodes, workload.clients);
+        let processes = (cluster.nodes + cluster.spares, workload.clients);
         let network = section(&mut reader, "network", |reader| network(reader, processes));
         let disk = section(&mut reader, "disk", disk);
         let faults = section(&mut reader, "faults", faults::read);
-        faults::check_nodes(&reader, &faults, cluster.nodes);
+        faults::check_nodes(&reader, &faults, &cluster);
         check_availability(&reader, &cluster, &checks, &faults);
         reader.finish();
         Self {
@@ -269,12 +276,21 @@ impl Scenario {
         }
     }
 
-    /// The run of this scenario with a seed.
+    /// How the members change, if they do.
+    pub fn membership(&self) -> Option<&Membership> {
+        self.faults.iter().find_map(|fault| match fault {
+            FaultSpec::Membership(plan) => Some(plan),
+            _ => None,
+        })
+    }
+
+    /// The run of this scenario with a seed. Where members change there is an operator behind the
+    /// clients.
     pub fn run_config(&self, seed: u64) -> RunConfig {
         RunConfig {
             seed,
-            servers: self.cluster.nodes,
-            clients: self.workload.clients,
+            servers: self.cluster.nodes + self.cluster.spares,
+            clients: self.workload.clients + u16::from(self.membership().is_some()),
             safety: self.safety,
             liveness: self.liveness,
             network: self.network.clone(),
@@ -286,11 +302,12 @@ impl Scenario {
     }
 }
 
-const AVAILABILITY_CHECKS: [(&str, AvailabilityCheck); 4] = [
+const AVAILABILITY_CHECKS: [(&str, AvailabilityCheck); 5] = [
     ("bridge", AvailabilityCheck::Bridge),
     ("majorities-ring", AvailabilityCheck::MajoritiesRing),
     ("flapping", AvailabilityCheck::Flapping),
     ("slow-disk", AvailabilityCheck::SlowDisk),
+    ("membership", AvailabilityCheck::Membership),
 ];
 
 /// A check of availability says what one kind of fault does, so it needs that kind and no other;
@@ -343,6 +360,7 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
     };
     let cluster = Cluster {
         nodes: reader.integer("nodes", 5, 1..=100) as u16,
+        spares: reader.integer("spares", 0, 0..=100) as u16,
         shards: reader.integer("shards", 8, 1..=1_024) as u32,
         replicas: reader.optional_integer("replicas", 1..=99).map(|replicas| replicas as u32),
         heartbeat: milliseconds(reader, "heartbeat_ms", 100.0),

@@ -15,7 +15,7 @@ fn every_key_is_read() {
     let text = r#"
 name = "all"
 description = "everything"
-cluster = { nodes = 3, shards = 4, replicas = 3, heartbeat_ms = 50, election_min_ms = 200, election_max_ms = 400 }
+cluster = { nodes = 3, spares = 2, shards = 4, replicas = 3, heartbeat_ms = 50, election_min_ms = 200, election_max_ms = 400 }
 run = { safety_seconds = 61, liveness_seconds = 1.5 }
 [workload]
 kind = "kv"
@@ -54,6 +54,7 @@ clock-drift = { drift_max = 0.25 }
 clock-freeze = {}
 clock-jump = { ahead_seconds = 7 }
 slow-disk = { delay_ms = 80, target = "leader" }
+membership = { kinds = ["add", "remove"], nodes_min = 2, nodes_max = 4, changes = 9, moves_min = 3 }
 "#;
     let scenario = Scenario::parse(text, "x").unwrap();
     let workload = &scenario.workload;
@@ -73,7 +74,8 @@ slow-disk = { delay_ms = 80, target = "leader" }
     assert_eq!(scenario.disk.sync, Latency { min: 5_000, mean: None, max: 5_000 });
     let kinds: Vec<&str> = scenario.faults.iter().map(|fault| fault.kind().name()).collect();
     let expected = "crash power-loss pause partition one-way-partition delay-spike loss duplicate reorder \
-         swizzle bridge flapping clock-drift clock-freeze clock-jump slow-disk";
+         swizzle bridge flapping clock-drift clock-freeze clock-jump slow-disk \
+         membership";
     assert_eq!(kinds.join(" "), expected);
     let crash = FaultSpec::Crash {
         interval: 4_000_000_000,
@@ -244,7 +246,7 @@ fn a_check_of_availability_needs_its_fault_and_no_other() {
         "1:1: `run` checks \"bridge\", so `faults.bridge` must be there",
         "1:1: `run` checks \"bridge\", so `faults.crash` must not be there",
         "1:25: `run.checks` must be one of \"bridge\", \"majorities-ring\", \"flapping\", \"slow-disk\", \
-         not \"speed\"",
+         \"membership\", not \"speed\"",
     ];
     let lines = wrong(text);
     assert_eq!(lines, expected, "\n{}\n", lines.join("\n"));
@@ -255,4 +257,22 @@ fn a_check_of_availability_needs_its_fault_and_no_other() {
     let scenario =
         Scenario::parse("run.checks = [\"slow-disk\"]\nfaults.slow-disk = {}", "x").unwrap();
     assert_eq!(scenario.checks, [AvailabilityCheck::SlowDisk]);
+}
+
+#[test]
+fn changes_of_members_need_room() {
+    let text = "cluster.nodes = 3\n[faults.membership]\nnodes_min = 4\nnodes_max = 3\n";
+    let expected = [
+        "2:1: `faults` declares membership, where nodes_min (4), nodes (3), nodes_max (3) and all \
+         servers (3) must not fall",
+        "2:1: `faults` declares membership with \"replace\", which needs a spare server",
+    ];
+    let lines = wrong(text);
+    assert_eq!(lines, expected, "\n{}\n", lines.join("\n"));
+    let text = "cluster.nodes = 3\ncluster.spares = 1\n[faults.membership]\nnodes_max = 3\n";
+    let scenario = Scenario::parse(text, "x").unwrap();
+    let plan = scenario.membership().unwrap();
+    assert_eq!((plan.nodes_min, plan.nodes_max, plan.changes), (3, 3, None));
+    let config = scenario.run_config(1);
+    assert_eq!((config.servers, config.clients), (4, 11), "an operator is behind the clients");
 }

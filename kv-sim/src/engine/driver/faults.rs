@@ -67,8 +67,13 @@ impl<S: System> Driver<'_, S> {
             _ => None,
         });
         let leaders = leaders.collect();
+        let is_member = |index| {
+            let system = self.system.as_ref();
+            system.is_none_or(|system| system.is_member(ProcessId::Server(index)))
+        };
+        let members = (0..self.config.servers).map(is_member).collect();
         let leader_crashed = self.fault_counts.contains_key(&FaultKind::LeaderCrash);
-        View { running, leaders, clients: self.config.clients, leader_crashed }
+        View { running, members, leaders, clients: self.config.clients, leader_crashed }
     }
 
     fn tell_fault(&mut self, event: &FaultEvent) {

@@ -6,8 +6,9 @@
 //! the engine does it. The intervals and rates of a run are drawn from its seed around what the
 //! scenario states, and every declared kind strikes in every run.
 //!
-//! Crashes and pauses leave a majority of the servers running, so that a run does useful work; a
-//! power loss takes all of them down at once. The first crash is one of a leader.
+//! Crashes and pauses leave a majority of the members running, so that a run does useful work; a
+//! power loss takes all servers down at once. The first crash is one of a leader. Changes of the
+//! members are declared here, too, and made by the system.
 //!
 //! What a kind strikes is in a file of its own: [processes](process), [links](link),
 //! [clocks](clock), [disks](disk).
@@ -22,7 +23,7 @@ use std::fmt;
 
 use super::machine::ProcessId;
 use super::rng::{Draw as _, Rng};
-pub use spec::{Direction, FaultKind, FaultSpec, Shape, Target, Victims};
+pub use spec::{Direction, FaultKind, FaultSpec, MemberChange, Membership, Shape, Target, Victims};
 
 /// What a fault does at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub(crate) enum Action {
 pub(crate) struct View {
     /// For each server, whether it runs and is not paused.
     pub(crate) running: Vec<bool>,
+    /// For each server, whether the others count on it.
+    pub(crate) members: Vec<bool>,
     /// Servers that run and lead something.
     pub(crate) leaders: Vec<u16>,
     pub(crate) clients: u16,
@@ -122,7 +125,8 @@ pub(crate) struct Nemesis {
 }
 
 impl Nemesis {
-    /// None for faults that strike single messages: the network has those.
+    /// None for faults that strike single messages, which the network has, and for what the system
+    /// itself does.
     pub(crate) fn new(seed: u64, spec: &FaultSpec) -> Option<Self> {
         let mut rng = Rng::fork(seed, spec.kind().name(), 0);
         let stated = spec.interval()?;
@@ -175,7 +179,8 @@ impl Nemesis {
             FaultSpec::Loss { .. }
             | FaultSpec::Duplicate { .. }
             | FaultSpec::Reorder { .. }
-            | FaultSpec::TornWrite => None,
+            | FaultSpec::TornWrite
+            | FaultSpec::Membership(_) => None,
         };
         let pause = match &strike {
             Some(strike) if self.spec.is_spaced() => {

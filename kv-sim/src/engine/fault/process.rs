@@ -8,10 +8,12 @@ use crate::engine::rng::Draw as _;
 const STORM_PAUSE_MAX: u64 = 500_000_000;
 
 impl Nemesis {
-    /// A server whose loss leaves a majority running.
+    /// A server whose loss leaves a majority of the members running.
     fn victim(&mut self, view: &View, target: Target) -> Option<u16> {
-        let down = view.running.iter().filter(|running| !**running).count();
-        if (down + 1) * 2 >= view.running.len() && view.running.len() > 1 {
+        let members = view.members.iter().filter(|member| **member).count();
+        let is_down = |(running, member): &(&bool, &bool)| **member && !**running;
+        let down = view.running.iter().zip(&view.members).filter(is_down).count();
+        if (down + 1) * 2 >= members && members > 1 {
             return None;
         }
         let leader_wanted = target == Target::Leader || self.rng.chance(500_000);

@@ -48,6 +48,8 @@ pub enum FaultKind {
     ClockJump,
     /// Each sync of a server's disk takes much longer for a while.
     SlowDisk,
+    /// Servers join, leave, and replace one another. Counted when all that follows from it is over.
+    Membership,
 }
 
 impl FaultKind {
@@ -75,6 +77,7 @@ impl FaultKind {
             Self::ClockFreeze => "clock-freeze",
             Self::ClockJump => "clock-jump",
             Self::SlowDisk => "slow-disk",
+            Self::Membership => "membership",
         }
     }
 
@@ -106,6 +109,45 @@ pub enum Target {
     Any,
     /// A server that leads something.
     Leader,
+}
+
+/// A change of the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberChange {
+    /// A server joins that is none: a spare one, or one that was removed, with an empty disk.
+    Add,
+    /// A member leaves.
+    Remove,
+    /// A server joins, and a member leaves in its favour.
+    Replace,
+}
+
+impl MemberChange {
+    /// The name in scenarios and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Remove => "remove",
+            Self::Replace => "replace",
+        }
+    }
+}
+
+/// How the members change. See [`FaultKind::Membership`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// From the end of one change to the next, in nanoseconds.
+    pub interval: u64,
+    /// Which ones. Each must happen.
+    pub kinds: Vec<MemberChange>,
+    /// Members that stay at least.
+    pub nodes_min: u16,
+    /// Members at most.
+    pub nodes_max: u16,
+    /// Changes, exactly; none: as many as there is time for.
+    pub changes: Option<u32>,
+    /// How often shards must get other voters at least.
+    pub moves_min: u64,
 }
 
 /// Which servers a fault of disks may strike in a run.
@@ -304,6 +346,8 @@ pub enum FaultSpec {
         /// Whom.
         target: Target,
     },
+    /// See [`FaultKind::Membership`].
+    Membership(Membership),
 }
 
 impl FaultSpec {
@@ -330,10 +374,12 @@ impl FaultSpec {
             Self::ClockFreeze { .. } => FaultKind::ClockFreeze,
             Self::ClockJump { .. } => FaultKind::ClockJump,
             Self::SlowDisk { .. } => FaultKind::SlowDisk,
+            Self::Membership(_) => FaultKind::Membership,
         }
     }
 
-    /// The mean time between two strikes; none for faults that strike single messages.
+    /// The mean time between two strikes; none for faults that strike single messages, and for
+    /// changes of the members, which the system makes.
     pub(super) fn interval(&self) -> Option<u64> {
         match self {
             Self::Crash { interval, .. }
@@ -352,9 +398,11 @@ impl FaultSpec {
             | Self::ClockFreeze { interval, .. }
             | Self::ClockJump { interval, .. }
             | Self::SlowDisk { interval, .. } => Some(*interval),
-            Self::Loss { .. } | Self::Duplicate { .. } | Self::Reorder { .. } | Self::TornWrite => {
-                None
-            }
+            Self::Loss { .. }
+            | Self::Duplicate { .. }
+            | Self::Reorder { .. }
+            | Self::TornWrite
+            | Self::Membership(_) => None,
         }
     }
 

@@ -1,7 +1,8 @@
 use super::*;
 
 fn view() -> View {
-    View { running: vec![true; 5], leaders: vec![3], clients: 2, leader_crashed: false }
+    let (running, members) = (vec![true; 5], vec![true; 5]);
+    View { running, members, leaders: vec![3], clients: 2, leader_crashed: false }
 }
 
 fn nemesis(spec: FaultSpec) -> Nemesis {
@@ -23,6 +24,10 @@ fn the_first_crash_is_one_of_a_leader_and_a_majority_survives() {
     two_down.running[0] = false;
     two_down.running[1] = false;
     assert!((0..20).all(|seed| crashed(seed, &two_down).is_none()));
+    let mut of_three = View { members: vec![false, true, true, true, false], ..two_down };
+    assert!((0..20).any(|seed| crashed(seed, &of_three).is_none()), "one of three is down");
+    of_three.running[1] = true;
+    assert!((0..20).any(|seed| crashed(seed, &of_three).is_some()), "a spare one is down");
 }
 
 #[test]

@@ -146,6 +146,14 @@ impl SimDisk {
         disk.free_unnamed(|_| true);
     }
 
+    /// Puts an empty disk in the place of this one, and goes on counting. What was open must have been
+    /// dropped.
+    pub fn wipe(&self) {
+        let disk = &mut *self.lock();
+        let (life, capacity, counters) = (disk.life + 1, disk.capacity, disk.counters);
+        *disk = Disk { life, capacity, counters, ..Disk::default() };
+    }
+
     /// What the disk did so far.
     pub fn counters(&self) -> SimDiskCounters {
         self.lock().counters

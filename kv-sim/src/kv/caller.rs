@@ -1,0 +1,51 @@
+//! Who calls the servers: clients, and an operator where members change.
+
+use super::client::Client;
+use super::operator::Operator;
+use super::replica::Note;
+use crate::engine::{Input, Machine, Outbox};
+
+/// A process that is no server.
+#[derive(Debug)]
+pub enum Caller {
+    /// Works off the workload.
+    Client(Box<Client>),
+    /// Changes the members.
+    Operator(Box<Operator>),
+}
+
+impl Caller {
+    /// Whether the liveness phase has shown what it is to show.
+    pub(super) fn is_done(&self) -> bool {
+        match self {
+            Self::Client(client) => client.is_done(),
+            Self::Operator(operator) => operator.is_done(),
+        }
+    }
+
+    /// Whether it was told in the liveness phase that it gets nothing.
+    pub(super) fn was_refused(&self) -> bool {
+        match self {
+            Self::Client(client) => client.was_refused(),
+            Self::Operator(_) => false,
+        }
+    }
+}
+
+impl Machine for Caller {
+    type Note = Note;
+
+    fn handle(&mut self, now: u64, input: Input, out: &mut Outbox<Note>) {
+        match self {
+            Self::Client(client) => client.handle(now, input, out),
+            Self::Operator(operator) => operator.handle(now, input, out),
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        match self {
+            Self::Client(client) => client.deadline(),
+            Self::Operator(operator) => operator.deadline(),
+        }
+    }
+}
