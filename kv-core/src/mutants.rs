@@ -5,86 +5,139 @@
 //! only kv-sim's own feature turns on) and even then off until one is chosen. Without the feature
 //! [`is_active`] is a constant `false` and costs nothing.
 
-/// A planted bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Mutant {
+/// Declares [`Mutant`] with the name of each variant on the command line.
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $variant:ident = $id:literal,)*) => {
+        /// A planted bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Mutant {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name by which it is chosen on the command line.
+            pub const fn id(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $id,)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    // Elections, terms, votes.
     /// A vote is answered before it is durable: after a crash the voter may vote again in the same
     /// term (Raft paper, figure 2).
-    VoteNotPersisted = 1,
-    /// An entry of an older term is committed by counting replicas (Raft paper, section 5.4.2 and
-    /// figure 8).
-    OldTermCommitted,
-    /// A linearizable read is served without confirming leadership (Raft thesis, section 6.4).
-    UnconfirmedRead,
+    VoteNotPersisted = "vote-not-persisted",
+    /// A voter forgets in the next request whom it voted for in its term (paper 5.2).
+    TwoVotesInATerm = "two-votes-in-a-term",
+    /// A candidate counts votes that were given to it in an earlier term.
+    StaleVoteCounted = "stale-vote-counted",
+    /// A pre-candidate that becomes a candidate keeps the pre-votes as votes (thesis 9.6).
+    PreVotesKept = "pre-votes-kept",
+    /// Of two logs the longer one is taken for more up to date, whatever their terms (paper 5.4.1).
+    VoteByLength = "vote-by-length",
+    /// An append of an older term is obeyed, and the term goes back.
+    TermLowered = "term-lowered",
+    /// Candidates begin a term without asking first whether they could win it (thesis 9.6).
+    PreVoteSkipped = "pre-vote-skipped",
+    /// Voters help to depose a leader that they hear (thesis 4.2.3).
+    LeaderNotStuckTo = "leader-not-stuck-to",
+    /// All wait equally long for a leader, so that all campaign at once (paper 5.2).
+    ElectionTimeoutFixed = "election-timeout-fixed",
+    /// A leader that reaches nobody goes on (CheckQuorum: thesis 6.2).
+    QuorumNotChecked = "quorum-not-checked",
+    /// A learner, or who was removed, campaigns (thesis 4.2.3).
+    AnyoneCampaigns = "anyone-campaigns",
+
+    // Replication and commit.
     /// An append is acknowledged before it is durable.
-    AcknowledgedBeforeSync,
-    /// A retried request runs again (Raft thesis, section 6.3).
-    SessionTableIgnored,
+    AcknowledgedBeforeSync = "acknowledged-before-sync",
+    /// A leader counts itself before its own log is durable.
+    LeaderCountsUnsynced = "leader-counts-unsynced",
+    /// An entry of an older term is committed by counting replicas (paper 5.4.2 and figure 8).
+    OldTermCommitted = "old-term-committed",
+    /// A leader stops committing at an entry of an older term instead of looking beyond it.
+    CommitStopsAtOldTerm = "commit-stops-at-old-term",
+    /// A follower takes the commit index for its own log though it may differ from the leader's
+    /// (paper, figure 2: "index of last new entry").
+    CommitBeyondMatch = "commit-beyond-match",
+    /// An append is accepted wherever there is an entry before it, whatever its term (paper 5.3).
+    PreviousTermIgnored = "previous-term-ignored",
+    /// An entry that conflicts with the leader's stays (paper 5.3).
+    ConflictKept = "conflict-kept",
+    /// An append truncates what follows it, though it may be an old, short one.
+    ShortAppendTruncates = "short-append-truncates",
+    /// An old append that reaches below what was released is appended again.
+    ReleasedAppendedAgain = "released-appended-again",
+    /// An answer raises what the follower has, and not what it is sent next.
+    NextNotRaised = "next-not-raised",
+    /// A probe that was lost is not repeated.
+    ProbeNotRepeated = "probe-not-repeated",
+
+    // Snapshots.
+    /// The offer of a snapshot from an older term is obeyed, and the term goes back.
+    SnapshotTermUnguarded = "snapshot-term-unguarded",
+    /// Entries behind an installed snapshot stay though they belong to another history.
+    DivergentSuffixKept = "divergent-suffix-kept",
+
+    // Members.
     /// A leader changes the configuration before anything of its own term is committed (Ongaro 2015,
     /// the bug in single-server changes).
-    ChangeBeforeOwnTerm,
+    ChangeBeforeOwnTerm = "change-before-own-term",
     /// A node becomes a voter that lacks most of the log.
-    VoterNotCaughtUp,
-    /// A leader that reaches nobody goes on (CheckQuorum: thesis 6.2).
-    QuorumNotChecked,
-    /// A learner, or who was removed, campaigns (thesis 4.2.3).
-    AnyoneCampaigns,
+    VoterNotCaughtUp = "voter-not-caught-up",
     /// A replica that lost its data counts as soon as it is back, with whatever any peer makes of it.
-    RepairFromStalePeer,
+    RepairFromStalePeer = "repair-from-stale-peer",
+
+    // Requests.
+    /// A retried request runs again (thesis 6.3).
+    SessionTableIgnored = "session-table-ignored",
+    /// A linearizable read is served without confirming leadership (thesis 6.4).
+    UnconfirmedRead = "unconfirmed-read",
+    /// A read waits for a round of confirmation that began before it arrived.
+    RoundBegunBefore = "round-begun-before",
+    /// A confirmation counts for shards that it excepts.
+    ExceptionIgnored = "exception-ignored",
+    /// A new leader reads at what it knows to be committed, which may be less than what is (thesis
+    /// 6.4, step 1).
+    ReadBeforeOwnTerm = "read-before-own-term",
+    /// A read does not wait until what it must see is applied (thesis 6.4, step 4).
+    ReadBeforeApplied = "read-before-applied",
 }
 
 impl Mutant {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::VoteNotPersisted,
-        Self::OldTermCommitted,
-        Self::UnconfirmedRead,
-        Self::AcknowledgedBeforeSync,
-        Self::SessionTableIgnored,
-        Self::ChangeBeforeOwnTerm,
-        Self::VoterNotCaughtUp,
-        Self::QuorumNotChecked,
-        Self::AnyoneCampaigns,
-        Self::RepairFromStalePeer,
-    ];
-
-    /// The name by which it is chosen on the command line.
-    pub const fn id(self) -> &'static str {
-        match self {
-            Self::VoteNotPersisted => "vote-not-persisted",
-            Self::OldTermCommitted => "old-term-committed",
-            Self::UnconfirmedRead => "unconfirmed-read",
-            Self::AcknowledgedBeforeSync => "acknowledged-before-sync",
-            Self::SessionTableIgnored => "session-table-ignored",
-            Self::ChangeBeforeOwnTerm => "change-before-own-term",
-            Self::VoterNotCaughtUp => "voter-not-caught-up",
-            Self::QuorumNotChecked => "quorum-not-checked",
-            Self::AnyoneCampaigns => "anyone-campaigns",
-            Self::RepairFromStalePeer => "repair-from-stale-peer",
-        }
-    }
-
     /// The mutant named `id`.
     pub fn from_id(id: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mutant| mutant.id() == id)
+        Self::ALL.iter().copied().find(|mutant| mutant.id() == id)
     }
 }
 
 #[cfg(feature = "mutants")]
 static ACTIVE: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
 
+/// What [`ACTIVE`] holds if `mutant` was chosen.
+#[cfg(feature = "mutants")]
+fn number(mutant: Mutant) -> u8 {
+    mutant as u8 + 1
+}
+
 /// Chooses the mutant of this process; none turns all off. Every run of a process has the same one.
 #[cfg(feature = "mutants")]
 pub fn activate(mutant: Option<Mutant>) {
-    let number = mutant.map_or(0, |mutant| mutant as u8);
+    let number = mutant.map_or(0, number);
     ACTIVE.store(number, core::sync::atomic::Ordering::SeqCst);
 }
 
 /// Whether `mutant` was chosen.
 #[cfg(feature = "mutants")]
 pub fn is_active(mutant: Mutant) -> bool {
-    ACTIVE.load(core::sync::atomic::Ordering::Relaxed) == mutant as u8
+    ACTIVE.load(core::sync::atomic::Ordering::Relaxed) == number(mutant)
 }
 
 /// Whether `mutant` was chosen: never, in a build without the feature.

@@ -22,6 +22,7 @@ use core::mem;
 use core::time::Duration;
 
 use crate::id::{Address, Incarnation, Round, ShardId, Term};
+use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 use crate::wire::{Lead, PeerMessage};
 
@@ -206,7 +207,9 @@ impl Link {
     }
 
     fn is_confirmable(&self, shard: ShardId) -> bool {
-        self.term_of(shard).is_some() && !self.excepted.contains(&shard)
+        let is_excepted =
+            self.excepted.contains(&shard) && !mutants::is_active(Mutant::ExceptionIgnored);
+        self.term_of(shard).is_some() && !is_excepted
     }
 
     /// The term in which this node leads `shard`, if the list has it.

@@ -8,6 +8,7 @@ use super::replica::{PendingWrite, WaitingRead};
 use super::{Node, Output};
 use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Timestamp};
 use crate::machine::Command;
+use crate::mutants::{self, Mutant};
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
 use crate::raft::ProposeError;
 use crate::ring;
@@ -186,11 +187,17 @@ impl Node {
         key: Key,
     ) -> Result<(), Refusal> {
         let refusal = self.refusal(shard);
-        let round = self.next_round();
+        let round = match mutants::is_active(Mutant::RoundBegunBefore) {
+            true => self.rounds.begun,
+            false => self.next_round(),
+        };
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return Err(refusal);
         };
-        let index = replica.group.read_index().ok_or(refusal)?;
+        let mut index = replica.group.read_index().ok_or(refusal)?;
+        if mutants::is_active(Mutant::ReadBeforeApplied) {
+            index = LogIndex(0);
+        }
         if replica.reads.len() >= READS_WAITING_MAX {
             return Err(Refusal::Overloaded);
         }

@@ -119,6 +119,9 @@ impl Group {
             _ => (timings.heartbeat / 2, timings.heartbeat * 3 / 2),
         };
         self.election_timeout = self.rng.duration(shortest, longest);
+        if mutants::is_active(Mutant::ElectionTimeoutFixed) {
+            self.election_timeout = timings.election_max;
+        }
         self.deadline = now + self.election_timeout;
     }
 
@@ -181,6 +184,9 @@ impl Group {
 
     fn start_pre_vote(&mut self, now: Instant) {
         self.hasty_campaigns = self.hasty_campaigns.saturating_sub(1);
+        if mutants::is_active(Mutant::PreVoteSkipped) {
+            return self.campaign(now, false);
+        }
         self.reset_election_timeout(now);
         self.leader = None;
         let granted = BTreeSet::from([self.config.me]);
@@ -204,7 +210,12 @@ impl Group {
         self.hard_state.vote = Some(self.config.me);
         self.hard_state_unsaved = true;
         self.heard_append = false;
-        let granted = BTreeSet::from([self.config.me]);
+        let mut granted = BTreeSet::from([self.config.me]);
+        if let State::PreCandidate { granted: before } = &self.state
+            && mutants::is_active(Mutant::PreVotesKept)
+        {
+            granted.extend(before);
+        }
         self.state = State::Candidate { granted };
         self.reset_election_timeout(now);
         let kind = if is_transfer { VoteKind::Transfer } else { VoteKind::Election };
@@ -261,9 +272,19 @@ impl Group {
         let sticky_until = self.leader_contact + self.config.timings.election_min;
         match self.state {
             State::Leader(_) => true,
+            State::Follower if mutants::is_active(Mutant::LeaderNotStuckTo) => false,
             State::Follower => self.leader.is_some() && now < sticky_until,
             State::PreCandidate { .. } | State::Candidate { .. } => false,
         }
+    }
+
+    /// Whether a log that ends with `last` has all that this one may have that is committed (paper
+    /// 5.4.1).
+    fn is_up_to_date(&self, last: LogId) -> bool {
+        if mutants::is_active(Mutant::VoteByLength) {
+            return last.index >= self.log.last().index;
+        }
+        last >= self.log.last()
     }
 
     pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, term: Term, last: LogId) {
@@ -271,7 +292,7 @@ impl Group {
             return;
         }
         let granted =
-            term > self.hard_state.term && last >= self.log.last() && !self.has_live_leader(now);
+            term > self.hard_state.term && self.is_up_to_date(last) && !self.has_live_leader(now);
         let term = if granted { term } else { self.hard_state.term };
         self.send(from, RaftMessage::VoteReply { term, pre: true, granted });
     }
@@ -295,11 +316,12 @@ impl Group {
             }
             self.step_down(now, term);
         }
-        let is_free = self.hard_state.vote.is_none_or(|vote| vote == from);
+        let is_free = self.hard_state.vote.is_none_or(|vote| vote == from)
+            || mutants::is_active(Mutant::TwoVotesInATerm);
         let granted = term == self.hard_state.term
             && is_free
             && self.leader.is_none()
-            && last >= self.log.last();
+            && self.is_up_to_date(last);
         if granted && self.hard_state.vote.is_none() {
             self.hard_state.vote = Some(from);
             self.hard_state_unsaved = true;
@@ -331,7 +353,9 @@ impl Group {
             State::PreCandidate { granted } if pre && term == own_term.next() => {
                 granted.insert(from);
             }
-            State::Candidate { granted } if !pre && term == own_term => {
+            State::Candidate { granted }
+                if !pre && (term == own_term || mutants::is_active(Mutant::StaleVoteCounted)) =>
+            {
                 granted.insert(from);
             }
             State::Follower

@@ -382,6 +382,9 @@ impl Group {
     /// to be committed only with it (thesis 6.4, step 1).
     pub fn read_index(&self) -> Option<LogIndex> {
         match &self.state {
+            State::Leader(_) if mutants::is_active(Mutant::ReadBeforeOwnTerm) => {
+                Some(self.hard_state.commit)
+            }
             State::Leader(leadership) => Some(self.hard_state.commit.max(leadership.term_start)),
             State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => None,
         }
@@ -542,7 +545,9 @@ impl Group {
 
     /// Up to where this replica may count and tell its own log: as far as it is durable.
     fn own_acknowledged(&self) -> LogIndex {
-        if mutants::is_active(Mutant::AcknowledgedBeforeSync) {
+        if mutants::is_active(Mutant::AcknowledgedBeforeSync)
+            || mutants::is_active(Mutant::LeaderCountsUnsynced)
+        {
             return self.log.last().index;
         }
         self.log.persisted()

@@ -9,6 +9,7 @@ use alloc::collections::VecDeque;
 
 use super::replication::Told;
 use crate::id::LogIndex;
+use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 
 /// Appends on their way to one follower: enough to hide a round trip; when the window is full,
@@ -122,7 +123,10 @@ impl Progress {
         self.matched = self.matched.max(matched);
         self.commit = told.commit;
         self.held_by_all = told.held_by_all;
-        self.next = self.next.max(self.matched.next());
+        if !mutants::is_active(Mutant::NextNotRaised) {
+            self.next = self.next.max(self.matched.next());
+        }
+        assert!(self.matched < self.next, "what a follower has is not sent again");
         while let Some(front) = self.in_flight.front()
             && front.last <= self.matched
         {

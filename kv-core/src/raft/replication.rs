@@ -50,7 +50,9 @@ impl Group {
                 Mode::Replicate if now >= progress.moved_at + heartbeat * 2 => {
                     progress.probe_lost();
                 }
-                Mode::Probe { sent_at: Some(at) } if now >= at + heartbeat => {
+                Mode::Probe { sent_at: Some(at) }
+                    if now >= at + heartbeat && !mutants::is_active(Mutant::ProbeNotRepeated) =>
+                {
                     progress.mode = Mode::Probe { sent_at: None };
                 }
                 Mode::Replicate | Mode::Probe { .. } => {}
@@ -147,7 +149,12 @@ impl Group {
         entries: Vec<(Term, Bytes)>,
     ) {
         if term < self.hard_state.term {
-            return self.reject_append(from, prev);
+            if !mutants::is_active(Mutant::TermLowered) {
+                return self.reject_append(from, prev);
+            }
+            self.hard_state.term = term;
+            self.hard_state.vote = None;
+            self.leader = None;
         }
         if !self.follow(now, from, term) {
             return;
@@ -158,7 +165,9 @@ impl Group {
             return;
         }
         let (prev, entries) = self.skip_released(prev, entries);
-        if self.log.term_at(prev.index) != Some(prev.term) {
+        let any_term = mutants::is_active(Mutant::PreviousTermIgnored);
+        let present = self.log.term_at(prev.index);
+        if present != Some(prev.term) && !(any_term && present.is_some()) {
             if prev.index <= self.hard_state.commit {
                 return self.contradict(from, Contradiction::CommittedReplaced);
             }
@@ -169,7 +178,11 @@ impl Group {
         }
         let matched = LogIndex(prev.index.0 + entries.len() as u64);
         self.append_after(now, prev, entries);
-        self.hard_state.commit = self.hard_state.commit.max(told.commit.min(matched));
+        let sure = match mutants::is_active(Mutant::CommitBeyondMatch) {
+            true => self.log.last().index,
+            false => matched,
+        };
+        self.hard_state.commit = self.hard_state.commit.max(told.commit.min(sure));
         self.held_by_all = self.held_by_all.max(told.held_by_all.min(self.hard_state.commit));
         self.accept(from, matched);
     }
@@ -185,6 +198,9 @@ impl Group {
         let released = floor.index.0.saturating_sub(prev.index.0);
         if released == 0 {
             return (prev, entries);
+        }
+        if mutants::is_active(Mutant::ReleasedAppendedAgain) {
+            return (floor, entries);
         }
         match usize::try_from(released) {
             Ok(count) if count <= entries.len() => {
@@ -217,9 +233,14 @@ impl Group {
     /// does everything behind them: the message may be an old, short one.
     fn append_after(&mut self, now: Instant, prev: LogId, entries: Vec<(Term, Bytes)>) {
         let mut index = prev.index;
+        let end = LogIndex(prev.index.0 + entries.len() as u64).max(self.hard_state.commit);
+        if end < self.log.last().index && mutants::is_active(Mutant::ShortAppendTruncates) {
+            self.truncate_from(now, end.next());
+        }
         for (term, payload) in entries {
             index = index.next();
             match self.log.term_at(index) {
+                Some(_) if mutants::is_active(Mutant::ConflictKept) => continue,
                 Some(present) if present == term => continue,
                 Some(_) => {
                     assert!(index > self.hard_state.commit, "a committed entry is never replaced");
@@ -320,7 +341,11 @@ impl Group {
         };
         let by_all = self.configuration().all_voters().map(holds).min().unwrap_or(own);
         let any_term = mutants::is_active(Mutant::OldTermCommitted);
-        let is_own_term = self.log.term_at(reached) == Some(self.hard_state.term);
+        let asked = match mutants::is_active(Mutant::CommitStopsAtOldTerm) {
+            true => self.hard_state.commit.next(),
+            false => reached,
+        };
+        let is_own_term = self.log.term_at(asked) == Some(self.hard_state.term);
         if reached > self.hard_state.commit && (is_own_term || any_term) {
             self.commit_to(reached);
         }

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use super::progress::Mode;
 use super::{Configuration, Group, State};
 use crate::id::{LogId, LogIndex, NodeId, Term};
+use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 use crate::wire::RaftMessage;
 
@@ -53,8 +54,12 @@ impl Group {
         last: LogId,
     ) -> bool {
         if term < self.hard_state.term {
-            self.reject_append(from, last);
-            return false;
+            if !mutants::is_active(Mutant::SnapshotTermUnguarded) {
+                self.reject_append(from, last);
+                return false;
+            }
+            self.hard_state.term = term;
+            self.leader = None;
         }
         if !self.follow(now, from, term) || self.installing.is_some() {
             return false;
@@ -87,7 +92,9 @@ impl Group {
     pub fn on_installed(&mut self, now: Instant, last: LogId, configuration: Configuration) {
         assert_eq!(self.installing.take(), Some(last), "what was begun is installed");
         assert!(last.index > self.hard_state.commit, "nothing is committed meanwhile");
-        let is_here = self.log.term_at(last.index) == Some(last.term);
+        let present = self.log.term_at(last.index);
+        let any_term = mutants::is_active(Mutant::DivergentSuffixKept);
+        let is_here = present == Some(last.term) || (any_term && present.is_some());
         if is_here && last.index <= self.log.persisted() {
             self.log.release(last);
             self.configurations.forget_before(last.index);

@@ -28,7 +28,9 @@ pub(super) fn judge(check: AvailabilityCheck, timeline: &Timeline) -> Check {
         AvailabilityCheck::MajoritiesRing => {
             verdict(kind, episodes.map(|it| steady(timeline, it, 2)))
         }
-        AvailabilityCheck::Flapping => verdict(kind, episodes.map(|it| bounded(timeline, it))),
+        AvailabilityCheck::Flapping | AvailabilityCheck::OneWayPartition => {
+            verdict(kind, episodes.map(|it| bounded(timeline, it)))
+        }
         AvailabilityCheck::Membership => match timeline.failures() {
             [] => Check::pass(kind.name(), "no call failed"),
             [first, ..] => Check::fail(
@@ -214,8 +216,12 @@ mod tests {
         assert!(judged.detail.contains(words), "{judged:?}");
     }
 
-    const STEADY: [AvailabilityCheck; 3] =
-        [AvailabilityCheck::Bridge, AvailabilityCheck::MajoritiesRing, AvailabilityCheck::Flapping];
+    const STEADY: [AvailabilityCheck; 4] = [
+        AvailabilityCheck::Bridge,
+        AvailabilityCheck::MajoritiesRing,
+        AvailabilityCheck::Flapping,
+        AvailabilityCheck::OneWayPartition,
+    ];
 
     #[test]
     fn a_shard_that_takes_no_write_while_the_fault_lasts_is_found() {
@@ -232,7 +238,7 @@ mod tests {
 
     #[test]
     fn leaders_that_change_too_often_are_found() {
-        for (check, most) in STEADY.into_iter().zip([0, 2, 1]) {
+        for (check, most) in STEADY.into_iter().zip([0, 2, 1, 1]) {
             let mut timeline = timeline(check.fault(), (END, END));
             elect(&mut timeline, 0, BEGIN - SECOND, 1);
             for count in 0..most {

@@ -22,6 +22,7 @@ mod history;
 mod invariants;
 mod judge;
 mod membership;
+mod mutants;
 mod operator;
 mod replica;
 mod running;
@@ -34,8 +35,7 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
-use kv_core::mutants::Mutant as CoreMutant;
-use kv_storage::mutants::{Mutant as StorageMutant, Mutants};
+use kv_storage::mutants::Mutants;
 
 use crate::protocol::{Mutant, Protocol};
 use crate::scenario::Scenario;
@@ -51,77 +51,6 @@ pub use system::KvSystem;
 #[derive(Clone, Copy, Debug)]
 pub struct KvProtocol;
 
-/// Where each mutant is to be found, and by which check. Those of the storage that are not here are
-/// found by its own tests.
-const MUTANTS: [Mutant; 11] = [
-    Mutant {
-        id: CoreMutant::VoteNotPersisted.id(),
-        summary: "a vote is told before it is durable, and forgotten by a restart",
-        scenario: "sim-scenarios/smoke/power-loss.toml",
-        check: "one-leader-per-term",
-    },
-    Mutant {
-        id: CoreMutant::OldTermCommitted.id(),
-        summary: "an entry of an older term is committed by counting replicas",
-        scenario: "sim-scenarios/smoke/crash-restart.toml",
-        check: "commit-rule",
-    },
-    Mutant {
-        id: CoreMutant::UnconfirmedRead.id(),
-        summary: "a linearizable read is served without confirming leadership",
-        scenario: "sim-scenarios/smoke/partition.toml",
-        check: "linearizability",
-    },
-    Mutant {
-        id: CoreMutant::AcknowledgedBeforeSync.id(),
-        summary: "an append is acknowledged before it is durable",
-        scenario: "sim-scenarios/smoke/power-loss.toml",
-        check: "same-entries",
-    },
-    Mutant {
-        id: CoreMutant::SessionTableIgnored.id(),
-        summary: "a retried request runs again",
-        scenario: "sim-scenarios/smoke/lossy-network.toml",
-        check: "linearizability",
-    },
-    Mutant {
-        id: CoreMutant::RepairFromStalePeer.id(),
-        summary: "a replica that lost its data counts before it is repaired",
-        scenario: "sim-scenarios/storage/repair-under-crashes.toml",
-        check: "same-entries",
-    },
-    Mutant {
-        id: StorageMutant::DirectorySyncSkipped.id(),
-        summary: "tables are listed before their names are durable",
-        scenario: "sim-scenarios/storage/torn-writes.toml",
-        check: "false-damage",
-    },
-    Mutant {
-        id: StorageMutant::FlushWithoutApplied.id(),
-        summary: "a flush does not say what is applied with it",
-        scenario: "sim-scenarios/storage/torn-writes.toml",
-        check: "false-damage",
-    },
-    Mutant {
-        id: StorageMutant::TombstoneDroppedEarly.id(),
-        summary: "a compaction drops tombstones above older versions",
-        scenario: "sim-scenarios/storage/torn-writes.toml",
-        check: "same-states",
-    },
-    Mutant {
-        id: StorageMutant::BloomFalseNegative.id(),
-        summary: "a bloom filter lacks a key of its table",
-        scenario: "sim-scenarios/storage/torn-writes.toml",
-        check: "same-states",
-    },
-    Mutant {
-        id: StorageMutant::ChecksumIgnoredInCompaction.id(),
-        summary: "a compaction gives damage a valid checksum",
-        scenario: "sim-scenarios/storage/bit-rot-minority.toml",
-        check: "panic",
-    },
-];
-
 impl Protocol for KvProtocol {
     type System = KvSystem;
 
@@ -135,13 +64,16 @@ impl Protocol for KvProtocol {
     }
 
     fn mutants(&self) -> &[Mutant] {
-        if kv_core::mutants::compiled_in() { &MUTANTS } else { &[] }
+        if kv_core::mutants::compiled_in() { mutants::ALL } else { &[] }
     }
 }
 
 /// Turns on a mutant of the core, or returns one of the storage.
 #[cfg(feature = "mutants")]
 fn activate(mutant: Option<&str>) -> Result<Mutants, String> {
+    use kv_core::mutants::Mutant as CoreMutant;
+    use kv_storage::mutants::Mutant as StorageMutant;
+
     let of_storage = mutant.and_then(StorageMutant::from_id);
     let of_core = mutant.filter(|_| of_storage.is_none());
     let chosen = of_core.map(|id| CoreMutant::from_id(id).ok_or_else(|| format!("no mutant {id}")));

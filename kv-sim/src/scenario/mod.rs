@@ -139,6 +139,9 @@ pub enum AvailabilityCheck {
     MajoritiesRing,
     /// Links that flap cost at most one leader each time, and every shard takes writes.
     Flapping,
+    /// A server that hears nothing, or is not heard, costs at most one leader, and every shard takes
+    /// writes.
+    OneWayPartition,
     /// A server with a slow disk leads no longer, and the others make up for it.
     SlowDisk,
     /// No call fails while members change.
@@ -152,6 +155,7 @@ impl AvailabilityCheck {
             Self::Bridge => FaultKind::Bridge,
             Self::MajoritiesRing => FaultKind::MajoritiesRing,
             Self::Flapping => FaultKind::Flapping,
+            Self::OneWayPartition => FaultKind::OneWayPartition,
             Self::SlowDisk => FaultKind::SlowDisk,
             Self::Membership => FaultKind::Membership,
         }
@@ -302,10 +306,11 @@ impl Scenario {
     }
 }
 
-const AVAILABILITY_CHECKS: [(&str, AvailabilityCheck); 5] = [
+const AVAILABILITY_CHECKS: [(&str, AvailabilityCheck); 6] = [
     ("bridge", AvailabilityCheck::Bridge),
     ("majorities-ring", AvailabilityCheck::MajoritiesRing),
     ("flapping", AvailabilityCheck::Flapping),
+    ("one-way-partition", AvailabilityCheck::OneWayPartition),
     ("slow-disk", AvailabilityCheck::SlowDisk),
     ("membership", AvailabilityCheck::Membership),
 ];
