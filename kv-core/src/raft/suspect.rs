@@ -42,6 +42,8 @@
 //! FAST 2018: truncating at the damage can lose what was acknowledged.)
 //!
 //! **What this leaves out:** using what is still legible of a damaged log.
+//!
+//! [`HardState::life`]: crate::storage::HardState::life
 
 use super::progress::Progress;
 use super::{Envelope, Group, State};
