@@ -15,7 +15,13 @@ fn every_key_is_read() {
     let text = r#"
 name = "all"
 description = "everything"
-cluster = { nodes = 3, spares = 2, shards = 4, replicas = 3, heartbeat_ms = 50, election_min_ms = 200, election_max_ms = 400 }
+cluster.nodes = 3
+cluster.spares = 2
+cluster.shards = 4
+cluster.replicas = 3
+cluster.heartbeat_ms = 50
+cluster.election_min_ms = 200
+cluster.election_max_ms = 400
 run = { safety_seconds = 61, liveness_seconds = 1.5 }
 [workload]
 kind = "kv"
