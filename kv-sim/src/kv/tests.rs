@@ -19,17 +19,24 @@ struct Life {
 
 impl Life {
     fn boot(system: &mut KvSystem, restart_count: u32, now: u64) -> Self {
-        let life = Self::boot_on(system, SERVER, restart_count, now);
+        let mut life = Self::off(system, SERVER, restart_count, now);
         assert_eq!(life.applied(), 0, "memory starts empty");
+        life.step(Input::Start);
         life
     }
 
     fn boot_on(system: &mut KvSystem, process: ProcessId, restart_count: u32, now: u64) -> Self {
+        let mut life = Self::off(system, process, restart_count, now);
+        life.step(Input::Start);
+        life
+    }
+
+    /// A server before its first step.
+    fn off(system: &mut KvSystem, process: ProcessId, restart_count: u32, now: u64) -> Self {
         let boot = Boot { process, restart_count, seed: 7 + u64::from(restart_count), now };
         let server = system.boot(boot).unwrap();
         let mut life = Self { server, out: Outbox::new(Tracer::new(None)), now };
         life.out.process = process;
-        life.step(Input::Start);
         life
     }
 

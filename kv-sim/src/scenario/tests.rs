@@ -1,4 +1,5 @@
 use super::*;
+use crate::engine::MemberChange;
 
 #[test]
 fn an_empty_file_is_a_scenario() {
@@ -119,6 +120,14 @@ membership = { kinds = ["add", "remove"], nodes_min = 2, nodes_max = 4, changes 
             delay: 80_000_000,
             target,
         },
+        FaultSpec::Membership(Membership {
+            interval: 5 * second,
+            kinds: vec![MemberChange::Add, MemberChange::Remove],
+            nodes_min: 2,
+            nodes_max: 4,
+            changes: Some(9),
+            moves_min: 3,
+        }),
     ];
     assert_eq!(scenario.faults[9..], rest);
     assert!(scenario.checks.is_empty());
@@ -251,8 +260,8 @@ fn a_check_of_availability_needs_its_fault_and_no_other() {
     let expected = [
         "1:1: `run` checks \"bridge\", so `faults.bridge` must be there",
         "1:1: `run` checks \"bridge\", so `faults.crash` must not be there",
-        "1:25: `run.checks` must be one of \"bridge\", \"majorities-ring\", \"flapping\", \"slow-disk\", \
-         \"membership\", not \"speed\"",
+        "1:25: `run.checks` must be one of \"bridge\", \"majorities-ring\", \"flapping\", \
+         \"one-way-partition\", \"slow-disk\", \"membership\", not \"speed\"",
     ];
     let lines = wrong(text);
     assert_eq!(lines, expected, "\n{}\n", lines.join("\n"));
@@ -269,9 +278,9 @@ fn a_check_of_availability_needs_its_fault_and_no_other() {
 fn changes_of_members_need_room() {
     let text = "cluster.nodes = 3\n[faults.membership]\nnodes_min = 4\nnodes_max = 3\n";
     let expected = [
-        "2:1: `faults` declares membership, where nodes_min (4), nodes (3), nodes_max (3) and all \
+        "2:2: `faults` declares membership with \"replace\", which needs a spare server",
+        "2:2: `faults` declares membership, where nodes_min (4), nodes (3), nodes_max (3) and all \
          servers (3) must not fall",
-        "2:1: `faults` declares membership with \"replace\", which needs a spare server",
     ];
     let lines = wrong(text);
     assert_eq!(lines, expected, "\n{}\n", lines.join("\n"));
