@@ -5,7 +5,8 @@
 //! not here.
 //!
 //! **Out:** an [`Outbox`] takes frames without waiting and refuses when too much is unsent;
-//! [`write_frames`] is the other end, and writes all that has gathered at once. The executor therefore never waits for a socket.
+//! [`write_frames`] is the other end, and writes all that has gathered at once. The executor
+//! therefore never waits for a socket.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -184,8 +184,9 @@ impl Node {
         led.map(|(shard, _)| *shard).collect()
     }
 
-    /// Whether this node should be given no leadership. Who is being repaired has enough to do. Who does not hear another leader may have
-    /// lost its links to more, and a leadership is not worth the risk of another election.
+    /// Whether this node should be given no leadership. Who is being repaired has enough to do. Who
+    /// does not hear another leader may have lost its links to more, and a leadership is not worth
+    /// the risk of another election.
     pub(super) fn is_unfit(&self) -> bool {
         let oldest = self.now - self.config.timings.election_max;
         self.is_disk_slow()

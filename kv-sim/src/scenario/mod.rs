@@ -67,7 +67,8 @@
 //! [faults.clock-freeze]          # interval_seconds, duration_seconds
 //! [faults.clock-jump]            # interval_seconds, ahead_seconds
 //! [faults.slow-disk]             # interval_seconds, duration_seconds, delay_ms, target
-//! [faults.membership]            # interval_seconds, kinds: add, remove, replace, nodes_min, nodes_max, changes, moves_min
+//! [faults.membership]            # interval_seconds, kinds: add, remove, replace, nodes_min, nodes_max,
+//!                                # changes, moves_min
 //! ```
 
 mod faults;
