@@ -201,6 +201,7 @@ impl Node {
             return;
         }
         (self.map_told_at, self.map_heard_at) = (self.now, self.now);
+        self.remove_replicas();
         let version = self.map_version();
         let nodes: Vec<_> = self.links.keys().copied().collect();
         for node in nodes {
@@ -259,6 +260,9 @@ impl Node {
                 self.outbox.send(from, PeerMessage::Map(MapMessage::Have { version: own }));
                 if version < own {
                     self.send_map(from);
+                } else if version == own {
+                    // A message that came after this map may have made a replica that it denies.
+                    self.remove_replicas();
                 }
             }
             MapMessage::Have { version } if version < own => self.send_map(from),

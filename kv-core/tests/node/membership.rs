@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError};
 use kv_core::cluster::MemberState;
-use kv_core::id::{Incarnation, NodeId, ShardId};
+use kv_core::id::{Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
 use kv_core::node::{Event, Input};
 use kv_core::op::WriteOp;
-use kv_core::wire::{AdminReply, AdminRequest, Refusal};
+use kv_core::wire::{AdminReply, AdminRequest, PeerFrame, PeerMessage, RaftMessage, Refusal};
 
 use crate::cluster::{key, put};
 use crate::support::{Cluster, address};
@@ -158,4 +158,32 @@ fn removed_node_is_told_by_members_that_it_never_knew() {
     }
     cluster.run(Duration::from_secs(1));
     assert!(cluster.events(NodeId(1)).contains(&Event::Removed));
+}
+
+#[test]
+fn replica_that_a_late_append_makes_does_not_stay() {
+    let mut cluster = Cluster::formed(3);
+    join(&mut cluster, 4);
+    cluster.run(Duration::from_secs(60));
+    let map = cluster.node(NodeId(1)).map().expect("it is formed").clone();
+    assert!(!map.is_moving(), "{map:?}");
+    let free = |shard| (1..=4).map(NodeId).find(|id| !replicas(&cluster, *id).contains(&shard));
+    let shard = (1..=map.shard_count()).map(ShardId).find(|shard| free(*shard).is_some());
+    let shard = shard.expect("three of four nodes hold a shard");
+    let to = free(shard).expect("it was just found");
+    let from = cluster.leader(shard).expect("somebody leads");
+
+    cluster.sent.clear();
+    cluster.run(Duration::from_secs(1));
+    let is_between = |frame: &&PeerFrame| (frame.from, frame.to) == (from, to);
+    let frame = cluster.sent.iter().find(is_between).expect("they confirm each other").clone();
+    let (term, nothing) = (Term(1), LogIndex(0));
+    let prev = LogId::default();
+    let message =
+        RaftMessage::Append { term, prev, commit: nothing, held_by_all: nothing, entries: vec![] };
+    let messages = vec![PeerMessage::Raft { shard, message }];
+    cluster.input(to, Input::Receive(PeerFrame { messages, ..frame }));
+    assert!(replicas(&cluster, to).contains(&shard), "the map may be behind the append");
+    cluster.run(Duration::from_secs(5));
+    assert!(!replicas(&cluster, to).contains(&shard), "but it is not");
 }
