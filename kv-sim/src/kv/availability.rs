@@ -124,12 +124,15 @@ fn steady(timeline: &Timeline, episode: &Episode, changes_max: usize) -> Judged 
 }
 
 /// Each time that the links go, each shard may lose a leader that was behind them, and gets another:
-/// the server whose links flap cannot win against a leader whom the others hear.
+/// the server whose links flap cannot win against a leader whom the others hear. What happens from the
+/// next such fault on is that one's doing.
 fn bounded(timeline: &Timeline, episode: &Episode) -> Judged {
     if episode.end < episode.begin + timeline.settle + WINDOW_MIN {
         return None;
     }
-    let settled = (episode.end + timeline.settle).min(timeline.safety);
+    let mut later = timeline.episodes(episode.kind).map(|it| it.begin);
+    let next = later.find(|begin| *begin >= episode.end).unwrap_or(timeline.safety);
+    let settled = (episode.end + timeline.settle).min(next);
     let few = few_elections(timeline, |_| episode.begin, settled, episode.strikes as usize);
     Some(few.and_then(|()| all_written(timeline, episode.begin, episode.end)))
 }
@@ -269,6 +272,20 @@ mod tests {
         expect(AvailabilityCheck::Flapping, &timeline, CheckVerdict::Fail, "s1 changed");
         timeline.on_fault(END, &fault(FaultKind::Flapping, FaultEdge::Repeats), 1);
         expect(AvailabilityCheck::Flapping, &timeline, CheckVerdict::Pass, "");
+    }
+
+    #[test]
+    fn what_the_next_fault_costs_is_not_laid_on_the_one_before() {
+        for check in [AvailabilityCheck::Flapping, AvailabilityCheck::OneWayPartition] {
+            let mut timeline = timeline(check.fault(), (END, END));
+            elect(&mut timeline, 1, END - SECOND, 1);
+            timeline.on_fault(END + SECOND, &fault(check.fault(), FaultEdge::Begins), 1);
+            timeline.on_fault(END + 20 * SECOND, &fault(check.fault(), FaultEdge::Ends), 0);
+            elect(&mut timeline, 1, END + 2 * SECOND, 2);
+            expect(check, &timeline, CheckVerdict::Pass, "2 episodes");
+            elect(&mut timeline, 1, END + 3 * SECOND, 1);
+            expect(check, &timeline, CheckVerdict::Fail, "s1 changed its leader 2 times");
+        }
     }
 
     #[test]
