@@ -149,12 +149,12 @@ impl Progress {
         self.mode = Mode::Probe { sent_at: None };
     }
 
-    /// A probe of the entry at `index` was rejected, so the follower does not hold it, whatever it
-    /// said before: its replica was removed and made anew within the term, and an answer of the first
-    /// one came late. If it is the rejection that came late, the next probe finds out what is there;
+    /// A probe was rejected, and the follower holds entries up to `index` at most, whatever it said
+    /// before: its replica was removed and made anew within the term, and an answer of the first one
+    /// came late. If it is the rejection that came late, the next probe finds out what is there;
     /// until then the follower counts for less than it could, which harms nothing.
-    pub(super) fn forget_from(&mut self, index: LogIndex) {
-        self.matched = self.matched.min(index.prev());
+    pub(super) fn forget_beyond(&mut self, index: LogIndex) {
+        self.matched = self.matched.min(index);
     }
 
     /// What the follower needs is not in the log any more.

@@ -306,7 +306,7 @@ impl Group {
             return;
         }
         if is_probed {
-            progress.forget_from(prev);
+            progress.forget_beyond(candidate.min(prev.prev()));
         }
         if is_probed && prev <= floor {
             return progress.need_snapshot();
