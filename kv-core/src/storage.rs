@@ -59,6 +59,10 @@ pub struct HardState {
     /// The last life of the node's store ([`Identity::life`]) in which the replica was whole. If it
     /// is not the present one, the replica may have forgotten what it promised, and is suspect.
     pub life: u64,
+    /// Where the log ended that the replica held before it was removed from the group and gave its
+    /// log up; zero if it never did. It may have been counted with those entries, so it goes on
+    /// voting as if it had them.
+    pub forgotten: LogId,
 }
 
 /// One group's part of an append.

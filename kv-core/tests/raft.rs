@@ -34,7 +34,8 @@
 //!   configuration, `transfer n m` hands the leadership over, `configuration` prints what holds.
 //! - `log n TERM ENTRY...` lets `n` come back in `TERM` with a log of these entries and nothing
 //!   else: each is a term, or `TERM=VOTERS` or `TERM=VOTERS&OUTGOING` for a configuration. `wipe n`
-//!   takes the disk of a replica that is down.
+//!   takes the disk of a replica that is down, `give-up n` removes a running one, of which only the
+//!   hard state stays, and makes it anew.
 //! - `forge-append n m TERM BASE COMMIT ENTRY...` forges an append of `n` to `m`. `claim-lack n m
 //!   INDEX` forges a rejection: `n` tells leader `m` that it holds nothing up to `INDEX`.
 //! - `status` prints every node.

@@ -176,8 +176,6 @@ pub enum TimerReason {
     Heartbeat,
     /// Gossip with another member.
     Gossip,
-    /// Nothing was heard of the map for long.
-    Map,
     /// A peer may have become silent: who follows it, or counts on it, is looked at.
     Contact(NodeId),
     /// A request that was sent on to another node is given up.

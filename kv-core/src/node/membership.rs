@@ -12,15 +12,17 @@
 //! without voters, and so unable to campaign; it learns from the log or from a snapshot who takes
 //! part. It is removed when the map has a newer configuration of the shard than the replica's own
 //! log, or the same, and it does not name the node: that configuration was committed without it, and
-//! no later one that the replica knows of brings it back. Its term and vote stay, for ever.
+//! no later one that the replica knows of brings it back. What it promised stays, for ever: its term
+//! and vote, and where its log ended, which are durable before anything of it is given up. For it may
+//! still be asked for its vote, by one who knows nothing of the newer configuration, and the entries
+//! of that were perhaps committed with its help.
 //!
 //! # Who is not told
 //!
-//! A node that hears nothing of maps for some seconds asks one of the members that it knows for a
-//! newer one, another one each time. So a node that was removed finds out even if it has nothing else
-//! to say: it is told so by whoever it talks to, and does nothing from then on. The members that it
-//! knows may have been removed, too, and others may run where they were: those tell it as well, and a
-//! newer map of the own cluster is believed whoever sends it.
+//! Every node gossips with the members that it knows. So a node that was removed finds out even if
+//! it has nothing else to say: it is told so by whoever it talks to, and does nothing from then on.
+//! The members that it knows may have been removed, too, and others may run where they were: those
+//! tell it as well, and a newer map of the own cluster is believed whoever sends it.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -29,19 +31,24 @@ use super::link::Link;
 use super::replica::Replica;
 use super::{Event, Node, Output, Phase};
 use crate::cluster::{ClusterMap, Identity};
-use crate::id::{LogId, LogIndex, NodeId, ShardId};
+use crate::id::{AppendId, LogId, LogIndex, NodeId, ShardId};
 use crate::raft::{Configuration, Group, GroupConfig, Role};
 use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{HardState, RecoveredGroup, StorageRequest};
-use crate::time::Instant;
 use crate::wire::{MapMessage, PeerFrame, PeerMessage};
 
 /// How often the meta leader tells its map's version, in heartbeats.
 const TELL_MAP_HEARTBEATS: u32 = 10;
-/// How long a node hears nothing of maps before it asks for one, in heartbeats: some of what it was
-/// told may get lost.
-const ASK_MAP_HEARTBEATS: u32 = 3 * TELL_MAP_HEARTBEATS;
+
+/// A replica that is on its way out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Removing {
+    /// What stays of it.
+    hard_state: HardState,
+    /// The append that makes it durable; only then the rest may go.
+    append: AppendId,
+}
 
 impl Node {
     /// Who takes part in the group of `shard` if its log has never said otherwise.
@@ -160,19 +167,27 @@ impl Node {
         self.links.values_mut().for_each(|link| link.unsettle(shard));
         self.attention.remove(&shard);
         self.snapshots.forget(shard);
-        self.removing.insert(shard, replica.group.hard_state());
+        let hard_state = replica.group.hard_state_without_log();
+        let append = self.write_hard_state(shard, hard_state);
+        self.removing.insert(shard, Removing { hard_state, append });
         let (term, role) = (replica.group.term(), Role::Follower);
         if replica.is_leader() {
             self.outbox.push(Output::Event(Event::RoleChanged { shard, term, role }));
         }
         self.is_leads_stale = true;
-        self.outbox.push(Output::Store(StorageRequest::RemoveShard { shard }));
         self.outbox.push(Output::Event(Event::ReplicaRemoved { shard }));
     }
 
-    /// The applied state of a removed replica is gone: so may its log be, but for term and vote.
+    /// Appends up to `id` are durable: gives up the replicas of which that says all that must stay.
+    pub(super) fn give_up_removed(&mut self, id: AppendId) {
+        for (shard, _) in self.removing.iter().filter(|(_, removing)| removing.append == id) {
+            self.outbox.push(Output::Store(StorageRequest::RemoveShard { shard: *shard }));
+        }
+    }
+
+    /// The applied state of a removed replica is gone: so may its log be, but for its hard state.
     pub(super) fn on_shard_removed(&mut self, shard: ShardId) {
-        if let Some(hard_state) = self.removing.remove(&shard) {
+        if let Some(Removing { hard_state, .. }) = self.removing.remove(&shard) {
             self.removed.insert(shard, hard_state);
             let floor = LogId::default();
             self.outbox.push(Output::Store(StorageRequest::Release { shard, floor }));
@@ -200,32 +215,12 @@ impl Node {
         if !self.is_meta_leader() || self.now < self.map_told_at + pause {
             return;
         }
-        (self.map_told_at, self.map_heard_at) = (self.now, self.now);
+        self.map_told_at = self.now;
         self.remove_replicas();
         let version = self.map_version();
         let nodes: Vec<_> = self.links.keys().copied().collect();
         for node in nodes {
             self.outbox.send(node, PeerMessage::Map(MapMessage::Version { version }));
-        }
-    }
-
-    /// When to ask for a map; none if this node decides on it.
-    pub(super) fn map_deadline(&self) -> Option<Instant> {
-        let pause = self.config.timings.heartbeat * ASK_MAP_HEARTBEATS;
-        let asks = matches!(self.phase, Phase::Running) && !self.is_meta_leader();
-        (asks && !self.links.is_empty()).then_some(self.map_heard_at + pause)
-    }
-
-    /// Nothing was heard of maps for long: asks a member.
-    pub(super) fn ask_for_map(&mut self) {
-        if self.map_deadline().is_none_or(|at| self.now < at) {
-            return;
-        }
-        self.map_heard_at = self.now;
-        let at = self.rng.next_u64() % self.links.len() as u64;
-        let version = self.map_version();
-        if let Some(node) = self.links.keys().nth(usize::try_from(at).unwrap_or(0)) {
-            self.outbox.send(*node, PeerMessage::Map(MapMessage::Have { version }));
         }
     }
 
@@ -251,7 +246,6 @@ impl Node {
 
     /// A peer says something about maps.
     pub(super) fn on_map_message(&mut self, from: NodeId, message: MapMessage) {
-        self.map_heard_at = self.now;
         let own = self.map_version();
         match message {
             MapMessage::Version { version } => {

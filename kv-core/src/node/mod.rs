@@ -66,8 +66,8 @@ use crate::raft::Role;
 use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{
-    Append, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
-    StorageReply, StorageRequest,
+    Append, GroupWrite, HardState, LogCounters, ReadError, Recovered, RecoveredGroup,
+    StorageDamage, StorageReply, StorageRequest,
 };
 use crate::time::Instant;
 use crate::wire::{
@@ -78,6 +78,7 @@ use formation::Formation;
 use forward::Forwards;
 use hints::Hints;
 use link::Link;
+use membership::Removing;
 use outbox::{Outbox, Sender};
 use replica::{Replica, Reported};
 use snapshots::Snapshots;
@@ -141,14 +142,12 @@ pub struct Node {
     bootstrap_term: Term,
     /// Replicas made so far; each draws its timeouts from a stream of its own.
     replica_count: u64,
-    /// Replicas whose applied state is being forgotten, with their terms and votes.
-    removing: BTreeMap<ShardId, HardState>,
-    /// Terms and votes of replicas that were removed.
+    /// Replicas that are being given up.
+    removing: BTreeMap<ShardId, Removing>,
+    /// What stays of replicas that were removed.
     removed: BTreeMap<ShardId, HardState>,
     /// Who last said that it leads the meta group.
     meta_leader: Option<NodeId>,
-    /// When anything about maps was last heard, or asked for.
-    map_heard_at: Instant,
     /// As meta leader: when the map's version was last told.
     map_told_at: Instant,
     /// As meta leader: placements that are on their way into the log, with the term, and until when
@@ -209,7 +208,6 @@ impl Node {
             removing: BTreeMap::new(),
             removed: BTreeMap::new(),
             meta_leader: None,
-            map_heard_at: now,
             map_told_at: Instant::ZERO,
             placing: BTreeMap::new(),
             appends_begun: BTreeMap::new(),
@@ -281,8 +279,7 @@ impl Node {
         let forward = self.forwards.deadline().map(|at| (at, TimerReason::Forward));
         let gossip = self.gossip_timeout().map(|at| (at, TimerReason::Gossip));
         let contact = self.contact_timeout();
-        let map = self.map_deadline().map(|at| (at, TimerReason::Map));
-        let timers = [formation, heartbeat, contact, forward, gossip, map, raft];
+        let timers = [formation, heartbeat, contact, forward, gossip, raft];
         timers.into_iter().flatten().min()
     }
 
@@ -476,6 +473,7 @@ impl Node {
                 self.log_counters = counters;
                 self.outbox.on_durable(id);
                 self.on_appended(id, written);
+                self.give_up_removed(id);
             }
             StorageReply::Applied { shard, applied, outcomes } => {
                 if let Some(replica) = self.replicas.get_mut(&shard) {
@@ -575,7 +573,6 @@ impl Node {
         }
         self.begin_round_for_reads();
         self.end_repair();
-        self.ask_for_map();
         self.outbox.pack(Sender {
             cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),
             node: self.config.id,
@@ -598,10 +595,22 @@ impl Node {
             }
         }
         if !writes.is_empty() {
-            self.last_append = id;
-            self.appends_begun.insert(id, self.now);
-            self.outbox.push(Output::Store(StorageRequest::Append(Append { id, writes })));
+            self.append(writes);
         }
+    }
+
+    fn append(&mut self, writes: Vec<GroupWrite>) -> AppendId {
+        let id = AppendId(self.last_append.0 + 1);
+        self.last_append = id;
+        self.appends_begun.insert(id, self.now);
+        self.outbox.push(Output::Store(StorageRequest::Append(Append { id, writes })));
+        id
+    }
+
+    /// Makes the hard state of a shard durable that has no replica here any more.
+    fn write_hard_state(&mut self, shard: ShardId, hard_state: HardState) -> AppendId {
+        let hard_state = Some(hard_state);
+        self.append(alloc::vec![GroupWrite { shard, hard_state, entries: Vec::new() }])
     }
 
     fn collect_messages(&mut self, shard: ShardId) {

@@ -195,12 +195,14 @@ impl Group {
         self.count_votes(now);
     }
 
-    /// Whether this replica may ask for votes: a learner, a removed or a suspect one may not.
+    /// Whether this replica may ask for votes: a learner, a removed or a suspect one may not, nor may
+    /// one that lacks of its former log what may be committed, for it would vote for itself.
     pub(super) fn may_campaign(&self) -> bool {
         let is_voter = self.configuration().is_voter(self.config.me);
         (is_voter || mutants::is_active(Mutant::AnyoneCampaigns))
             && self.installing.is_none()
             && !self.is_suspect()
+            && self.is_up_to_date(self.log.last())
     }
 
     /// Starts a term and asks for votes; as `is_transfer` at the wish of the leader that is.
@@ -278,13 +280,13 @@ impl Group {
         }
     }
 
-    /// Whether a log that ends with `last` has all that this one may have that is committed (paper
-    /// 5.4.1).
+    /// Whether a log that ends with `last` has all that is committed and that this one has, or had
+    /// when it was counted (paper 5.4.1).
     fn is_up_to_date(&self, last: LogId) -> bool {
         if mutants::is_active(Mutant::VoteByLength) {
             return last.index >= self.log.last().index;
         }
-        last >= self.log.last()
+        last >= self.log.last().max(self.hard_state.forgotten)
     }
 
     pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, term: Term, last: LogId) {

@@ -330,6 +330,12 @@ impl Group {
         self.hard_state
     }
 
+    /// The hard state of a replica whose log is about to be given up.
+    pub fn hard_state_without_log(&self) -> HardState {
+        let forgotten = self.hard_state.forgotten.max(self.log.last());
+        HardState { forgotten, ..self.hard_state }
+    }
+
     /// The leader of the current term, if it is known.
     pub fn leader(&self) -> Option<NodeId> {
         self.leader

@@ -7,7 +7,9 @@ use kv_core::cluster::MemberState;
 use kv_core::id::{Incarnation, LogId, LogIndex, NodeId, ShardId, Term};
 use kv_core::node::{Event, Input};
 use kv_core::op::WriteOp;
-use kv_core::wire::{AdminReply, AdminRequest, PeerFrame, PeerMessage, RaftMessage, Refusal};
+use kv_core::wire::{
+    AdminReply, AdminRequest, PeerFrame, PeerMessage, RaftMessage, Refusal, VoteKind,
+};
 
 use crate::cluster::{key, put};
 use crate::support::{Cluster, address};
@@ -160,30 +162,78 @@ fn removed_node_is_told_by_members_that_it_never_knew() {
     assert!(cluster.events(NodeId(1)).contains(&Event::Removed));
 }
 
-#[test]
-fn replica_that_a_late_append_makes_does_not_stay() {
-    let mut cluster = Cluster::formed(3);
-    join(&mut cluster, 4);
+/// A shard with a node that had a replica of it and has none any more, and its leader.
+fn moved_away(cluster: &mut Cluster) -> (ShardId, NodeId, NodeId) {
+    join(cluster, 4);
     cluster.run(Duration::from_secs(60));
     let map = cluster.node(NodeId(1)).map().expect("it is formed").clone();
     assert!(!map.is_moving(), "{map:?}");
-    let free = |shard| (1..=4).map(NodeId).find(|id| !replicas(&cluster, *id).contains(&shard));
-    let shard = (1..=map.shard_count()).map(ShardId).find(|shard| free(*shard).is_some());
-    let shard = shard.expect("three of four nodes hold a shard");
-    let to = free(shard).expect("it was just found");
-    let from = cluster.leader(shard).expect("somebody leads");
+    let left = |shard| (1..=3).map(NodeId).find(|id| !replicas(cluster, *id).contains(&shard));
+    let mut shards = (1..=map.shard_count()).map(ShardId);
+    let found = shards.find_map(|shard| Some((shard, left(shard)?)));
+    let (shard, node) = found.expect("the fourth node took something over");
+    let leader = cluster.leader(shard).expect("somebody leads");
+    (shard, node, leader)
+}
 
-    cluster.sent.clear();
-    cluster.run(Duration::from_secs(1));
+/// What `to` answers to a message about a shard, perhaps after it has made something durable.
+fn tell(
+    cluster: &mut Cluster,
+    (from, to): (NodeId, NodeId),
+    shard: ShardId,
+    message: RaftMessage,
+) -> Vec<RaftMessage> {
     let is_between = |frame: &&PeerFrame| (frame.from, frame.to) == (from, to);
-    let frame = cluster.sent.iter().find(is_between).expect("they confirm each other").clone();
-    let (term, nothing) = (Term(1), LogIndex(0));
-    let prev = LogId::default();
-    let message =
-        RaftMessage::Append { term, prev, commit: nothing, held_by_all: nothing, entries: vec![] };
+    let frame = cluster.sent.iter().rfind(is_between).expect("they confirm each other").clone();
+    let skipped = cluster.sent.len();
     let messages = vec![PeerMessage::Raft { shard, message }];
     cluster.input(to, Input::Receive(PeerFrame { messages, ..frame }));
-    assert!(replicas(&cluster, to).contains(&shard), "the map may be behind the append");
+    let answers = cluster.sent[skipped..].iter().filter(|frame| frame.from == to);
+    let answers = answers.flat_map(|frame| &frame.messages).filter_map(|message| match message {
+        PeerMessage::Raft { shard: of, message } if *of == shard => Some(message.clone()),
+        _ => None,
+    });
+    answers.collect()
+}
+
+fn late_append() -> RaftMessage {
+    let (term, prev, commit) = (Term(1), LogId::default(), LogIndex(0));
+    RaftMessage::Append { term, prev, commit, held_by_all: commit, entries: vec![] }
+}
+
+#[test]
+fn replica_that_a_late_append_makes_does_not_stay() {
+    let mut cluster = Cluster::formed(3);
+    let (shard, node, leader) = moved_away(&mut cluster);
+    tell(&mut cluster, (leader, node), shard, late_append());
+    assert!(replicas(&cluster, node).contains(&shard), "the map may be behind the append");
     cluster.run(Duration::from_secs(5));
-    assert!(!replicas(&cluster, to).contains(&shard), "but it is not");
+    assert!(!replicas(&cluster, node).contains(&shard), "but it is not");
+}
+
+/// The configuration that left it out was perhaps committed with its help, and a candidate that has
+/// not heard of that must not be elected with its help, too.
+#[test]
+fn rule_a4_removed_replica_votes_as_if_it_still_had_its_log() {
+    let mut cluster = Cluster::formed(3);
+    let (shard, node, leader) = moved_away(&mut cluster);
+    // What was promised is durable.
+    cluster.stop(node);
+    cluster.start(node);
+    cluster.run(Duration::from_secs(5));
+    let ask = |cluster: &mut Cluster, term, last| {
+        tell(cluster, (leader, node), shard, late_append());
+        // The late append is a sign of life of a leader, but for this kind.
+        let vote = RaftMessage::Vote { term: Term(term), last, kind: VoteKind::Transfer };
+        let answers = tell(cluster, (leader, node), shard, vote);
+        let granted = answers.iter().find_map(|answer| match answer {
+            RaftMessage::VoteReply { granted, .. } => Some(*granted),
+            _ => None,
+        });
+        granted.expect("who is asked answers")
+    };
+    let behind = LogId { term: Term(1), index: LogIndex(1) };
+    assert!(!ask(&mut cluster, 1_000, behind));
+    let ahead = LogId { term: Term(1_000), index: LogIndex(1) };
+    assert!(ask(&mut cluster, 1_001, ahead));
 }

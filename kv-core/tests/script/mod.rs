@@ -161,6 +161,7 @@ impl Script {
             "pin" => self.pin(node(rest[0]), rest.get(1).copied()),
             "log" => self.begin_with(node(rest[0]), &rest[1..]),
             "wipe" => self.wipe(node(rest[0])),
+            "give-up" => self.give_up(node(rest[0])),
             "configuration" => self.show_configurations(),
             "timeout" => self.timeout(node(rest[0])),
             "tick" => self.now = self.now + Duration::from_millis(rest[0].parse().unwrap()),

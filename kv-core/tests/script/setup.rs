@@ -67,6 +67,18 @@ impl Script {
         replica.is_initial = false;
     }
 
+    /// A running replica was removed and gives up its log, and then a late append makes it anew.
+    pub(super) fn give_up(&mut self, id: NodeId) {
+        let replica = self.replicas.get_mut(&id).unwrap();
+        let hard_state = replica.group.as_ref().unwrap().hard_state_without_log();
+        self.crash(id);
+        self.wipe(id);
+        let hard_state = HardState { commit: LogIndex(0), ..hard_state };
+        let disk = RecoveredGroup { hard_state, ..RecoveredGroup::default() };
+        self.replicas.get_mut(&id).unwrap().disk = Disk(disk);
+        self.restart(id);
+    }
+
     /// `forge-append 1 2 5 3@4 2 5 5`: an append from 1 to 2 of term 5, behind 3@4, with commit
     /// index 2 and entries of these terms.
     pub(super) fn forge_append(&mut self, words: &[&str]) {

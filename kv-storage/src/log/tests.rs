@@ -120,6 +120,7 @@ fn draw_append(rng: &mut Rng, id: u64, groups: &Groups) -> Append {
             vote: (rng.below(2) == 0).then_some(NodeId(1 + rng.below(3))),
             commit: LogIndex(rng.below(last + 1)),
             life: 0,
+            forgotten: LogId { term: Term(id), index: LogIndex(rng.below(last + 1)) },
         });
         let entries = entries(id, first..first + rng.below(4), &payload);
         writes.push(GroupWrite { shard: ShardId(shard), hard_state, entries });
@@ -177,7 +178,13 @@ fn rule_b45_appends_of_many_groups_are_one_write_and_one_sync_and_all_are_answer
     let (mut log, groups) = open(&disk, SEGMENT_BYTES).unwrap();
     assert!(groups.is_empty());
     let (before, before_log) = (disk.counters(), log.counters());
-    let hard_state = Some(HardState { term: Term(2), vote: None, commit: LogIndex(0), life: 0 });
+    let hard_state = Some(HardState {
+        term: Term(2),
+        vote: None,
+        commit: LogIndex(0),
+        life: 0,
+        forgotten: LogId::default(),
+    });
     let vote = GroupWrite { shard: ShardId(5), hard_state, entries: Vec::new() };
     let appends = [
         append_of(1, vec![group_write(1, entries(2, 1..4, b"x")), vote]),

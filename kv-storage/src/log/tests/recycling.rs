@@ -52,8 +52,13 @@ fn nothing_goes_before_the_trim_is_durable() {
 fn idle_groups_pin_nothing() {
     let disk = SimDisk::new();
     let (mut log, _) = open(&disk, SMALL).unwrap();
-    let hard_state =
-        HardState { term: Term(4), vote: Some(NodeId(2)), commit: LogIndex(1), life: 0 };
+    let hard_state = HardState {
+        term: Term(4),
+        vote: Some(NodeId(2)),
+        commit: LogIndex(1),
+        life: 0,
+        forgotten: LogId::default(),
+    };
     let vote = GroupWrite { shard: ShardId(2), hard_state: Some(hard_state), entries: Vec::new() };
     log.append(&[append_of(1, vec![vote]), one(3, 1, 1, b"short"), one(3, 2, 2, b"tail")]).unwrap();
     for round in 0..20 {

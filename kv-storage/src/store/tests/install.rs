@@ -79,8 +79,13 @@ struct Progress {
     is_complete: bool,
 }
 
-const HARD_STATE: HardState =
-    HardState { term: Term(7), vote: Some(NodeId(3)), commit: LogIndex(0), life: 0 };
+const HARD_STATE: HardState = HardState {
+    term: Term(7),
+    vote: Some(NodeId(3)),
+    commit: LogIndex(0),
+    life: 0,
+    forgotten: LogId { term: Term(0), index: LogIndex(0) },
+};
 
 fn open_with(disk: &SimDisk, mutants: Mutants) -> Option<Opened> {
     open(Arc::new(disk.clone()), small_options(mutants)).ok()

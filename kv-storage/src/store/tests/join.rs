@@ -25,7 +25,13 @@ fn entry(id: LogId) -> Entry {
 /// A log as `floor: entries`.
 fn log_of(text: &str, commit: u64) -> LogGroup {
     let (floor, entries) = text.split_once(':').unwrap();
-    let hard_state = HardState { term: Term(9), vote: None, commit: LogIndex(commit), life: 0 };
+    let hard_state = HardState {
+        term: Term(9),
+        vote: None,
+        commit: LogIndex(commit),
+        life: 0,
+        forgotten: LogId::default(),
+    };
     let entries = entries.split_whitespace().map(|text| entry(id(text))).collect();
     LogGroup { hard_state, floor: id(floor), entries }
 }

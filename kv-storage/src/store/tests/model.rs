@@ -235,7 +235,13 @@ impl Drawer {
             entries.push(entry);
         }
         let vote = Some(NodeId(1 + self.rng.below(3)));
-        let hard_state = HardState { term: Term(self.term), vote, commit: applied, life: 0 };
+        let hard_state = HardState {
+            term: Term(self.term),
+            vote,
+            commit: applied,
+            life: 0,
+            forgotten: LogId::default(),
+        };
         let hard_state = (self.rng.below(3) == 0).then_some(hard_state);
         GroupWrite { shard, hard_state, entries }
     }
