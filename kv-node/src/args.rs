@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
 }
 
+/// Least room that a node needs when its disk is full: two segments of the log.
+pub(crate) const DISK_RESERVE_MIB_MIN: u64 = 64;
+
 /// One node.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StartArgs {
@@ -66,6 +69,11 @@ pub(crate) struct StartArgs {
     /// Count of shards, a power of two. Fixed when the cluster is formed.
     #[arg(long, value_name = "COUNT", default_value_t = 16, requires = "peers")]
     pub(crate) shards: u32,
+    /// Below how much free space the disk counts as full, in MiB, until there is twice as much. It is
+    /// kept for what must go on when the disk is full.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u64).range(DISK_RESERVE_MIB_MIN..=1_048_576))]
+    pub(crate) disk_reserve: u64,
 }
 
 /// A data directory to examine.

@@ -10,11 +10,11 @@ use std::thread;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::args::DevArgs;
+use crate::args::{DISK_RESERVE_MIB_MIN, DevArgs};
 use crate::disk;
 use crate::error::NodeError;
 use crate::run::{self, BoundNode};
-use crate::settings::RawSettings;
+use crate::settings::{MIB, RawSettings};
 
 /// Runs the cluster until a signal ends it.
 ///
@@ -62,6 +62,7 @@ fn settings(args: &DevArgs, root: &Path, id: u16) -> RawSettings {
         advertise: None,
         cluster_name: "dev".into(),
         admin: None,
+        disk_reserve_bytes: DISK_RESERVE_MIB_MIN * MIB,
         insecure: false,
         shard_count: 16,
     }

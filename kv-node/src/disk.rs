@@ -35,9 +35,6 @@ use crate::error::{ExitCode, NodeError, chain};
 use crate::random;
 use crate::settings::Settings;
 
-/// Room that is kept for what must go on when the disk is full: some segments of the log, and the
-/// flush of a memtable.
-const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 /// How often a full disk is looked at, and an append that found no room is tried again.
 const SPACE_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the engine does nothing between two steps when it is asked for nothing.
@@ -89,7 +86,7 @@ pub(crate) fn open(
         .map_err(|source| NodeError::Open { path: path(), source })?;
     let (log_sender, log_waiting) = mpsc::channel();
     let (engine_sender, engine_waiting) = mpsc::channel();
-    let log = LogWriter::new(log, vfs, RESERVE_BYTES);
+    let log = LogWriter::new(log, vfs, settings.disk_reserve_bytes);
     let log_thread = LogThread { log, waiting: log_waiting, replies: replies.clone(), later: None };
     let id = settings.id();
     let threads = [

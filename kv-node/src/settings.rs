@@ -12,6 +12,8 @@ use crate::error::NodeError;
 
 /// Longest name of a cluster: it travels in every handshake, which is short.
 const CLUSTER_NAME_BYTES_MAX: usize = 255;
+/// Bytes of a MiB.
+pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// What was typed, not checked yet.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct RawSettings {
     pub(crate) insecure: bool,
     /// Count of user shards.
     pub(crate) shard_count: u32,
+    /// Free space below which the disk counts as full, in bytes.
+    pub(crate) disk_reserve_bytes: u64,
 }
 
 impl From<StartArgs> for RawSettings {
@@ -51,6 +55,7 @@ impl From<StartArgs> for RawSettings {
             admin: args.admin,
             insecure: args.insecure,
             shard_count: args.shards,
+            disk_reserve_bytes: args.disk_reserve * MIB,
         }
     }
 }
@@ -73,6 +78,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Vec<SocketAddr>,
     /// Where it answers HTTP; empty for nowhere.
     pub(crate) admin: Vec<SocketAddr>,
+    /// Free space below which the disk counts as full, in bytes.
+    pub(crate) disk_reserve_bytes: u64,
 }
 
 impl Settings {
@@ -142,6 +149,7 @@ impl RawSettings {
             data_dir: self.data_dir,
             listen,
             admin,
+            disk_reserve_bytes: self.disk_reserve_bytes,
         })
     }
 
@@ -227,6 +235,7 @@ mod tests {
             advertise: None,
             cluster_name: "kv".into(),
             admin: None,
+            disk_reserve_bytes: 256 * MIB,
             insecure: false,
             shard_count: 16,
         }

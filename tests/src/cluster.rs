@@ -172,6 +172,8 @@ impl Cluster {
         let mut command = build::kv_node();
         command.args(["start", "--listen", &self.address(at), "--data-dir"]);
         command.arg(self.data_dir(at));
+        // A test writes little, and may run where not much is free.
+        command.args(["--disk-reserve", "64"]);
         command
     }
 
