@@ -173,6 +173,8 @@ async fn write(
 ) -> Result<(), ConnectionError> {
     while let Some(mut frames) = outgoing.recv().await {
         let mut count = 1;
+        // Others are about to send, too: one system call does for all.
+        tokio::task::yield_now().await;
         while frames.len() < WRITE_BYTES_MAX
             && let Ok(frame) = outgoing.try_recv()
         {

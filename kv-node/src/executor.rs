@@ -1,7 +1,7 @@
 //! The executor: owns the core, and is the only one to call it.
 //!
 //! One task waits for whatever comes next (answers of the log, frames of peers, requests of clients,
-//! the time), feeds all of that kind that wait into the node as one step, and carries out all outputs
+//! the time), feeds everything that waits by then into the node as one step, and carries out all outputs
 //! before the next. So the busier the node is, the more shares an append, a frame and a wake-up:
 //!
 //! ```text
@@ -86,6 +86,38 @@ pub(crate) struct Inbox {
     pub(crate) clients: mpsc::Receiver<ClientEvent>,
     /// From operators, who want to know the node's status.
     pub(crate) admin: mpsc::Receiver<oneshot::Sender<Status>>,
+}
+
+/// What has arrived since the last step.
+#[derive(Debug, Default)]
+struct Arrived {
+    inputs: Vec<Input>,
+    frames: Vec<PeerFrame>,
+    events: Vec<ClientEvent>,
+}
+
+impl Arrived {
+    fn store_replied(&mut self, replies: Vec<StorageReply>) {
+        self.inputs.extend(replies.into_iter().map(Input::Stored));
+    }
+
+    /// Takes what waits, but not more of a kind than one step bears.
+    fn take_waiting(&mut self, inbox: &mut Inbox, has_budget: bool) {
+        while let Ok(replies) = inbox.stored.try_recv() {
+            self.store_replied(replies);
+        }
+        while self.frames.len() < STEP_INPUT_MAX
+            && let Ok(frame) = inbox.peers.try_recv()
+        {
+            self.frames.push(frame);
+        }
+        while has_budget
+            && self.events.len() < STEP_INPUT_MAX
+            && let Ok(event) = inbox.clients.try_recv()
+        {
+            self.events.push(event);
+        }
+    }
 }
 
 /// What other tasks need to know of the node.
@@ -185,7 +217,7 @@ impl Executor {
     ) -> Result<(), NodeError> {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut alarm = std::pin::pin!(tokio::time::sleep_until(self.wake_at()));
-        let (mut frames, mut events) = (Vec::new(), Vec::new());
+        let mut arrived = Arrived::default();
         self.drain_outputs();
         self.feed_answers();
         loop {
@@ -202,22 +234,23 @@ impl Executor {
             }
             tokio::select! {
                 () = &mut shutdown => break,
-                () = &mut alarm => self.input(Input::Timeout),
-                Some(replies) = inbox.stored.recv() => {
-                    self.inputs(replies.into_iter().map(Input::Stored));
+                () = &mut alarm => arrived.inputs.push(Input::Timeout),
+                Some(replies) = inbox.stored.recv() => arrived.store_replied(replies),
+                Some((peer, state)) = inbox.links.recv() => {
+                    arrived.inputs.push(Input::Link { peer, state });
                 }
-                Some((peer, state)) = inbox.links.recv() => self.input(Input::Link { peer, state }),
-                1.. = inbox.peers.recv_many(&mut frames, STEP_INPUT_MAX) => {
-                    self.inputs(frames.drain(..).map(Input::Receive));
-                }
-                1.. = inbox.clients.recv_many(&mut events, STEP_INPUT_MAX), if has_budget => {
-                    self.on_clients(events.drain(..));
-                }
+                1.. = inbox.peers.recv_many(&mut arrived.frames, STEP_INPUT_MAX) => {}
+                1.. = inbox.clients.recv_many(&mut arrived.events, STEP_INPUT_MAX), if has_budget => {}
                 Some(reply) = inbox.admin.recv() => {
                     // Who asked may have gone.
                     let _ = reply.send(self.node.status());
+                    continue;
                 }
             }
+            // The sockets that are ready are read first: what they bring belongs to the same step.
+            tokio::task::yield_now().await;
+            arrived.take_waiting(&mut inbox, has_budget);
+            self.on_arrived(&mut arrived);
         }
         self.disk.into_iter().for_each(Disk::close);
         Ok(())
@@ -264,36 +297,34 @@ impl Executor {
         has_budget
     }
 
-    fn on_clients(&mut self, events: impl Iterator<Item = ClientEvent>) {
-        let mut requests = Vec::new();
-        for event in events {
-            match event {
-                ClientEvent::Opened { connection, client } => {
-                    self.clients.insert(connection, client);
-                }
-                ClientEvent::Closed { connection } => {
-                    self.clients.remove(&connection);
-                }
-                ClientEvent::Request { connection, frame, slot, _bytes } => {
-                    self.handle_count += 1;
-                    let handle = RequestHandle(self.handle_count);
-                    let RequestFrame { correlation, body } = frame;
-                    self.waiting.insert(handle, Waiting { connection, correlation, _slot: slot });
-                    requests.push(Input::Request { handle, body });
-                }
-            }
+    fn on_arrived(&mut self, arrived: &mut Arrived) {
+        arrived.inputs.extend(arrived.frames.drain(..).map(Input::Receive));
+        for event in arrived.events.drain(..) {
+            arrived.inputs.extend(self.on_client(event));
         }
-        self.inputs(requests);
-    }
-
-    fn input(&mut self, input: Input) {
-        self.inputs([input]);
-    }
-
-    fn inputs(&mut self, inputs: impl IntoIterator<Item = Input>) {
-        self.node.handle_all(self.clock.now(), inputs);
+        self.node.handle_all(self.clock.now(), arrived.inputs.drain(..));
         self.drain_outputs();
         self.feed_answers();
+    }
+
+    fn on_client(&mut self, event: ClientEvent) -> Option<Input> {
+        match event {
+            ClientEvent::Opened { connection, client } => {
+                self.clients.insert(connection, client);
+                None
+            }
+            ClientEvent::Closed { connection } => {
+                self.clients.remove(&connection);
+                None
+            }
+            ClientEvent::Request { connection, frame, slot, _bytes } => {
+                self.handle_count += 1;
+                let handle = RequestHandle(self.handle_count);
+                let RequestFrame { correlation, body } = frame;
+                self.waiting.insert(handle, Waiting { connection, correlation, _slot: slot });
+                Some(Input::Request { handle, body })
+            }
+        }
     }
 
     fn feed_answers(&mut self) {

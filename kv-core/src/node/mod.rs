@@ -233,7 +233,7 @@ impl Node {
         self.handle_all(now, [input]);
     }
 
-    /// Takes several inputs of one kind, in order, as one step: what they ask for leaves together,
+    /// Takes several inputs, in order, as one step: what they ask for leaves together,
     /// in one append and one frame per peer. As total as [`Node::handle`].
     pub fn handle_all(&mut self, now: Instant, inputs: impl IntoIterator<Item = Input>) {
         self.now = self.now.max(now);
