@@ -27,8 +27,14 @@ pub struct NodeConfig {
     pub replica_count: Option<u32>,
     /// Timers.
     pub timings: Timings,
-    /// What each replica keeps.
+    /// How much each replica has on its way.
     pub limits: Limits,
+    /// Bytes of a replica's log that are kept for members who are behind, beyond what the node needs
+    /// itself; in memory, too. Who lacks more gets a snapshot. Default 8 MiB.
+    pub slack_bytes: usize,
+    /// The same for all replicas of the node together: each has an equal share, if that is less.
+    /// Default 256 MiB.
+    pub node_slack_bytes: usize,
     /// Gossip and failure detection.
     pub gossip: GossipConfig,
 }
@@ -44,6 +50,8 @@ impl NodeConfig {
             replica_count: None,
             timings: Timings::default(),
             limits: Limits::default(),
+            slack_bytes: 8 * 1024 * 1024,
+            node_slack_bytes: 256 * 1024 * 1024,
             gossip: GossipConfig::default(),
         }
     }

@@ -531,18 +531,25 @@ impl Node {
     /// is far more than the slack: a node without room has nothing more to flush.
     fn release_late(&mut self, shard: ShardId) {
         if let Some(replica) = self.replicas.get(&shard)
-            && replica.group.is_release_due(replica.flushed)
+            && replica.group.is_release_due(replica.flushed, self.slack_bytes())
         {
             self.release(shard);
         }
     }
 
     fn release(&mut self, shard: ShardId) {
+        let slack_bytes = self.slack_bytes();
         if let Some(replica) = self.replicas.get_mut(&shard)
-            && let Some(floor) = replica.group.release(replica.flushed)
+            && let Some(floor) = replica.group.release(replica.flushed, slack_bytes)
         {
             self.outbox.push(Output::Store(StorageRequest::Release { shard, floor }));
         }
+    }
+
+    /// What each replica's log may keep for members who are behind.
+    fn slack_bytes(&self) -> usize {
+        let share = self.config.node_slack_bytes / self.replicas.len().max(1);
+        self.config.slack_bytes.min(share)
     }
 
     fn on_appended(&mut self, id: AppendId, written: Vec<(ShardId, LogId)>) {

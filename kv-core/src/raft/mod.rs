@@ -40,7 +40,7 @@
 //! A log does not grow for ever. Once the applied state is durable without them, entries are
 //! released ([`Group::release`]) and the log goes on behind its floor: those that *every* voter
 //! holds durably, because none of them will need them sent again, and of the others all but the
-//! last [`Limits::slack_bytes`]. The leader sees from the acknowledgements what all hold and tells
+//! some more, the *slack*. The leader sees from the acknowledgements what all hold and tells
 //! the others (`held_by_all`); a follower repeats what it knows, so that also an idle group learns
 //! it. A member that lacks released entries gets a snapshot ([`snapshot`]).
 //!
@@ -145,9 +145,6 @@ pub struct GroupConfig {
 /// How much a group keeps in memory and on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of the log that are kept for members who are behind, beyond what this replica needs
-    /// itself. Who lacks more gets a snapshot. Default 8 MiB.
-    pub slack_bytes: usize,
     /// Bytes that a leader proposes beyond what is committed: what a leader without a majority
     /// keeps in memory. Default 64 MiB.
     pub uncommitted_bytes_max: usize,
@@ -155,7 +152,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { slack_bytes: 8 * 1024 * 1024, uncommitted_bytes_max: 64 * 1024 * 1024 }
+        Self { uncommitted_bytes_max: 64 * 1024 * 1024 }
     }
 }
 
@@ -526,10 +523,11 @@ impl Group {
     }
 
     /// Forgets entries that the applied state, durable without the log up to `flushed`, has: those
-    /// that every voter holds, and beyond the slack also others. Returns the new floor if it rose.
-    pub fn release(&mut self, flushed: LogIndex) -> Option<LogId> {
+    /// that every voter holds, and also others as far as `slack_bytes` of payloads are left, for who
+    /// lacks more gets a snapshot. Returns the new floor if it rose.
+    pub fn release(&mut self, flushed: LogIndex, slack_bytes: usize) -> Option<LogId> {
         let durable = flushed.min(self.applied).min(self.log.persisted());
-        let beyond_slack = self.log.index_before_last(self.config.limits.slack_bytes, durable);
+        let beyond_slack = self.log.index_before_last(slack_bytes, durable);
         let index = self.held_by_all.min(durable).max(beyond_slack);
         let index = self.pinned.map_or(index, |pinned| index.min(pinned));
         if index <= self.log.floor().index || self.installing.is_some() {
@@ -543,10 +541,10 @@ impl Group {
     }
 
     /// Whether [`Group::release`] has something to give up that makes the effort worth while.
-    pub fn is_release_due(&self, flushed: LogIndex) -> bool {
+    pub fn is_release_due(&self, flushed: LogIndex, slack_bytes: usize) -> bool {
         let floor = self.log.floor().index;
         let is_held = flushed > floor && flushed <= self.held_by_all;
-        is_held || (flushed > floor && self.log.bytes() / 2 > self.config.limits.slack_bytes)
+        is_held || (flushed > floor && self.log.bytes() / 2 > slack_bytes)
     }
 
     /// Up to where this replica may count and tell its own log: as far as it is durable.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError};
 use kv_core::id::{NodeId, Round};
-use kv_core::node::{Event, Input};
+use kv_core::node::{Event, Input, NodeConfig};
 use kv_core::op::{Expect, Value, WriteOp, WriteResult};
 use kv_core::storage::StorageReply;
 use kv_core::wire::{ClientReply, PeerMessage, Refusal};
@@ -174,4 +174,28 @@ fn what_was_flushed_before_all_held_it_is_released_when_they_do() {
         let (floor, last) = cluster.stored_log(id, SHARD);
         assert_eq!(floor, last, "without another flush");
     }
+}
+
+#[test]
+fn what_is_kept_for_the_absent_is_shared_by_all_replicas_of_the_node() {
+    let (mut cluster, _, _) = formed(3);
+    let ids: Vec<_> = (1..=3).map(NodeId).collect();
+    let replica_count = cluster.node(ids[0]).status().shards.len();
+    for id in &ids {
+        cluster.stop(*id);
+        let config = cluster.config(*id);
+        let node_slack_bytes = 1_000 * replica_count;
+        cluster.start_with(*id, NodeConfig { node_slack_bytes, ..config });
+    }
+    cluster.run(Duration::from_secs(5));
+    let leader = cluster.leader(SHARD).unwrap();
+    let absent = ids.iter().find(|id| **id != leader).unwrap();
+    cluster.stop(*absent);
+    for _ in 0..10 {
+        assert!(cluster.call(put_of_shard(&"x".repeat(600))).is_ok());
+    }
+    cluster.run(Duration::from_secs(1));
+    cluster.flush(leader);
+    let (floor, last) = cluster.stored_log(leader, SHARD);
+    assert_eq!(last.index.0 - floor.index.0, 2, "a thousand bytes, and whole entries");
 }

@@ -107,6 +107,7 @@ struct Script {
     cut: BTreeSet<NodeId>,
     boot_count: u64,
     limits: Limits,
+    slack_bytes: usize,
     /// Who the group began with.
     initial: BTreeSet<NodeId>,
     /// What was applied anywhere.
@@ -118,7 +119,7 @@ struct Script {
 
 /// Runs a script and returns it with every effect below the command that caused it.
 pub(crate) fn run(script: &str) -> String {
-    let mut runner = Script::default();
+    let mut runner = Script { slack_bytes: usize::MAX, ..Script::default() };
     for line in script.lines() {
         writeln!(runner.out, "{line}").unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -147,7 +148,7 @@ impl Script {
         let rest = &words[1..];
         match words[0] {
             "group" => self.start_group(rest[0].parse().unwrap()),
-            "slack" => self.limits.slack_bytes = rest[0].parse().unwrap(),
+            "slack" => self.slack_bytes = rest[0].parse().unwrap(),
             "uncommitted" => self.limits.uncommitted_bytes_max = rest[0].parse().unwrap(),
             "node" => self.add_node(node(rest[0]), false),
             "change" => self.change(node(rest[0]), &rest[1..]),
@@ -422,7 +423,7 @@ impl Script {
         replica.disk.0.applied = replica.applied;
         replica.disk.0.configuration = replica.configuration.clone();
         let group = replica.group.as_mut().unwrap();
-        if let Some(floor) = group.release(replica.applied.index) {
+        if let Some(floor) = group.release(replica.applied.index, self.slack_bytes) {
             writeln!(self.out, "    {} releases up to {floor}", label(id, group)).unwrap();
             replica.disk.release(floor);
         }
