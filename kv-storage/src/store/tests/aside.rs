@@ -71,7 +71,17 @@ fn damaged_directory_of_a_member_is_set_aside_and_begun_anew_until_it_is_repaire
 #[test]
 fn what_a_running_node_found_sets_aside_a_directory_that_looks_whole() {
     let (disk, before) = member();
+    let in_tree = |disk: &SimDisk| {
+        let all = files(disk).into_iter();
+        all.filter_map(|(name, bytes)| Some((name.strip_prefix("tree/")?.to_owned(), bytes)))
+    };
+    let tree: Vec<_> = in_tree(&disk).collect();
+    assert_ne!(tree, [], "there is a manifest at least");
     let opened = open_told(&disk).unwrap();
+    for (name, bytes) in tree {
+        let aside = (format!("{ASIDE_PREFIX}0-{name}"), bytes);
+        assert!(in_tree(&disk).any(|file| file == aside), "{name}");
+    }
     assert_eq!(opened.recovered.damage, None, "the node knows");
     assert!(opened.recovered.groups.is_empty());
     let repair = Repair { damage: told(), is_set_aside: true };
