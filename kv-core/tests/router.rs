@@ -263,6 +263,25 @@ fn member_that_has_moved_is_found_by_a_newer_map() {
     assert!(harness.sent().to.0.ends_with('\''), "the old addresses are given up");
 }
 
+/// The member that led was removed, its disk was emptied, and the node that begins there wants to
+/// join: it knows nothing until somebody else lets it.
+#[test]
+fn node_that_is_not_ready_is_not_taken_for_the_leader_any_more() {
+    let mut harness = Harness::ready();
+    harness.call(put());
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        let sent = harness.sent();
+        if sent.to != Address("n1".into()) {
+            return;
+        }
+        asked.push(sent.body.clone());
+        harness.reply(&sent, ClientReply::Refused(Refusal::NotReady));
+        harness.wait();
+    }
+    panic!("only n1 was asked: {asked:?}");
+}
+
 #[test]
 fn call_that_waits_for_a_session_says_what_the_session_waits_for() {
     let config = RouterConfig::new(vec![Address("n1".into())]);

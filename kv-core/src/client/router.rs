@@ -172,7 +172,7 @@ impl Router {
         self.finish(id, Err(error));
     }
 
-    /// No answer came, or none can come: whoever was asked is no longer taken for the leader.
+    /// No answer came, or none can come, or the node knows nothing: whoever was asked is no longer taken for the leader.
     fn on_attempt_failed(&mut self, id: CallId) {
         let shard_count = self.map.as_ref().map_or(1, ClusterMap::shard_count);
         if let Some(shard) = self.jobs.get(&id).and_then(|job| job.shard(shard_count)) {
@@ -377,10 +377,12 @@ impl Router {
         match refusal {
             Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
             Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, *entry),
-            Refusal::NotReady
-            | Refusal::Overloaded
-            | Refusal::Malformed { .. }
-            | Refusal::Unanswered { .. } => self.pause(id),
+            // Perhaps it never will be: whoever led from that address may be gone, and another node
+            // have begun there.
+            Refusal::NotReady => self.on_attempt_failed(id),
+            Refusal::Overloaded | Refusal::Malformed { .. } | Refusal::Unanswered { .. } => {
+                self.pause(id)
+            }
             Refusal::Damaged { node, .. } => {
                 self.leaders.retain(|_, leader| *leader != node);
                 if let Some(job) = self.jobs.get_mut(&id) {
