@@ -92,6 +92,8 @@ mutants! {
     ChangeBeforeOwnTerm = "change-before-own-term",
     /// A node becomes a voter that lacks most of the log.
     VoterNotCaughtUp = "voter-not-caught-up",
+    /// Whom gossip calls down is no voter any more, though no log says so.
+    GossipDecidesPlacement = "gossip-decides-placement",
     /// A replica that lost its data counts as soon as it is back, with whatever any peer makes of it.
     RepairFromStalePeer = "repair-from-stale-peer",
 

@@ -22,9 +22,11 @@ use core::time::Duration;
 use super::status::PeerStatus;
 use super::{Event, Node, Output};
 use crate::gossip::{
-    self, Gossip, GossipMessage, Introduction, Load, Release, ShardLead, detector::PHI_MAX,
+    self, Gossip, GossipMessage, Introduction, Load, MemberState, Release, ShardLead,
+    detector::PHI_MAX,
 };
 use crate::id::{Address, Generation, LogIndex, NodeId, ShardId};
+use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 use crate::wire::{MapMessage, PROTOCOL_VERSION, PeerMessage};
 
@@ -133,6 +135,10 @@ impl Node {
                     }
                 }
                 gossip::Output::Changed { node, state } => {
+                    let is_down = state == MemberState::Down;
+                    if is_down && mutants::is_active(Mutant::GossipDecidesPlacement) {
+                        self.replicas.values_mut().for_each(|it| it.group.leave_out(node));
+                    }
                     self.outbox.push(Output::Event(Event::PeerChanged { node, state }));
                 }
                 gossip::Output::Moved { node, address } => self.on_moved(node, address),

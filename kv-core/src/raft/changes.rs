@@ -192,6 +192,14 @@ impl Group {
         }
     }
 
+    /// The planted bug [`Mutant::GossipDecidesPlacement`]: `node` is no voter any more.
+    pub(crate) fn leave_out(&mut self, node: NodeId) {
+        let Configurations { base, appended } = &mut self.configurations;
+        let current = appended.last_mut().map_or(base, |(_, configuration)| configuration);
+        current.voters.remove(&node);
+        current.outgoing.remove(&node);
+    }
+
     /// A snapshot replaced the log: forgets what its entries configured.
     pub(super) fn restore_configuration(&mut self, now: Instant, base: Configuration) {
         self.configurations = Configurations { base, appended: Vec::new() };

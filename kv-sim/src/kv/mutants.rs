@@ -154,6 +154,12 @@ pub(super) const ALL: &[Mutant] = &[
         check: "same-entries",
     },
     Mutant {
+        id: Core::GossipDecidesPlacement.id(),
+        summary: "whom gossip calls down is no voter any more",
+        scenario: "sim-scenarios/zoo/long-partition.toml",
+        check: "same-entries",
+    },
+    Mutant {
         id: Core::SessionTableIgnored.id(),
         summary: "a retried request runs again",
         scenario: "sim-scenarios/smoke/lossy-network.toml",
