@@ -111,6 +111,9 @@ mutants! {
     ReadBeforeOwnTerm = "read-before-own-term",
     /// A read does not wait until what it must see is applied (thesis 6.4, step 4).
     ReadBeforeApplied = "read-before-applied",
+    /// A lease is as long as the time for which voters refuse others, as if all clocks ran equally
+    /// fast.
+    LeaseIgnoresDrift = "lease-ignores-drift",
 }
 
 impl Mutant {

@@ -21,6 +21,8 @@
 //!   the others.
 //! - `alive n` lets the others hear that `n` leads, and `n` hear them. `heartbeat n` lets leader
 //!   `n` repair what was lost.
+//! - `leases`, before `group`, lets leaders read by leases; `lease n` prints whether `n` may hold
+//!   one as far as the group can tell. `lost n m` ends the connection of `n` to its leader `m`.
 //! - `read-index n` prints from which index on `n` may serve a read that arrives now.
 //! - `crash n` loses what is not durable, `restart n` comes back with what is.
 //! - `lose n` empties the disk of a crashed node, which starts suspect then.

@@ -74,6 +74,15 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u64).range(DISK_RESERVE_MIB_MIN..=1_048_576))]
     pub(crate) disk_reserve: u64,
+    /// Let leaders read by a lease, without asking the others for each batch of reads. The same on
+    /// each node, also on those that join; changed only while all are stopped. A read may be stale if
+    /// a clock is worse than --clock-drift-max-ppm says, or if the machine of a node is suspended and
+    /// resumed.
+    #[arg(long)]
+    pub(crate) leader_lease: bool,
+    /// By how much the monotonic clock of any node may run fast or slow, in parts per million.
+    #[arg(long, value_name = "PPM", default_value_t = 10_000, requires = "leader_lease")]
+    pub(crate) clock_drift_max_ppm: u32,
 }
 
 /// A data directory to examine.

@@ -65,6 +65,7 @@ fn settings(args: &DevArgs, root: &Path, id: u16) -> RawSettings {
         disk_reserve_bytes: DISK_RESERVE_MIB_MIN * MIB,
         insecure: false,
         shard_count: 16,
+        lease: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use kv_core::cluster::Identity;
 use kv_core::id::{Address, NodeId};
-use kv_core::node::NodeConfig;
+use kv_core::node::{LeaseConfig, NodeConfig};
 
 use crate::args::StartArgs;
 use crate::error::NodeError;
@@ -40,6 +40,8 @@ pub(crate) struct RawSettings {
     pub(crate) shard_count: u32,
     /// Free space below which the disk counts as full, in bytes.
     pub(crate) disk_reserve_bytes: u64,
+    /// Whether leaders read by leases, and how bad clocks may be.
+    pub(crate) lease: Option<LeaseConfig>,
 }
 
 impl From<StartArgs> for RawSettings {
@@ -56,6 +58,9 @@ impl From<StartArgs> for RawSettings {
             insecure: args.insecure,
             shard_count: args.shards,
             disk_reserve_bytes: args.disk_reserve * MIB,
+            lease: args
+                .leader_lease
+                .then_some(LeaseConfig { drift_max_ppm: args.clock_drift_max_ppm }),
         }
     }
 }
@@ -80,6 +85,8 @@ pub(crate) struct Settings {
     pub(crate) admin: Vec<SocketAddr>,
     /// Free space below which the disk counts as full, in bytes.
     pub(crate) disk_reserve_bytes: u64,
+    /// Whether leaders read by leases, and how bad clocks may be.
+    pub(crate) lease: Option<LeaseConfig>,
 }
 
 impl Settings {
@@ -104,7 +111,8 @@ impl Settings {
         if peers.iter().all(|(peer, _)| *peer != identity.node) {
             peers.push((identity.node, self.address.clone()));
         }
-        NodeConfig::new(identity.node, &self.cluster_name, peers)
+        let config = NodeConfig::new(identity.node, &self.cluster_name, peers);
+        NodeConfig { lease: self.lease, ..config }
     }
 }
 
@@ -150,6 +158,7 @@ impl RawSettings {
             listen,
             admin,
             disk_reserve_bytes: self.disk_reserve_bytes,
+            lease: self.lease,
         })
     }
 
@@ -158,6 +167,7 @@ impl RawSettings {
         let (id, peers) = (NodeId(self.id?), parse_peers(self.peers.as_ref()?, mistakes));
         let mut config = NodeConfig::new(id, &self.cluster_name, peers);
         config.shard_count = self.shard_count;
+        config.lease = self.lease;
         // A list that does not parse would only repeat itself as missing peers.
         if mistakes.is_empty()
             && let Err(errors) = config.validate()
@@ -223,6 +233,8 @@ fn resolve(
 
 #[cfg(test)]
 mod tests {
+    use kv_core::id::Incarnation;
+
     use super::*;
 
     fn raw() -> RawSettings {
@@ -238,6 +250,7 @@ mod tests {
             disk_reserve_bytes: 256 * MIB,
             insecure: false,
             shard_count: 16,
+            lease: None,
         }
     }
 
@@ -303,5 +316,27 @@ mod tests {
     #[test]
     fn the_core_has_its_say() {
         check(RawSettings { id: Some(9), shard_count: 3, ..raw() }, &["itself", "power of two"]);
+        let lease = Some(LeaseConfig { drift_max_ppm: 600_000 });
+        check(RawSettings { lease, ..raw() }, &["parts per million"]);
+    }
+
+    #[test]
+    fn leases_hold_for_founders_and_for_who_joined() {
+        let identity = Identity {
+            cluster_name: "kv".into(),
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            cluster: None,
+            map: None,
+            life: 0,
+            repair: None,
+        };
+        let lease = Some(LeaseConfig { drift_max_ppm: 7 });
+        for lease in [None, lease] {
+            for raw in [raw(), RawSettings { id: None, peers: None, ..raw() }] {
+                let settings = RawSettings { lease, ..raw }.check().unwrap();
+                assert_eq!(settings.config_of(&identity).lease, lease, "{settings:?}");
+            }
+        }
     }
 }

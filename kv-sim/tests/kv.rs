@@ -107,3 +107,34 @@ fn mutants_need_their_build() {
         assert!(told.contains("--features mutants"), "{told}");
     }
 }
+
+/// Whether a run of this scenario fails, which may only be for stale reads.
+fn has_stale_reads(path: &Path, seed: u64) -> bool {
+    let path = path.to_str().unwrap();
+    let output = kv_sim(&["--seed", &seed.to_string(), path, "--json"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let failed = |check: &&serde_json::Value| check["verdict"] == "fail";
+    let failed: Vec<_> = report["checks"].as_array().unwrap().iter().filter(failed).collect();
+    assert_eq!(output.status.code(), Some(i32::from(!failed.is_empty())), "{report}");
+    failed.iter().for_each(|check| assert_eq!(check["name"], "linearizability", "{check}"));
+    !failed.is_empty()
+}
+
+/// The negative control of the promise of leases. Within the bound of drift no seed may fail, which
+/// sweeps see to; beyond it some must, or the faults of that scenario show nothing.
+#[test]
+fn rule_a17_stale_reads_by_leases_are_found_on_clocks_that_are_worse_than_allowed() {
+    let control =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../sim-scenarios/control/lease-beyond-bound.toml");
+    let seed = (0..100).find(|seed| has_stale_reads(Path::new(control), *seed));
+    let seed = seed.expect("100 seeds are enough");
+    let text = std::fs::read_to_string(control).unwrap();
+    let (beyond, within) = ("lease_drift_max_ppm = 10000\n", "lease_drift_max_ppm = 500000\n");
+    assert!(text.contains(beyond));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lease-within-bound.toml");
+    std::fs::write(&path, text.replace(beyond, within)).unwrap();
+    for seed in 0..=seed {
+        assert!(!has_stale_reads(&path, seed), "only the bound differs");
+    }
+}

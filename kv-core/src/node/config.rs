@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::cluster::SHARD_COUNT_MAX;
 use crate::gossip::{GossipConfig, GossipConfigError};
 use crate::id::{Address, NodeId};
-use crate::raft::{Limits, Timings};
+use crate::raft::{LeaseConfig, Limits, Timings};
 
 /// A node's configuration. `cluster_name`, `peers`, `shard_count` and `replica_count` must be equal
 /// on all nodes when the cluster is formed; afterwards what was formed holds, and the others are
@@ -27,6 +27,9 @@ pub struct NodeConfig {
     pub replica_count: Option<u32>,
     /// Timers.
     pub timings: Timings,
+    /// Reads by lease; none: every read waits for a confirmation. Default none. Must be equal on all
+    /// nodes: one without it may help to depose a leader that relies on it.
+    pub lease: Option<LeaseConfig>,
     /// How much each replica has on its way.
     pub limits: Limits,
     /// Bytes of a replica's log that are kept for members who are behind, beyond what the node needs
@@ -49,6 +52,7 @@ impl NodeConfig {
             shard_count: 16,
             replica_count: None,
             timings: Timings::default(),
+            lease: None,
             limits: Limits::default(),
             slack_bytes: 8 * 1024 * 1024,
             node_slack_bytes: 256 * 1024 * 1024,
@@ -99,6 +103,11 @@ impl NodeConfig {
         {
             errors.push(ConfigError::Timings { timings: self.timings });
         }
+        if let Some(LeaseConfig { drift_max_ppm }) = self.lease
+            && drift_max_ppm > LeaseConfig::DRIFT_MAX_PPM
+        {
+            errors.push(ConfigError::Lease { drift_max_ppm });
+        }
         let gossip = self.gossip.validate().err().map(|errors| errors.0);
         errors.extend(gossip.into_iter().flatten().map(ConfigError::Gossip));
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
@@ -138,6 +147,14 @@ pub enum ConfigError {
         replica_count: u32,
         /// The number of nodes.
         peer_count: u32,
+    },
+    /// No lease lasts with such clocks.
+    #[error(
+        "leases take clocks that drift by at most 500000 parts per million, not {drift_max_ppm}"
+    )]
+    Lease {
+        /// The drift.
+        drift_max_ppm: u32,
     },
     /// The data directory belongs to another node or cluster.
     #[error(

@@ -5,6 +5,7 @@
 //! confirmed a round that began after the read arrived (ReadIndex, Raft thesis 6.4). Reads that
 //! arrive while a round is out share the next one.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::mem;
 
@@ -17,6 +18,10 @@ use crate::wire::{Confirmation, Lead, PeerMessage};
 /// A round that reads wait for is given up after this part of a heartbeat, so that one dead peer or
 /// lost message delays the reads of no other shard for long.
 const ROUNDS_PER_HEARTBEAT_MAX: u32 = 8;
+
+/// Rounds whose begin is remembered: as many as can be out at a time. Who confirms an older one gives
+/// no lease.
+const HISTORY_MAX: usize = 64;
 
 /// What a node says about a leadership that a peer claims.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +44,35 @@ pub(super) struct Rounds {
     /// The last round that was begun.
     pub(super) begun: Round,
     begun_at: Instant,
+    /// When the last rounds were begun, for leases, the oldest first.
+    history: VecDeque<(Round, Instant)>,
     /// When the next sign of life is due; none while the node leads nothing.
     pub(super) heartbeat_at: Option<Instant>,
 }
 
 impl Rounds {
     pub(super) fn new(boot: u64) -> Self {
-        Self { boot, begun: Round(0), begun_at: Instant::ZERO, heartbeat_at: None }
+        Self {
+            boot,
+            begun: Round(0),
+            begun_at: Instant::ZERO,
+            history: VecDeque::new(),
+            heartbeat_at: None,
+        }
+    }
+
+    fn begin(&mut self, round: Round, now: Instant) {
+        (self.begun, self.begun_at) = (round, now);
+        self.history.push_back((round, now));
+        if self.history.len() > HISTORY_MAX {
+            self.history.pop_front();
+        }
+    }
+
+    /// When `round` was begun, if that is not long ago.
+    pub(super) fn begun_at(&self, round: Round) -> Option<Instant> {
+        let at = self.history.binary_search_by_key(&round, |(round, _)| *round).ok()?;
+        Some(self.history[at].1)
     }
 }
 
@@ -131,8 +158,7 @@ impl Node {
     }
 
     fn begin_round(&mut self) {
-        self.rounds.begun = self.next_round();
-        self.rounds.begun_at = self.now;
+        self.rounds.begin(self.next_round(), self.now);
         for (peer, link) in &self.links {
             if let Some(confirm) = link.confirm(self.rounds.boot, self.rounds.begun) {
                 self.outbox.send(*peer, confirm);

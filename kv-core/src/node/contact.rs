@@ -19,7 +19,8 @@
 //!
 //! What the links know reaches a group before it decides by it ([`Node::sync_contact`]): before its
 //! deadline is handled, before it answers who asks for a vote, and before it hands its leadership
-//! over.
+//! over. With leases (see [`lease`](super::lease)) also before any other message for it is looked
+//! at, which may end what it knows of its leader.
 
 use alloc::vec::Vec;
 use core::time::Duration;

@@ -71,6 +71,7 @@ impl Node {
             me: self.config.id,
             configuration,
             timings: self.config.timings,
+            has_leases: self.config.lease.is_some(),
             limits: self.config.limits,
             life: self.identity.life,
         };
@@ -134,6 +135,11 @@ impl Node {
         let me = self.config.id;
         let members = map.members.iter().filter(|member| member.id != me);
         let members: Vec<_> = members.map(|member| (member.id, member.incarnation)).collect();
+        // What a link knows is lost with it.
+        let left = self.links.iter();
+        let left = left.filter(|(node, link)| !members.contains(&(**node, link.incarnation)));
+        let led: Vec<_> = left.flat_map(|(_, link)| link.their_shards()).collect();
+        led.into_iter().for_each(|shard| self.sync_contact(shard));
         self.links.retain(|node, link| members.contains(&(*node, link.incarnation)));
         for (node, incarnation) in members {
             self.links.entry(node).or_insert_with(|| Link::new(incarnation));

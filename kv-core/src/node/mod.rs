@@ -38,6 +38,7 @@ mod formation;
 mod forward;
 mod hints;
 mod io;
+mod lease;
 mod link;
 mod membership;
 mod moves;
@@ -52,7 +53,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::mem;
 
-pub use crate::raft::{Limits, Timings};
+pub use crate::raft::{LeaseConfig, Limits, Timings};
 pub use config::{ConfigError, ConfigErrors, NodeConfig};
 pub use io::{Budget, Event, IgnoreReason, Input, LinkState, Output, TimerReason};
 pub use status::{PeerStatus, ShardStatus, Status};
@@ -61,13 +62,12 @@ use crate::cluster::{ClusterMap, Identity};
 use crate::id::{AppendId, Epoch, LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
 use crate::machine::{Command, MetaCommand};
 use crate::mutants::{self, Mutant};
-use crate::op::Found;
 use crate::raft::Role;
 use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{
-    Append, GroupWrite, HardState, LogCounters, ReadError, Recovered, RecoveredGroup,
-    StorageDamage, StorageReply, StorageRequest,
+    Append, GroupWrite, HardState, LogCounters, Recovered, RecoveredGroup, StorageDamage,
+    StorageReply, StorageRequest,
 };
 use crate::time::Instant;
 use crate::wire::{
@@ -77,6 +77,7 @@ use confirm::Rounds;
 use formation::Formation;
 use forward::Forwards;
 use hints::Hints;
+use lease::LeaseRead;
 use link::Link;
 use membership::Removing;
 use outbox::{Outbox, Sender};
@@ -155,6 +156,8 @@ pub struct Node {
     placing: BTreeMap<ShardId, (Term, Epoch, Instant)>,
     /// When the appends that are not durable yet were handed out.
     appends_begun: BTreeMap<AppendId, Instant>,
+    /// Reads that the store works on by the word of a lease.
+    lease_reads: BTreeMap<RequestHandle, LeaseRead>,
     /// Until then the disk counts as slow.
     slow_until: Instant,
     /// What other members tell; none while the node does not run.
@@ -211,6 +214,7 @@ impl Node {
             map_told_at: Instant::ZERO,
             placing: BTreeMap::new(),
             appends_begun: BTreeMap::new(),
+            lease_reads: BTreeMap::new(),
             slow_until: Instant::ZERO,
             hints: None,
         };
@@ -229,6 +233,7 @@ impl Node {
     }
 
     /// Takes one input. Total: never fails, never blocks. Drain [`Node::poll_output`] afterwards.
+    /// `now` is read after the input has arrived: what a voter promises must not begin before.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.handle_all(now, [input]);
     }
@@ -455,7 +460,8 @@ impl Node {
                 if matches!(message, RaftMessage::Append { .. }) {
                     self.add_empty_replica(shard);
                 }
-                if matches!(message, RaftMessage::Vote { .. }) {
+                // Any message may end what this replica knows of a leader that holds a lease.
+                if matches!(message, RaftMessage::Vote { .. }) || self.config.lease.is_some() {
                     self.sync_contact(shard);
                 }
                 if let Some(replica) = self.replicas.get_mut(&shard) {
@@ -501,19 +507,6 @@ impl Node {
             }
             StorageReply::SnapshotInstalled { id, state } => self.on_snapshot_installed(id, state),
             StorageReply::ShardRemoved { shard } => self.on_shard_removed(shard),
-        }
-    }
-
-    fn on_read(&mut self, handle: RequestHandle, result: Result<Option<Found>, ReadError>) {
-        match result {
-            Ok(found) => self.reply(handle, ClientReply::Read(found)),
-            Err(ReadError::Damaged(damage)) => {
-                self.become_suspect(damage);
-                self.refuse_damaged(handle.into());
-            }
-            Err(error @ ReadError::NotApplied { .. }) => {
-                panic!("a read is handed out only when its index is applied: {error}")
-            }
         }
     }
 

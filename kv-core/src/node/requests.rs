@@ -4,9 +4,10 @@ use alloc::boxed::Box;
 use alloc::string::String;
 
 use super::forward::Asker;
+use super::lease::LeaseRead;
 use super::replica::{PendingWrite, WaitingRead};
 use super::{Node, Output};
-use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Timestamp};
+use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, Round, SessionId, ShardId, Timestamp};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
@@ -180,7 +181,7 @@ impl Node {
         Ok(())
     }
 
-    fn start_read(
+    pub(super) fn start_read(
         &mut self,
         shard: ShardId,
         handle: RequestHandle,
@@ -210,10 +211,15 @@ impl Node {
     /// Lets go the reads of `shard` that may be served.
     pub(super) fn serve_reads(&mut self, shard: ShardId) {
         let confirmed = self.confirmed_round(shard);
+        let has_lease = self.has_lease(shard);
+        let released = if has_lease { Round(u64::MAX) } else { confirmed };
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
-        for WaitingRead { handle, key, index, .. } in replica.take_ready_reads(confirmed) {
+        for WaitingRead { handle, key, round, index } in replica.take_ready_reads(released) {
+            if round > confirmed {
+                self.lease_reads.insert(handle, LeaseRead { shard, key: key.clone() });
+            }
             let timestamp = Timestamp::MAX;
             let read = Read { handle, shard, at_least: index, timestamp, key };
             self.outbox.push(Output::Store(StorageRequest::Read(read)));

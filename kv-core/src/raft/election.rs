@@ -58,22 +58,16 @@ impl Group {
     /// the replica campaigns.
     ///
     /// Only the waiting is left out. Whoever still hears the leader refuses, so that a leader whom a
-    /// majority hears stays, and a term begins only with a majority of pre-votes.
+    /// majority hears stays, and a term begins only with a majority of pre-votes. With leases it is
+    /// the waiting that counts, whatever becomes of connections.
     pub fn on_leader_lost(&mut self, now: Instant, peer: NodeId) -> bool {
         let follows = matches!(self.state, State::Follower) && self.leader == Some(peer);
-        if !follows || !self.may_distrust_leader() {
+        if !follows || self.config.has_leases {
             return false;
         }
         self.leader = None;
         self.hasty_campaigns = HASTY_CAMPAIGN_MAX;
         self.reset_election_timeout(now);
-        true
-    }
-
-    /// Whether a leader whose connection broke off may be taken for gone. Votes do not depend on time
-    /// here, so it may always. NB: a follower that has granted a lease must not vote before the
-    /// lease has expired, whatever becomes of its connections.
-    fn may_distrust_leader(&self) -> bool {
         true
     }
 
@@ -207,6 +201,7 @@ impl Group {
 
     /// Starts a term and asks for votes; as `is_transfer` at the wish of the leader that is.
     pub(super) fn campaign(&mut self, now: Instant, is_transfer: bool) {
+        assert!(is_transfer || !self.owes_lease(now), "a candidate's own vote counts, too");
         self.leader = None;
         self.hard_state.term = self.hard_state.term.next();
         self.hard_state.vote = Some(self.config.me);
@@ -261,6 +256,7 @@ impl Group {
             followers,
             uncommitted_bytes: 0,
             transfer: None,
+            has_named_successor: false,
         });
         self.leader = Some(self.config.me);
         self.pinned = None;
@@ -269,9 +265,18 @@ impl Group {
         assert_eq!(noop.index, next, "a term starts with its no-op");
     }
 
+    /// Whether some leader may hold a lease that this replica has confirmed, be it of an earlier
+    /// term.
+    fn owes_lease(&self, now: Instant) -> bool {
+        self.config.has_leases && now < self.leader_contact + self.config.timings.election_min
+    }
+
     /// Whether a leader was heard of so recently that nobody else may be elected (thesis 4.2.3).
     fn has_live_leader(&self, now: Instant) -> bool {
         let sticky_until = self.leader_contact + self.config.timings.election_min;
+        if self.owes_lease(now) {
+            return true;
+        }
         match self.state {
             State::Leader(_) => true,
             State::Follower if mutants::is_active(Mutant::LeaderNotStuckTo) => false,
@@ -323,6 +328,7 @@ impl Group {
         let granted = term == self.hard_state.term
             && is_free
             && self.leader.is_none()
+            && (is_transfer || !self.owes_lease(now))
             && self.is_up_to_date(last);
         if granted && self.hard_state.vote.is_none() {
             self.hard_state.vote = Some(from);

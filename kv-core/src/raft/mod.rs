@@ -61,7 +61,12 @@
 //! for all their groups at once, so it lives in the node; the group contributes its term and its
 //! voters.
 //!
-//! **What this leaves out:** how snapshots travel, who should be a member, and leases.
+//! With leases ([`LeaseConfig`]), which are off unless configured, a leader need not ask. Then a
+//! voter that has confirmed a leader refuses all others for `election_min` even if it learns of a
+//! newer term, and counts as one that has when it starts; only who campaigns at the leader's wish
+//! gets its vote, and a leader that has uttered such a wish holds no lease any more in its term.
+//!
+//! **What this leaves out:** how snapshots travel, and who should be a member.
 
 mod changes;
 mod configuration;
@@ -97,7 +102,7 @@ use transfer::Transfer;
 
 pub use changes::ProposeChangeError;
 pub use configuration::{ChangeError, Configuration, VoteResult};
-pub use timings::Timings;
+pub use timings::{LeaseConfig, Timings};
 pub use transfer::TransferError;
 
 /// What a replica is doing in its term (Raft paper, section 5.1; PreVote: Raft thesis, section
@@ -136,6 +141,8 @@ pub struct GroupConfig {
     pub configuration: Configuration,
     /// Timers.
     pub timings: Timings,
+    /// Whether leaders rely on it that voters stick to whom they confirmed, come what may.
+    pub has_leases: bool,
     /// Bytes.
     pub limits: Limits,
     /// The life of the node's store. A replica that was last whole in an earlier one is suspect.
@@ -222,6 +229,9 @@ struct Leadership {
     uncommitted_bytes: usize,
     /// To whom the leadership is being handed over.
     transfer: Option<Transfer>,
+    /// Whether somebody was told to campaign in spite of this leader, which may be obeyed at any
+    /// time of this term.
+    has_named_successor: bool,
 }
 
 /// One replica of a Raft group.
@@ -237,7 +247,7 @@ pub struct Group {
     configurations: Configurations,
     state: State,
     leader: Option<NodeId>,
-    /// When the leader of this term was last heard of.
+    /// When a leader was last heard of, be it of an earlier term.
     leader_contact: Instant,
     deadline: Instant,
     /// How long to wait for a leader, drawn anew for each candidacy and each leader.
@@ -281,6 +291,8 @@ impl Group {
         let commit = recovered.hard_state.commit.max(applied.index);
         let behind = log.slice(applied.index.next(), log.last().index, usize::MAX);
         let configurations = Configurations::recovered(config.configuration.clone(), behind);
+        // A former life may have confirmed a leader just now.
+        let leader_contact = if config.has_leases { now } else { Instant::ZERO };
         let mut group = Self {
             config,
             rng,
@@ -289,7 +301,7 @@ impl Group {
             configurations,
             state: State::Follower,
             leader: None,
-            leader_contact: Instant::ZERO,
+            leader_contact,
             deadline: now,
             election_timeout: Duration::ZERO,
             hasty_campaigns: 0,
@@ -390,6 +402,17 @@ impl Group {
             }
             State::Leader(leadership) => Some(self.hard_state.commit.max(leadership.term_start)),
             State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => None,
+        }
+    }
+
+    /// Whether voters refuse others for the sake of this leader: it leads, and did not ask anybody to
+    /// take over.
+    pub fn may_hold_lease(&self) -> bool {
+        match &self.state {
+            State::Leader(leadership) => {
+                leadership.transfer.is_none() && !leadership.has_named_successor
+            }
+            State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => false,
         }
     }
 

@@ -136,6 +136,9 @@ impl Group {
 
     /// It waits for no write: a leader's term is durable, and a slow disk is why one hands over.
     fn tell_to_campaign(&mut self, to: NodeId) {
+        if let State::Leader(leadership) = &mut self.state {
+            leadership.has_named_successor = true;
+        }
         let message = RaftMessage::Transfer { term: self.hard_state.term };
         self.outbox.push(Envelope { to, message, after_persist: false });
     }

@@ -56,7 +56,7 @@ fn cut(cluster: &mut Cluster, one: NodeId, other: NodeId) {
 }
 
 /// Sends `to` a message of the group of [`SHARD`] in the name of `from`.
-fn inject(cluster: &mut Cluster, from: NodeId, to: NodeId, message: RaftMessage) {
+pub(crate) fn inject(cluster: &mut Cluster, from: NodeId, to: NodeId, message: RaftMessage) {
     let status = cluster.node(from).status();
     let frame = PeerFrame {
         cluster: status.cluster,

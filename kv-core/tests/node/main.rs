@@ -6,6 +6,7 @@ mod forward;
 mod frames;
 mod hints;
 mod idle;
+mod lease;
 mod membership;
 mod repair;
 mod space;

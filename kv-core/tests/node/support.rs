@@ -15,7 +15,7 @@ use kv_core::id::{
     ShardId, Timestamp,
 };
 use kv_core::machine::{self, Machine, Newest, ReadView};
-use kv_core::node::{Event, Input, Node, NodeConfig, Output, TimerReason};
+use kv_core::node::{Event, Input, LeaseConfig, Node, NodeConfig, Output, TimerReason};
 use kv_core::op::{Key, Value, WriteOp};
 use kv_core::storage::{
     Append, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
@@ -185,6 +185,8 @@ pub(crate) struct Cluster {
     requests: BTreeMap<RequestHandle, (NodeId, u64)>,
     last_handle: u64,
     boot_count: u64,
+    /// Whether leaders read by leases, and how bad clocks may be.
+    lease: Option<LeaseConfig>,
     /// Every frame that was ever sent.
     pub(crate) sent: Vec<PeerFrame>,
     /// Links that carry nothing, by sender and receiver.
@@ -214,6 +216,15 @@ impl Cluster {
 
     /// A cluster of so many user shards, each with so many replicas, by default one everywhere.
     pub(crate) fn with_shape(count: u64, shards: u32, replicas: Option<u32>) -> Self {
+        Self::with(count, (shards, replicas), None)
+    }
+
+    /// A cluster of the usual shape that reads by leases, if it says so.
+    pub(crate) fn with_lease(count: u64, lease: Option<LeaseConfig>) -> Self {
+        Self::with(count, (4, None), lease)
+    }
+
+    fn with(count: u64, shape: (u32, Option<u32>), lease: Option<LeaseConfig>) -> Self {
         let endpoints = (1..=count).map(|id| address(NodeId(id))).collect();
         let mut cluster = Self {
             now: Instant::ZERO,
@@ -224,13 +235,14 @@ impl Cluster {
             requests: BTreeMap::new(),
             last_handle: 0,
             boot_count: 0,
+            lease,
             sent: Vec::new(),
             cut: Vec::new(),
             hidden: BTreeSet::new(),
             stalled: BTreeSet::new(),
             asked: BTreeSet::new(),
             replies: BTreeMap::new(),
-            shape: (shards, replicas),
+            shape,
             timers: Vec::new(),
         };
         for id in (1..=count).map(NodeId) {
@@ -275,7 +287,8 @@ impl Cluster {
     pub(crate) fn config(&self, id: NodeId) -> NodeConfig {
         let peers = self.processes.keys().map(|id| (*id, address(*id))).collect();
         let (shard_count, replica_count) = self.shape;
-        NodeConfig { shard_count, replica_count, ..NodeConfig::new(id, "test", peers) }
+        let config = NodeConfig::new(id, "test", peers);
+        NodeConfig { shard_count, replica_count, lease: self.lease, ..config }
     }
 
     /// Starts `id` with what its store holds.

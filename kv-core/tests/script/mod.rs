@@ -108,6 +108,7 @@ struct Script {
     boot_count: u64,
     limits: Limits,
     slack_bytes: usize,
+    has_leases: bool,
     /// Who the group began with.
     initial: BTreeSet<NodeId>,
     /// What was applied anywhere.
@@ -148,6 +149,7 @@ impl Script {
         let rest = &words[1..];
         match words[0] {
             "group" => self.start_group(rest[0].parse().unwrap()),
+            "leases" => self.has_leases = true,
             "slack" => self.slack_bytes = rest[0].parse().unwrap(),
             "uncommitted" => self.limits.uncommitted_bytes_max = rest[0].parse().unwrap(),
             "node" => self.add_node(node(rest[0]), false),
@@ -187,6 +189,7 @@ impl Script {
             "lost" => self.lost(node(rest[0]), node(rest[1])),
             "heartbeat" => self.with(node(rest[0]), |group, now| group.on_heartbeat(now)),
             "read-index" => self.read_index(node(rest[0])),
+            "lease" => self.lease(node(rest[0])),
             "crash" => self.crash(node(rest[0])),
             "restart" => self.restart(node(rest[0])),
             "lose" => self.lose(node(rest[0])),
@@ -251,6 +254,7 @@ impl Script {
             me: id,
             configuration: stored.clone().unwrap_or_else(|| self.first_configuration(id)),
             timings: Timings::default(),
+            has_leases: self.has_leases,
             limits: self.limits,
             life: self.replicas[&id].life,
         };
@@ -307,6 +311,12 @@ impl Script {
         let index = self.replicas[&id].group.as_ref().unwrap().read_index();
         let index = index.map_or_else(|| "none".into(), |index| index.to_string());
         writeln!(self.out, "    n{} may serve a read at {index}", id.0).unwrap();
+    }
+
+    fn lease(&mut self, id: NodeId) {
+        let may_hold = self.replicas[&id].group.as_ref().unwrap().may_hold_lease();
+        let verb = if may_hold { "may" } else { "may not" };
+        writeln!(self.out, "    n{} {verb} hold a lease", id.0).unwrap();
     }
 
     fn alive(&mut self, leader: NodeId) {

@@ -196,6 +196,12 @@ pub(super) const ALL: &[Mutant] = &[
         check: "linearizability",
     },
     Mutant {
+        id: Core::LeaseIgnoresDrift.id(),
+        summary: "clocks are worse than leases allow for",
+        scenario: "sim-scenarios/raft/lease.toml",
+        check: "linearizability",
+    },
+    Mutant {
         id: Storage::DirectorySyncSkipped.id(),
         summary: "tables are listed before their names are durable",
         scenario: "sim-scenarios/storage/torn-writes.toml",

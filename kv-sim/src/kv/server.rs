@@ -20,7 +20,7 @@ use kv_core::client::{
 };
 use kv_core::cluster::{Identity, MetaError};
 use kv_core::id::{Address, Incarnation, NodeId};
-use kv_core::node::{Node, NodeConfig};
+use kv_core::node::{LeaseConfig, Node, NodeConfig};
 use kv_core::storage::{Recovered, StorageDamage};
 use kv_core::time::Instant;
 use kv_core::wire::{self, AdminReply, AdminRequest, ClientReply, Frame, Refusal, ReplyFrame};
@@ -136,6 +136,7 @@ pub(super) fn node_config(cluster: &Cluster, identity: &Identity) -> NodeConfig 
         shard_count: cluster.shards,
         replica_count: cluster.replicas,
         timings: timings(cluster),
+        lease: cluster.lease_drift.map(|drift_max_ppm| LeaseConfig { drift_max_ppm }),
         slack_bytes: SLACK_BYTES,
         ..NodeConfig::new(identity.node, CLUSTER_NAME, peers.into_iter().collect())
     }

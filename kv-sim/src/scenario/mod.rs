@@ -180,6 +180,9 @@ pub struct Cluster {
     pub election_min: u64,
     /// Longest such time.
     pub election_max: u64,
+    /// By how much, in a million, clocks may run fast or slow for leaders to read by leases; none:
+    /// they do not.
+    pub lease_drift: Option<u32>,
 }
 
 impl Cluster {
@@ -372,6 +375,9 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         heartbeat: milliseconds(reader, "heartbeat_ms", 100.0),
         election_min: milliseconds(reader, "election_min_ms", 1_000.0),
         election_max: milliseconds(reader, "election_max_ms", 2_000.0),
+        lease_drift: reader
+            .optional_integer("lease_drift_max_ppm", 0..=500_000)
+            .map(|ppm| ppm as u32),
     };
     if !cluster.shards.is_power_of_two() {
         reader.fail("shards", format_args!("must be a power of two, not {}", cluster.shards));
