@@ -37,17 +37,22 @@
 extern crate self as kv_check;
 
 mod check;
+pub mod format;
 pub mod history;
 mod linearizability;
 mod model;
+mod object;
 mod operation;
 pub mod parse;
+mod recording;
 pub mod report;
 
 pub use check::{BUDGET_STEPS_DEFAULT, Options, check, check_with};
+pub use format::{Format, Recording};
 pub use history::{
     Event, EventKind, Expect, Header, History, MicroOp, Model, Observed, Process, write_to,
 };
 pub use operation::{HistoryError, Problem};
 pub use parse::{ParseError, ReadError};
+pub use recording::{Finding, Method, Objects};
 pub use report::{KeyViolation, OperationView, Operations, Report, Verdict};

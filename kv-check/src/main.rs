@@ -3,90 +3,77 @@
 //! Standard output carries the report and nothing else; errors go to standard error.
 //! The exit code is the verdict, see [`Exit`].
 
+mod args;
+mod verify;
+
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::string::FromUtf8Error;
 
 use anyhow::Context;
-use clap::Parser;
-use kv_check::{BUDGET_STEPS_DEFAULT, History, Options, ReadError, Report, Verdict, check_with};
+use clap::Parser as _;
+use kv_check::{Finding, Format, Options, ParseError, Verdict};
 
-/// Checks whether a recorded history of key-value operations is linearizable.
-///
-/// Exit codes: 0 it is; 1 it is not; 2 usage, or the history does not parse; 3 the history cannot
-/// be read or the report not be written; 4 unknown, the step budget is spent.
-#[derive(Debug, Parser)]
-#[command(name = "kv-check", version)]
-struct Arguments {
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
-    /// Search steps per key beyond one for each operation, before giving up.
-    #[arg(long, value_name = "STEPS", default_value_t = BUDGET_STEPS_DEFAULT)]
-    budget_steps: u64,
-    /// File with the history as JSON lines, or - for standard input.
-    history: PathBuf,
-}
-
-/// All exit codes of the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exit {
-    /// The history is linearizable.
-    Holds = 0,
-    /// The history is not linearizable.
-    Violated = 1,
-    /// The arguments or the history make no sense; also what the argument parser exits with.
-    Usage = 2,
-    /// A file or a stream failed.
-    Io = 3,
-    /// The step budget is spent.
-    Unknown = 4,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
+use crate::args::{Arguments, Command, Exit};
 
 fn main() -> ExitCode {
     let exit = run(&Arguments::parse()).unwrap_or_else(|error| {
         // Nobody is left to tell if standard error is closed as well.
         let _ = writeln!(io::stderr(), "kv-check: {error:#}");
-        match error.downcast_ref::<ReadError>() {
-            Some(ReadError::Parse(_)) => Exit::Usage,
-            Some(ReadError::Io(_)) | None => Exit::Io,
-        }
+        if error.is::<ParseError>() { Exit::Usage } else { Exit::Io }
     });
     exit.into()
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let history = read(&arguments.history)?;
     let options = Options { budget_steps: Some(arguments.budget_steps) };
-    let report = check_with(&history, &options);
-    print(&report, arguments.json).context("cannot write the report")?;
-    Ok(match report.verdict {
+    if let Some(Command::Verify { manifest }) = &arguments.command {
+        let agrees = verify::verify(manifest, &options, &mut io::stdout().lock())?;
+        return Ok(if agrees { Exit::Holds } else { Exit::Violated });
+    }
+    let path = arguments.history.as_deref().context("no history was named")?;
+    let text = read(path)?;
+    let format = arguments.format.unwrap_or_else(|| Format::detect(&text));
+    let recording = format.read(&text).with_context(|| path.display().to_string())?;
+    let finding = recording.check(&options);
+    print(&finding, arguments.json).context("cannot write the report")?;
+    Ok(match finding.verdict() {
         Verdict::Holds => Exit::Holds,
         Verdict::Violated => Exit::Violated,
         Verdict::Unknown => Exit::Unknown,
     })
 }
 
-fn read(path: &Path) -> anyhow::Result<History> {
-    let input: Box<dyn BufRead> = if path == Path::new("-") {
-        Box::new(io::stdin().lock())
+fn read(path: &Path) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes).context("cannot read the history")?;
     } else {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        Box::new(BufReader::new(file))
-    };
-    History::read(input).with_context(|| path.display().to_string())
+        let mut file =
+            File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let read = file.read_to_end(&mut bytes).context("cannot read the history");
+        read.with_context(|| path.display().to_string())?;
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        Err(error) => Err(not_text(&error)).with_context(|| path.display().to_string()),
+    }
 }
 
-/// Prints the report; a reader that went away early has seen what it wanted.
-fn print(report: &Report, is_json: bool) -> io::Result<()> {
-    let text = if is_json { serde_json::to_string(report)? + "\n" } else { report.to_string() };
+/// The first bytes that are not UTF-8, as what is wrong with the history.
+fn not_text(error: &FromUtf8Error) -> ParseError {
+    let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let column = before.len() - begin + 1;
+    ParseError { line, column, expected: "expected text in UTF-8".to_owned() }
+}
+
+/// Prints the finding; a reader that went away early has seen what it wanted.
+fn print(finding: &Finding, is_json: bool) -> io::Result<()> {
+    let text = if is_json { serde_json::to_string(finding)? + "\n" } else { finding.to_string() };
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,

@@ -121,3 +121,42 @@ fn a_closed_pipe_is_no_panic() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
 }
+
+#[test]
+fn histories_of_others_are_told_by_their_content_or_by_name() {
+    let queue =
+        "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n[2] return 1\n";
+    expect(&["-"], queue, 0, "method      the rules of queues");
+    expect(&["-"], &queue.replace("return 1", "return empty"), 1, "violated    queue");
+    expect(&["--json", "-"], queue, 0, r#""method":"queue-rules""#);
+    expect(&["--format", "jepsen-edn", "-"], queue, 2, "line 1, column 1");
+    expect(&["--format", "xml", "-"], queue, 2, "expected one of json-lines, porcupine-kv");
+    expect(&[], queue, 2, "<HISTORY>");
+}
+
+#[test]
+fn verify_says_for_each_row_whether_it_agrees() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    file("queue.log", "[1] call dequeue\n[1] return empty\n");
+    file("broken.log", "[1] call take\n");
+    let manifest = |rows: &str| {
+        file("manifest.csv", &format!("path,format,expected_verdict\n{rows}"));
+        run(&["verify", folder.path().join("manifest.csv").to_str().unwrap()], "")
+    };
+    let known = "queue.log,violin atomic-queue,linearizable\nqueue.log,violin atomic-queue,UNKNOWN (big)\n\
+                 queue.log,some other,valid\n";
+    let output = manifest(known);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.ends_with("2 agree, 0 disagree, 1 unsupported\n"), "{text}");
+    for row in [
+        "queue.log,violin atomic-queue,NOT linearizable",
+        "broken.log,violin atomic-queue,linearizable",
+    ] {
+        let output = manifest(row);
+        assert_eq!(output.status.code(), Some(1), "{row}");
+        assert!(String::from_utf8(output.stdout).unwrap().starts_with("DISAGREE"), "{row}");
+    }
+    assert_eq!(manifest("none.log,violin atomic-queue,linearizable").status.code(), Some(3));
+}

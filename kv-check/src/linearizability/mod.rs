@@ -62,6 +62,7 @@ mod tests;
 use crate::operation::{Operation, Outcome};
 use problem::Problem;
 use search::{Answer, search};
+pub(crate) use window::Window;
 
 /// How many searches of prefixes may spend their budget before a violation is reported as it is.
 const EXHAUSTED_PROBES_MAX: u32 = 3;

@@ -22,34 +22,34 @@
 
 /// Which answered operations are linearized.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Window {
+pub(crate) struct Window {
     frontier: u32,
     behind: Vec<u32>,
 }
 
 impl Window {
     /// One past the last operation that is linearized.
-    pub(super) fn frontier(&self) -> u32 {
+    pub(crate) fn frontier(&self) -> u32 {
         self.frontier
     }
 
     /// The operations below the frontier that are not linearized.
-    pub(super) fn behind(&self) -> &[u32] {
+    pub(crate) fn behind(&self) -> &[u32] {
         &self.behind
     }
 
     /// Whether `op` is linearized.
-    pub(super) fn contains(&self, op: u32) -> bool {
+    pub(crate) fn contains(&self, op: u32) -> bool {
         op < self.frontier && self.behind.binary_search(&op).is_err()
     }
 
     /// Whether exactly the first `count` operations are linearized.
-    pub(super) fn is_full(&self, count: u32) -> bool {
+    pub(crate) fn is_full(&self, count: u32) -> bool {
         self.frontier == count && self.behind.is_empty()
     }
 
     /// The set with `op` added, which must not be in it.
-    pub(super) fn with(&self, op: u32) -> Self {
+    pub(crate) fn with(&self, op: u32) -> Self {
         let mut behind = self.behind.clone();
         if op >= self.frontier {
             behind.extend(self.frontier..op);

@@ -1,0 +1,67 @@
+//! What the program is told, and what it answers with.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kv_check::{BUDGET_STEPS_DEFAULT, Format};
+
+/// Checks whether a recorded history is linearizable: of keys and values, of a register, of strings, of
+/// a queue or a stack.
+///
+/// Exit codes: 0 it is; 1 it is not; 2 usage, or the history does not parse; 3 the history cannot
+/// be read or the report not be written; 4 unknown, the step budget is spent.
+#[derive(Debug, Parser)]
+#[command(name = "kv-check", version)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Arguments {
+    /// Something else than to check a history.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The history's format: json-lines, porcupine-kv, jepsen-log, jepsen-edn or violin. Default: what
+    /// its first lines look like.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// Search steps per key beyond one for each operation, before giving up.
+    #[arg(long, value_name = "STEPS", default_value_t = BUDGET_STEPS_DEFAULT)]
+    pub(crate) budget_steps: u64,
+    /// File with the history, or - for standard input.
+    #[arg(required = true)]
+    pub(crate) history: Option<PathBuf>,
+}
+
+/// What else there is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Checks histories whose verdicts are known, and says for each whether this checker agrees.
+    ///
+    /// Exit codes: 0 no row disagrees; 1 one does; 3 a file cannot be read.
+    Verify {
+        /// Table with the columns path, format and expected_verdict, as comma-separated values.
+        manifest: PathBuf,
+    },
+}
+
+/// All exit codes of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// The history is linearizable.
+    Holds = 0,
+    /// The history is not linearizable.
+    Violated = 1,
+    /// The arguments or the history make no sense; also what the argument parser exits with.
+    Usage = 2,
+    /// A file or a stream failed.
+    Io = 3,
+    /// The step budget is spent.
+    Unknown = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

@@ -1,0 +1,207 @@
+//! Registers with compare-and-set as Jepsen records them, in its log or in EDN.
+//!
+//! The two are read differently, as their tests mean it:
+//!
+//! | | log | EDN |
+//! |---|---|---|
+//! | at first | nothing | 0 |
+//! | `nil` read | nothing was there | says nothing |
+//! | `:fail` of a `cas` | the register was not as wanted | it did not happen |
+//!
+//! In both, `:info` is an outcome that nobody will ever know.
+
+use std::collections::HashMap;
+
+use super::edn::{Edn, Reader};
+use super::events::at_line;
+use crate::history::{EventKind, Expect, History, MicroOp, Model, Observed, Process};
+use crate::operation;
+use crate::parse::ParseError;
+
+/// The only key there is.
+const KEY: &str = "register";
+
+/// How a format means what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Log,
+    Edn,
+}
+
+pub(super) fn read_log(text: &str) -> Result<History, ParseError> {
+    let mut events = Events::new(Meaning::Log);
+    for (number, line) in (1..).zip(text.lines()) {
+        let Some(event) = event_of_log(line) else { continue };
+        let (process, kind, f, value) = event;
+        let mut reader = Reader::new(value);
+        let value = reader.value().map_err(|error| ParseError { line: number, ..error })?;
+        events.push(number, process, kind, f, &value)?;
+    }
+    events.finish()
+}
+
+/// `INFO jepsen.util - 3 :ok :read 4`; any other line says nothing.
+fn event_of_log(line: &str) -> Option<(u64, &str, &str, &str)> {
+    let rest = line.strip_prefix("INFO")?.trim_start().strip_prefix("jepsen.util")?.trim_start();
+    let rest = rest.strip_prefix('-')?.trim_start();
+    let mut words = rest.splitn(4, char::is_whitespace);
+    let process = words.next()?.parse().ok()?;
+    let kind = words.next()?.strip_prefix(':')?;
+    let f = words.next()?.strip_prefix(':')?;
+    let is_event =
+        matches!(kind, "invoke" | "ok" | "fail" | "info") && matches!(f, "read" | "write" | "cas");
+    is_event.then_some((process, kind, f, words.next().unwrap_or("nil")))
+}
+
+pub(super) fn read_edn(text: &str) -> Result<History, ParseError> {
+    let mut events = Events::new(Meaning::Edn);
+    let mut reader = Reader::new(text);
+    let begin = reader.skip_space();
+    let is_tagged = text[begin..].starts_with('#');
+    let is_one = !is_tagged && reader.enter();
+    loop {
+        let begin = reader.skip_space();
+        if is_one && reader.leave() {
+            let end = reader.skip_space();
+            if end < text.len() {
+                return Err(reader.error(end, "nothing behind the events"));
+            }
+            break;
+        }
+        if !is_one && reader.is_at_end() {
+            break;
+        }
+        let event = reader.value()?;
+        let line = reader.line(begin);
+        match event.get("process") {
+            Some(Edn::Number(process)) => {
+                let process = u64::try_from(*process);
+                let process =
+                    process.map_err(|_| reader.error(begin, "a :process that is not negative"))?;
+                let (Some(Edn::Keyword(kind)), Some(Edn::Keyword(f))) =
+                    (event.get("type"), event.get("f"))
+                else {
+                    return Err(reader.error(begin, "a :type and an :f with keywords"));
+                };
+                events.push(line, process, kind, f, event.get("value").unwrap_or(&Edn::Nil))?;
+            }
+            // The nemesis.
+            Some(Edn::Keyword(_)) => {}
+            _ => return Err(reader.error(begin, "an event with a :process")),
+        }
+    }
+    events.finish()
+}
+
+/// Events in the making.
+struct Events {
+    meaning: Meaning,
+    history: History,
+    /// The line of each event.
+    lines: Vec<usize>,
+    /// What each process asked for last.
+    asked: HashMap<u64, MicroOp>,
+}
+
+impl Events {
+    fn new(meaning: Meaning) -> Self {
+        let mut events = {
+            let (history, lines) = (History::new(Model::Register), Vec::new());
+            Self { meaning, history, lines, asked: HashMap::new() }
+        };
+        if meaning == Meaning::Edn {
+            let first = MicroOp::put(KEY, "0");
+            events.add(1, u64::MAX, EventKind::Invoke, first.clone());
+            events.add(1, u64::MAX, EventKind::Ok, first);
+        }
+        events
+    }
+
+    fn add(&mut self, line: usize, process: u64, kind: EventKind, op: MicroOp) {
+        if kind == EventKind::Invoke {
+            self.asked.insert(process, op.clone());
+        }
+        let time = self.lines.len() as u64;
+        self.history.push(time, Process::Client(process), kind, vec![op]);
+        self.lines.push(line);
+    }
+
+    fn push(
+        &mut self,
+        line: usize,
+        process: u64,
+        kind: &str,
+        f: &str,
+        value: &Edn<'_>,
+    ) -> Result<(), ParseError> {
+        let (mut kind, is_fail) = match kind {
+            "invoke" => (EventKind::Invoke, false),
+            "ok" => (EventKind::Ok, false),
+            "fail" => (EventKind::Fail, true),
+            "info" => (EventKind::Info, false),
+            other => return Err(at_line(line, format!("expected a :type; found :{other}"))),
+        };
+        let op = match (f, value) {
+            ("read", value) => self.read(line, kind, value)?,
+            ("write", value) => match number(value) {
+                Some(value) => MicroOp::put(KEY, &value),
+                None => self.asked(line, process, kind)?,
+            },
+            ("cas", Edn::Sequence(pair)) => match pair.iter().map(number).collect::<Vec<_>>()[..] {
+                [Some(ref from), Some(ref to)] => {
+                    let mut op = MicroOp::cas(KEY, Expect::Value(from.clone()), to);
+                    if let MicroOp::Cas { applied, .. } = &mut op
+                        && (kind == EventKind::Ok || (is_fail && self.meaning == Meaning::Log))
+                    {
+                        *applied = Some(!is_fail);
+                        kind = EventKind::Ok;
+                    }
+                    op
+                }
+                _ => return Err(at_line(line, "expected a :value like [0 1]".into())),
+            },
+            ("cas", _) => self.asked(line, process, kind)?,
+            (other, _) => {
+                let what = format!("expected an :f of :read, :write or :cas; found :{other}");
+                return Err(at_line(line, what));
+            }
+        };
+        self.add(line, process, kind, op);
+        Ok(())
+    }
+
+    fn read(&self, line: usize, kind: EventKind, value: &Edn<'_>) -> Result<MicroOp, ParseError> {
+        let mut op = MicroOp::get(KEY);
+        if let (MicroOp::Get { value: seen, .. }, EventKind::Ok) = (&mut op, kind) {
+            *seen = match (value, number(value), self.meaning) {
+                (_, Some(value), _) => Observed::Value(value),
+                (Edn::Nil, _, Meaning::Log) => Observed::Absent,
+                (Edn::Nil, _, Meaning::Edn) => Observed::NotReported,
+                _ => return Err(at_line(line, "expected a number or nil that was read".into())),
+            };
+        }
+        Ok(op)
+    }
+
+    /// What a process has asked for, if the end does not repeat it.
+    fn asked(&self, line: usize, process: u64, kind: EventKind) -> Result<MicroOp, ParseError> {
+        match (kind, self.asked.get(&process)) {
+            (EventKind::Fail | EventKind::Info, Some(asked)) => Ok(asked.clone()),
+            _ => Err(at_line(line, "expected a :value with numbers".into())),
+        }
+    }
+
+    fn finish(self) -> Result<History, ParseError> {
+        match operation::pair(&self.history) {
+            Ok(_) => Ok(self.history),
+            Err(error) => Err(at_line(self.lines[error.event], error.problem.to_string())),
+        }
+    }
+}
+
+fn number(value: &Edn<'_>) -> Option<String> {
+    match value {
+        Edn::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,107 @@
+//! Histories of other programs.
+//!
+//! Each module reads one format into operations; [`Format::detect`] tells them apart by content.
+//! Readers trust nothing: any text gives a recording or a [`ParseError`] with a position.
+
+mod edn;
+mod events;
+mod jepsen;
+mod porcupine;
+#[cfg(test)]
+mod tests;
+mod violin;
+
+use std::str::FromStr;
+
+use crate::history::History;
+use crate::object::{Call, QueueAction, Side, StringAction};
+use crate::parse::ParseError;
+
+/// A format that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// JSON lines, see [`crate::history`].
+    JsonLines,
+    /// Events of strings per key, as in the tests of Porcupine: `{:process 0, :type :invoke, :f
+    /// :get, :key "0", :value nil}`.
+    PorcupineKv,
+    /// The log of a Jepsen test of a register: `INFO jepsen.util - 0 :invoke :read nil`.
+    JepsenLog,
+    /// Jepsen's events in EDN, of a register with compare-and-set that is 0 at first.
+    JepsenEdn,
+    /// Calls and returns of a queue or a stack, as Violin records them: `[1] call add(2)`.
+    Violin,
+}
+
+/// The names of all formats, for people.
+pub const FORMAT_NAMES: [(&str, Format); 5] = [
+    ("json-lines", Format::JsonLines),
+    ("porcupine-kv", Format::PorcupineKv),
+    ("jepsen-log", Format::JepsenLog),
+    ("jepsen-edn", Format::JepsenEdn),
+    ("violin", Format::Violin),
+];
+
+/// What was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recording(pub(crate) Recorded);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// Keys with values and versions.
+    Keys(History),
+    /// Strings by key.
+    Strings(Vec<(String, Vec<Call<StringAction>>)>),
+    /// One queue or stack.
+    Queue(Side, Vec<Call<QueueAction>>),
+}
+
+impl Format {
+    /// Which format a text is in, by what stands in its first lines that say something.
+    #[must_use]
+    pub fn detect(text: &str) -> Self {
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("INFO") || line.starts_with("WARN") {
+                return Self::JepsenLog;
+            }
+            if line.starts_with("{\"") {
+                return Self::JsonLines;
+            }
+            if line.starts_with("# @object") || (line.starts_with('[') && line.contains("] call "))
+            {
+                return Self::Violin;
+            }
+            if line.starts_with("{:") && line.contains(":key ") {
+                return Self::PorcupineKv;
+            }
+            if line.starts_with(['{', '[', '(']) || line.starts_with("#jepsen") {
+                return Self::JepsenEdn;
+            }
+        }
+        Self::JsonLines
+    }
+
+    /// Reads a text of this format.
+    ///
+    /// # Errors
+    /// The position of the first thing that does not belong there.
+    pub fn read(self, text: &str) -> Result<Recording, ParseError> {
+        Ok(Recording(match self {
+            Self::JsonLines => Recorded::Keys(History::parse(text)?),
+            Self::PorcupineKv => Recorded::Strings(porcupine::read(text)?),
+            Self::JepsenLog => Recorded::Keys(jepsen::read_log(text)?),
+            Self::JepsenEdn => Recorded::Keys(jepsen::read_edn(text)?),
+            Self::Violin => violin::read(text)?,
+        }))
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = FORMAT_NAMES.iter().find(|(known, _)| *known == name);
+        let names = FORMAT_NAMES.map(|(name, _)| name).join(", ");
+        found.map(|(_, format)| *format).ok_or_else(|| format!("expected one of {names}"))
+    }
+}

@@ -1,0 +1,137 @@
+//! What would go wrong: a history that says something else than its author meant, or bytes that end
+//! the program.
+
+use super::*;
+use crate::check::Options;
+use crate::report::Verdict;
+
+#[track_caller]
+fn check(format: Format, text: &str, verdict: Verdict) {
+    assert_eq!(Format::detect(text), format, "{text}");
+    let recording = format.read(text).expect("it is well-formed");
+    assert_eq!(recording.check(&Options::default()).verdict(), verdict, "{text}");
+}
+
+#[track_caller]
+fn refused(format: Format, text: &str, line: usize, column: usize, expected: &str) {
+    let error = format.read(text).expect_err("it is not well-formed");
+    assert_eq!((error.line, error.column), (line, column), "{error}");
+    assert!(error.expected.contains(expected), "{error}");
+}
+
+fn porcupine(value: &str) -> String {
+    [
+        r#"{:process 0, :type :invoke, :f :append, :key "a", :value "x 1"}"#,
+        r#"{:process 1, :type :invoke, :f :put, :key "b", :value "y"}"#,
+        r#"{:process 0, :type :ok, :f :append, :key "a", :value "x 1"}"#,
+        r#"{:process 0, :type :invoke, :f :get, :key "a", :value nil}"#,
+        &format!(r#"{{:process 0, :type :ok, :f :get, :key "a", :value {value}}}"#),
+    ]
+    .join("\n")
+}
+
+#[test]
+fn strings_are_read_per_key() {
+    check(Format::PorcupineKv, &porcupine(r#""x 1""#), Verdict::Holds);
+    check(Format::PorcupineKv, &porcupine("nil"), Verdict::Violated);
+    check(Format::PorcupineKv, &porcupine(r#""y""#), Verdict::Violated);
+    refused(Format::PorcupineKv, &porcupine(r#""x"#), 5, 51, "a string with an end");
+    refused(Format::PorcupineKv, "{:process 0}", 1, 1, ":type");
+    let end = r#"{:process 0, :type :ok, :f :get, :key "a", :value nil}"#;
+    refused(Format::PorcupineKv, end, 1, 1, "before its end");
+}
+
+fn log(lines: &[&str]) -> String {
+    let line = |line: &&str| format!("INFO  jepsen.util - {}\n", line.replace(' ', "\t"));
+    lines.iter().map(line).collect::<String>() + "INFO  jepsen.core - done\n"
+}
+
+#[test]
+fn failed_cas_of_a_log_says_what_the_register_is_not() {
+    let cas = |end: &str| {
+        let write = ["0 :invoke :write 1", "0 :ok :write 1", "1 :invoke :cas [1,2]"];
+        log(&[&write[..], &[end]].concat())
+    };
+    check(Format::JepsenLog, &cas("1 :ok :cas [1,2]"), Verdict::Holds);
+    check(Format::JepsenLog, &cas("1 :fail :cas [1,2]"), Verdict::Violated);
+    check(Format::JepsenLog, &cas("1 :info :cas :timed-out"), Verdict::Holds);
+    check(Format::JepsenLog, &log(&["0 :invoke :read nil", "0 :ok :read nil"]), Verdict::Holds);
+    check(Format::JepsenLog, &log(&["0 :invoke :read nil", "0 :ok :read 1"]), Verdict::Violated);
+    refused(Format::JepsenLog, &log(&["0 :ok :read 1"]), 1, 1, "process 0");
+}
+
+#[test]
+fn failed_cas_of_edn_did_not_happen() {
+    let cas = |end: &str| {
+        let events = [
+            "; a comment",
+            "[{:process :nemesis, :type :info, :f :start, :value nil}",
+            "{:process 1, :type :invoke, :f :cas, :value [0 2]}",
+            end,
+            "{:process 2, :type :invoke, :f :read, :value nil}",
+            "#jepsen.history.Op{:process 2, :type :ok, :f :read, :value 0}]",
+        ];
+        events.join("\n")
+    };
+    let end = |kind: &str| cas(&format!("{{:process 1, :type :{kind}, :f :cas, :value [0 2]}}"));
+    check(Format::JepsenEdn, &end("fail"), Verdict::Holds);
+    check(Format::JepsenEdn, &end("info"), Verdict::Holds);
+    check(Format::JepsenEdn, &end("ok"), Verdict::Violated);
+    let read = |value: &str| {
+        format!(
+            "{{:process 1, :type :invoke, :f :read, :value nil}}\n\
+             {{:process 1, :type :ok, :f :read, :value {value}}}"
+        )
+    };
+    check(Format::JepsenEdn, &read("0"), Verdict::Holds);
+    check(Format::JepsenEdn, &read("nil"), Verdict::Holds);
+    check(Format::JepsenEdn, &read("1"), Verdict::Violated);
+    refused(Format::JepsenEdn, &read("(("), 2, 44, "a value");
+    refused(Format::JepsenEdn, "[{:process 1}", 1, 2, ":type");
+    refused(Format::JepsenEdn, "[] 1", 1, 4, "nothing behind");
+    refused(Format::JepsenEdn, &"[".repeat(100_000), 1, 67, "nested");
+}
+
+#[test]
+fn queues_and_stacks_are_told_apart() {
+    let calls = |object: &str, first: u32| {
+        format!(
+            "# @object {object}\n[1] call add(1)\n[1] return\n[2] call add(2)\n[2] return\n\
+             [3] call remove\n[3] return {first}\n[4] call remove\n"
+        )
+    };
+    check(Format::Violin, &calls("atomic-queue", 1), Verdict::Holds);
+    check(Format::Violin, &calls("atomic-queue", 2), Verdict::Violated);
+    check(Format::Violin, &calls("atomic-stack", 1), Verdict::Violated);
+    check(Format::Violin, &calls("atomic-stack", 2), Verdict::Holds);
+    check(Format::Violin, "[1] call pop()\n[1] return empty", Verdict::Holds);
+    refused(Format::Violin, &calls("atomic-set", 2), 1, 1, "atomic-queue or atomic-stack");
+    refused(Format::Violin, "[1] call push", 1, 1, "push(VALUE)");
+    refused(Format::Violin, "[1] call add(1)\n[1] return 1", 2, 1, "adds one");
+    refused(Format::Violin, "[1] call add(1)\n[1] call add(2)", 2, 1, "open call of 1");
+}
+
+#[test]
+fn no_cut_and_no_changed_byte_ends_the_program() {
+    let texts = [
+        porcupine(r#""x 1""#),
+        log(&["0 :invoke :cas [1 2]", "0 :info :cas :timed-out"]),
+        "[{:process 1, :type :invoke, :f :cas, :value #{0 2}}]".to_owned(),
+        "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n".to_owned(),
+        r#"{"version":1,"model":"kv"}"#.to_owned(),
+    ];
+    for text in texts {
+        for (_, format) in FORMAT_NAMES {
+            for cut in 0..text.len() {
+                let _ = format.read(&text[..cut]);
+                for byte in ["\"", "[", "}", "(", "0", "é", "#", " ", "\n"] {
+                    let changed = [&text[..cut], byte, &text[cut + 1..]].concat();
+                    let _ = Format::detect(&changed);
+                    if let Ok(recording) = format.read(&changed) {
+                        let _ = recording.check(&Options { budget_steps: Some(1_000) });
+                    }
+                }
+            }
+        }
+    }
+}

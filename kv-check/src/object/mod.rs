@@ -1,0 +1,55 @@
+//! Objects of any sequential type: what their operations did, and whether one order explains it.
+//!
+//! A [`Call`] is an operation with its place in real time. An [`Object`] says what a single copy
+//! would do; [`search()`] looks for an order (Wing and Gong 1993, with the memory of Lowe 2017).
+//!
+//! # What this leaves out
+//!
+//! Keys with versions, which have a search of their own: see [`crate::check()`].
+
+pub(crate) mod fifo;
+mod queue;
+mod search;
+mod string;
+#[cfg(test)]
+mod tests;
+
+use std::hash::Hash;
+
+pub(crate) use queue::{Queue, QueueAction, Removal, Side};
+pub(crate) use search::{Answer, search};
+pub(crate) use string::{StringAction, Text};
+
+/// The completion of a call that nobody saw completed.
+pub(crate) const PENDING: u32 = u32::MAX;
+
+/// An operation with its place in real time.
+///
+/// `invoked < completed`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Call<A> {
+    /// Position of the invocation in the history.
+    pub(crate) invoked: u32,
+    /// Position of the completion, or [`PENDING`]: such a call took effect at any later time, or
+    /// never.
+    pub(crate) completed: u32,
+    /// What it did.
+    pub(crate) action: A,
+}
+
+/// A sequential type.
+pub(crate) trait Object {
+    /// What a copy of it holds.
+    type State: Clone + Eq + Hash;
+    /// An operation with its result.
+    type Action;
+
+    /// What it holds at first.
+    fn initial(&self) -> Self::State;
+
+    /// What it holds after `action`, or none if the result is not the one that `action` has.
+    fn step(&self, state: &Self::State, action: &Self::Action) -> Option<Self::State>;
+
+    /// Whether `action` changes nothing, wherever it is legal.
+    fn is_observation(&self, action: &Self::Action) -> bool;
+}

@@ -1,0 +1,193 @@
+//! The search for an order.
+//!
+//! Calls are taken one after the other, each only before everything that it completed before; a
+//! call is *enabled* if it was invoked before the first completion among those that are not taken.
+//! Where a configuration (who is taken, and the state) was already left without success, the search
+//! turns back.
+//!
+//! - An enabled observation that is legal is taken at once, without a choice: it changes nothing, so
+//!   every order with it later is one with it now.
+//! - Calls that complete early come first, calls that nobody saw completed last, and of those the
+//!   ones without effect never.
+
+use std::collections::HashSet;
+
+use super::{Call, Object, PENDING};
+use crate::linearizability::Window;
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// An order that explains all results: places in the list of calls, without the pending ones
+    /// that took no effect.
+    Order(Vec<usize>),
+    /// There is none.
+    Impossible,
+    /// The steps are used up.
+    Exhausted,
+}
+
+/// Looks for an order of `calls`, with at most so many steps.
+pub(crate) fn search<O: Object>(object: &O, calls: &[Call<O::Action>], steps: u64) -> Answer {
+    Search::new(object, calls).run(steps)
+}
+
+struct Search<'a, O: Object> {
+    object: &'a O,
+    calls: &'a [Call<O::Action>],
+    /// Places of the completed calls, by invocation.
+    completed: Vec<usize>,
+    /// Places of the pending ones that may have had an effect.
+    pending: Vec<usize>,
+    /// For each of `completed`: the earliest completion from there on.
+    earliest: Vec<u32>,
+}
+
+/// Who is taken, and what that led to.
+struct Configuration<S> {
+    window: Window,
+    /// Which of the pending calls are taken, in increasing order.
+    pending: Vec<u32>,
+    state: S,
+}
+
+/// A configuration on the way, and how to go on from it.
+struct Frame<S> {
+    configuration: Configuration<S>,
+    /// Length of the order when it was reached.
+    length: usize,
+    /// What is still to be tried, the best last.
+    choices: Vec<Choice>,
+}
+
+#[derive(Clone, Copy)]
+enum Choice {
+    /// One of the completed calls.
+    Completed(u32),
+    /// One of the pending ones.
+    Pending(u32),
+}
+
+impl<'a, O: Object> Search<'a, O> {
+    fn new(object: &'a O, calls: &'a [Call<O::Action>]) -> Self {
+        let mut completed: Vec<_> =
+            (0..calls.len()).filter(|at| calls[*at].completed != PENDING).collect();
+        completed.sort_by_key(|at| calls[*at].invoked);
+        let is_open = |at: &usize| {
+            calls[*at].completed == PENDING && !object.is_observation(&calls[*at].action)
+        };
+        let pending = (0..calls.len()).filter(is_open).collect();
+        let mut earliest = vec![PENDING; completed.len() + 1];
+        for (place, at) in completed.iter().enumerate().rev() {
+            earliest[place] = earliest[place + 1].min(calls[*at].completed);
+        }
+        Self { object, calls, completed, pending, earliest }
+    }
+
+    fn run(&self, steps: u64) -> Answer {
+        let mut seen = HashSet::new();
+        let mut order = Vec::new();
+        let mut steps = steps.saturating_add(self.calls.len() as u64);
+        let state = self.object.initial();
+        let first = Configuration { window: Window::default(), pending: Vec::new(), state };
+        let mut stack = vec![self.frame(first, &mut order)];
+        while let Some(frame) = stack.last_mut() {
+            if self.is_all(&frame.configuration) {
+                return Answer::Order(order);
+            }
+            order.truncate(frame.length);
+            let Some(choice) = frame.choices.pop() else {
+                stack.pop();
+                continue;
+            };
+            let Some(next) = self.take(&frame.configuration, choice) else { continue };
+            if steps == 0 {
+                return Answer::Exhausted;
+            }
+            steps -= 1;
+            order.push(self.place(choice));
+            let frame = self.frame(next, &mut order);
+            let Configuration { window, pending, state } = &frame.configuration;
+            if seen.insert((window.clone(), pending.clone(), state.clone())) {
+                stack.push(frame);
+            }
+        }
+        Answer::Impossible
+    }
+
+    fn is_all(&self, configuration: &Configuration<O::State>) -> bool {
+        let count = u32::try_from(self.completed.len()).expect("positions are 32 bits wide");
+        configuration.window.is_full(count)
+    }
+
+    fn place(&self, choice: Choice) -> usize {
+        match choice {
+            Choice::Completed(number) => self.completed[number as usize],
+            Choice::Pending(number) => self.pending[number as usize],
+        }
+    }
+
+    /// Takes all observations that are legal, and finds out what may come next.
+    fn frame(
+        &self,
+        mut configuration: Configuration<O::State>,
+        order: &mut Vec<usize>,
+    ) -> Frame<O::State> {
+        let mut enabled = self.enabled(&configuration.window);
+        while let Some(number) = enabled.iter().find(|number| {
+            let action = &self.calls[self.completed[**number as usize]].action;
+            self.object.is_observation(action)
+                && self.object.step(&configuration.state, action).is_some()
+        }) {
+            order.push(self.completed[*number as usize]);
+            configuration.window = configuration.window.with(*number);
+            enabled = self.enabled(&configuration.window);
+        }
+        let horizon = self.horizon(&configuration.window);
+        enabled.sort_by_key(|number| {
+            std::cmp::Reverse(self.calls[self.completed[*number as usize]].completed)
+        });
+        let open = (0_u32..).zip(&self.pending).filter(|(number, place)| {
+            self.calls[**place].invoked < horizon
+                && configuration.pending.binary_search(number).is_err()
+        });
+        let mut choices: Vec<_> = open.map(|(number, _)| Choice::Pending(number)).collect();
+        choices.extend(enabled.into_iter().map(Choice::Completed));
+        Frame { configuration, length: order.len(), choices }
+    }
+
+    /// The completed calls that may come next.
+    fn enabled(&self, window: &Window) -> Vec<u32> {
+        let horizon = self.horizon(window);
+        let beyond = (window.frontier()..).zip(&self.completed[window.frontier() as usize..]);
+        let beyond = beyond.take_while(|(_, place)| self.calls[**place].invoked < horizon);
+        window.behind().iter().copied().chain(beyond.map(|(number, _)| number)).collect()
+    }
+
+    /// The earliest completion among the completed calls that are not taken.
+    fn horizon(&self, window: &Window) -> u32 {
+        let behind = window.behind().iter();
+        let behind = behind.map(|number| self.calls[self.completed[*number as usize]].completed);
+        behind.fold(self.earliest[window.frontier() as usize], u32::min)
+    }
+
+    fn take(
+        &self,
+        from: &Configuration<O::State>,
+        choice: Choice,
+    ) -> Option<Configuration<O::State>> {
+        let state = self.object.step(&from.state, &self.calls[self.place(choice)].action)?;
+        let (window, pending) = (from.window.clone(), from.pending.clone());
+        Some(match choice {
+            Choice::Completed(number) => {
+                Configuration { window: window.with(number), pending, state }
+            }
+            Choice::Pending(number) => {
+                let mut pending = pending;
+                let at = pending.partition_point(|taken| *taken < number);
+                pending.insert(at, number);
+                Configuration { window, pending, state }
+            }
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! Checking what any program has recorded.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::check::{Options, check_with};
+use crate::format::{Recorded, Recording};
+use crate::object::{Answer, Call, Object, PENDING, Queue, Side, Text, fifo, search};
+use crate::report::{Report, Verdict};
+
+/// What a check of a [`Recording`] found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Finding {
+    /// Of keys with values and versions.
+    Keys(Box<Report>),
+    /// Of objects of another type.
+    Objects(Objects),
+}
+
+/// How objects are decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// By a search for an order.
+    Search,
+    /// By the rules that forbid an order of the operations of a queue.
+    QueueRules,
+}
+
+/// What a check of objects found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Objects {
+    /// The answer: the worst of all objects.
+    pub verdict: Verdict,
+    /// What the objects are.
+    pub kind: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// How many operations they have.
+    pub operations: usize,
+    /// How many of those nobody saw completed.
+    pub pending: usize,
+    /// How they were decided.
+    pub method: Method,
+    /// The names of those whose operations have no order.
+    pub violated: Vec<String>,
+    /// The names of those whose search was given up.
+    pub undecided: Vec<String>,
+}
+
+impl Recording {
+    /// Checks it.
+    #[must_use]
+    pub fn check(&self, options: &Options) -> Finding {
+        match &self.0 {
+            Recorded::Keys(history) => Finding::Keys(Box::new(check_with(history, options))),
+            Recorded::Strings(keys) => {
+                let mut objects = Objects::new("strings");
+                for (key, calls) in keys {
+                    objects.search(&Text, key, calls, options);
+                }
+                Finding::Objects(objects)
+            }
+            Recorded::Queue(side, calls) => {
+                let name = match side {
+                    Side::Oldest => "queue",
+                    Side::Newest => "stack",
+                };
+                let mut objects = Objects::new(name);
+                match fifo::decide(calls).filter(|_| *side == Side::Oldest) {
+                    Some(holds) => objects.decided(name, calls, Method::QueueRules, holds),
+                    None => objects.search(&Queue(*side), name, calls, options),
+                }
+                Finding::Objects(objects)
+            }
+        }
+    }
+}
+
+impl Finding {
+    /// The answer.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Keys(report) => report.verdict,
+            Self::Objects(objects) => objects.verdict,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keys(report) => report.fmt(out),
+            Self::Objects(objects) => objects.fmt(out),
+        }
+    }
+}
+
+impl Objects {
+    fn new(kind: &'static str) -> Self {
+        let (verdict, count, operations, pending) = (Verdict::Holds, 0, 0, 0);
+        let (violated, undecided) = (Vec::new(), Vec::new());
+        let method = Method::Search;
+        Self { verdict, kind, count, operations, pending, method, violated, undecided }
+    }
+
+    fn search<O: Object>(
+        &mut self,
+        object: &O,
+        name: &str,
+        calls: &[Call<O::Action>],
+        options: &Options,
+    ) {
+        let steps = options.budget_steps.unwrap_or(u64::MAX);
+        match search(object, calls, steps) {
+            Answer::Order(_) => self.decided(name, calls, Method::Search, true),
+            Answer::Impossible => self.decided(name, calls, Method::Search, false),
+            Answer::Exhausted => {
+                self.count(calls, Method::Search);
+                self.undecided.push(name.to_owned());
+            }
+        }
+        self.judge();
+    }
+
+    fn decided<A>(&mut self, name: &str, calls: &[Call<A>], method: Method, holds: bool) {
+        self.count(calls, method);
+        if !holds {
+            self.violated.push(name.to_owned());
+        }
+        self.judge();
+    }
+
+    fn count<A>(&mut self, calls: &[Call<A>], method: Method) {
+        self.count += 1;
+        self.operations += calls.len();
+        self.pending += calls.iter().filter(|call| call.completed == PENDING).count();
+        self.method = method;
+    }
+
+    fn judge(&mut self) {
+        self.verdict = match (self.violated.is_empty(), self.undecided.is_empty()) {
+            (true, true) => Verdict::Holds,
+            (true, false) => Verdict::Unknown,
+            (false, _) => Verdict::Violated,
+        };
+    }
+}
+
+impl fmt::Display for Objects {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, kind, operations, pending, .. } = self;
+        writeln!(out, "history     {count} {kind}, {operations} operations, {pending} pending")?;
+        let method = match self.method {
+            Method::Search => "a search for an order",
+            Method::QueueRules => "the rules of queues",
+        };
+        writeln!(out, "method      {method}")?;
+        writeln!(out, "verdict     {}", self.verdict)?;
+        for (what, names) in [("violated", &self.violated), ("undecided", &self.undecided)] {
+            for name in names.iter().take(10) {
+                writeln!(out, "{what:11} {name}")?;
+            }
+            if names.len() > 10 {
+                writeln!(out, "            and {} more", names.len() - 10)?;
+            }
+        }
+        Ok(())
+    }
+}

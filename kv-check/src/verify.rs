@@ -1,0 +1,91 @@
+//! Histories with known verdicts: whether this checker agrees.
+//!
+//! A manifest is a table with a header, as comma-separated values. Of its columns these count:
+//! `path`, from where the manifest lies; `format`; and `expected_verdict`.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kv_check::{Format, Options, Verdict};
+use serde::Deserialize;
+
+/// A row of a manifest.
+#[derive(Debug, Deserialize)]
+struct Row {
+    path: String,
+    format: String,
+    expected_verdict: String,
+}
+
+/// How a row came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Agree,
+    Disagree,
+    Unsupported,
+}
+
+/// Checks every row and prints how it came out. Whether no row disagrees.
+pub(crate) fn verify(manifest: &Path, options: &Options, out: &mut impl Write) -> Result<bool> {
+    let folder = manifest.parent().unwrap_or_else(|| Path::new(""));
+    let mut rows = csv::Reader::from_path(manifest)
+        .with_context(|| format!("cannot open {}", manifest.display()))?;
+    let mut counts = [0; 3];
+    for row in rows.deserialize() {
+        let row: Row = row.with_context(|| manifest.display().to_string())?;
+        let (outcome, found) = check(&row, folder, options)?;
+        counts[outcome as usize] += 1;
+        let name = match outcome {
+            Outcome::Agree => "agree",
+            Outcome::Disagree => "DISAGREE",
+            Outcome::Unsupported => "unsupported",
+        };
+        let expected = &row.expected_verdict;
+        writeln!(out, "{name:11} {}: expected {expected:?}; found {found}", row.path)?;
+    }
+    let [agree, disagree, unsupported] = counts;
+    writeln!(out, "{agree} agree, {disagree} disagree, {unsupported} unsupported")?;
+    Ok(disagree == 0)
+}
+
+fn check(row: &Row, folder: &Path, options: &Options) -> Result<(Outcome, String)> {
+    let (Some(format), Some(expected)) = (format_of(&row.format), expected(&row.expected_verdict))
+    else {
+        return Ok((Outcome::Unsupported, "nothing".to_owned()));
+    };
+    let path = folder.join(&row.path);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(match format.read(&text) {
+        Err(error) => (Outcome::Disagree, error.to_string()),
+        Ok(recording) => {
+            let found = recording.check(options).verdict();
+            let agrees = expected.is_none_or(|expected| expected == found);
+            let outcome = if agrees { Outcome::Agree } else { Outcome::Disagree };
+            (outcome, found.to_string())
+        }
+    })
+}
+
+fn format_of(name: &str) -> Option<Format> {
+    Some(match name {
+        "porcupine-kv" => Format::PorcupineKv,
+        "jepsen-log" => Format::JepsenLog,
+        "jepsen-edn cas-register" => Format::JepsenEdn,
+        "violin atomic-queue" | "violin atomic-stack" => Format::Violin,
+        _ => return None,
+    })
+}
+
+/// The verdict that is expected, or none if nobody knows it; nothing if the text says neither.
+#[expect(clippy::option_option, reason = "an unknown verdict is not an unknown text")]
+fn expected(text: &str) -> Option<Option<Verdict>> {
+    match text {
+        "linearizable" => Some(Some(Verdict::Holds)),
+        "NOT linearizable" => Some(Some(Verdict::Violated)),
+        _ if text.starts_with("UNKNOWN") || text.starts_with("not run") => Some(None),
+        _ => None,
+    }
+}
