@@ -28,7 +28,7 @@ const HISTORY_MAX: usize = 64;
 enum LeadAnswer {
     /// It follows, and will as long as nothing about its replica changes.
     Settled,
-    /// It follows, but has got no append of this leadership since its process started.
+    /// It follows, but may not know what is committed since its process started.
     Unheard,
     /// It knows a newer term, or has no replica.
     Excepted,

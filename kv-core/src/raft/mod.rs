@@ -254,7 +254,8 @@ pub struct Group {
     election_timeout: Duration,
     /// Campaigns that may still follow each other quickly: the leader's connection broke off.
     hasty_campaigns: u32,
-    /// Whether an append of this term has arrived since the process started.
+    /// Whether an append of this term has said, since the process started, that all that is here is
+    /// committed.
     heard_append: bool,
     /// Whether term or vote changed since the last write that was handed out.
     hard_state_unsaved: bool,
@@ -355,8 +356,8 @@ impl Group {
         self.configurations.current()
     }
 
-    /// Whether an append of this term has arrived since the process started. Without one a follower
-    /// does not know what is committed.
+    /// Whether an append of this term has said, since the process started, that all that was here is
+    /// committed. Until then a follower may not know what the leader has told it before.
     pub fn has_heard_append(&self) -> bool {
         self.heard_append
     }

@@ -159,7 +159,6 @@ impl Group {
         if !self.follow(now, from, term) {
             return;
         }
-        self.heard_append = true;
         if self.installing.is_some() {
             // What is here is about to be replaced; the leader sends it again.
             return;
@@ -184,6 +183,8 @@ impl Group {
         };
         self.hard_state.commit = self.hard_state.commit.max(told.commit.min(sure));
         self.held_by_all = self.held_by_all.max(told.held_by_all.min(self.hard_state.commit));
+        // A late append may say less than the leader takes for known here since before a restart.
+        self.heard_append |= self.hard_state.commit == self.log.last().index;
         self.accept(from, matched);
     }
 

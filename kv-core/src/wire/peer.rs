@@ -170,8 +170,8 @@ pub struct Confirmation {
     /// Shards of the list that are *not* confirmed: the answerer knows a newer term, or has no
     /// replica.
     pub except: Vec<ShardId>,
-    /// Confirmed shards in which the answerer has got no append of this leadership since its
-    /// process started: it does not know what is committed, even if an earlier process of it did.
+    /// Confirmed shards in which this leadership has not said, since the answerer's process started,
+    /// that all that it holds is committed: it may not know, even if an earlier process of it did.
     pub unheard: Vec<ShardId>,
     /// Shards of the list, among those that are not confirmed, in which the answerer is suspect, or
     /// would be if it had a replica.

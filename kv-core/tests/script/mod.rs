@@ -331,11 +331,15 @@ impl Script {
                     group.on_leader_alive(now, leader, term);
                 });
                 let life = self.replicas[&other].life;
-                let is_suspect = self.replicas[&other].group.as_ref().unwrap().is_suspect();
+                let group = self.replicas[&other].group.as_ref().unwrap();
+                let (is_suspect, has_heard) = (group.is_suspect(), group.has_heard_append());
                 self.with(leader, |group, now| match is_suspect {
                     true => group.on_follower_suspect(now, other, life),
                     false => group.on_follower_alive(now, other),
                 });
+                if !is_suspect && !has_heard {
+                    self.with(leader, |group, _| group.on_follower_forgot(other));
+                }
             }
         }
     }
