@@ -87,11 +87,18 @@ mutants! {
     DivergentSuffixKept = "divergent-suffix-kept",
 
     // Members.
-    /// A leader changes the configuration before anything of its own term is committed (Ongaro 2015,
-    /// the bug in single-server changes).
-    ChangeBeforeOwnTerm = "change-before-own-term",
-    /// A node becomes a voter that lacks most of the log.
-    VoterNotCaughtUp = "voter-not-caught-up",
+    /// The voters change at once instead of by a joint configuration (thesis 4.3).
+    JointSkipped = "joint-skipped",
+    /// A joint configuration is left before it is committed (thesis 4.3).
+    JointLeftEarly = "joint-left-early",
+    /// While a configuration is joint, the new voters alone elect (thesis 4.3).
+    JointElectionByNew = "joint-election-by-new",
+    /// While a configuration is joint, the new voters alone commit (thesis 4.3).
+    JointCommitByNew = "joint-commit-by-new",
+    /// A configuration stays in force though its entry was truncated (thesis 4.1).
+    TruncatedConfigurationKept = "truncated-configuration-kept",
+    /// A leader that is no voter any more goes on, and keeps its replica (thesis 4.2.2).
+    RemovedLeaderStays = "removed-leader-stays",
     /// Whom gossip calls down is no voter any more, though no log says so.
     GossipDecidesPlacement = "gossip-decides-placement",
     /// A replica that lost its data counts as soon as it is back, with whatever any peer makes of it.

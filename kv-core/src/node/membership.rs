@@ -32,6 +32,7 @@ use super::replica::Replica;
 use super::{Event, Node, Output, Phase};
 use crate::cluster::{ClusterMap, Identity};
 use crate::id::{AppendId, LogId, LogIndex, NodeId, ShardId};
+use crate::mutants::{self, Mutant};
 use crate::raft::{Configuration, Group, GroupConfig, Role};
 use crate::ring;
 use crate::rng::Rng;
@@ -158,7 +159,8 @@ impl Node {
             let own = replica.group.configuration();
             let is_gone = |epoch| epoch > own.epoch || (epoch == own.epoch && !own.is_member(me));
             let entry = map.entry(**shard);
-            entry.is_some_and(|entry| is_gone(entry.epoch) && !entry.names(me))
+            let stays = replica.is_leader() && mutants::is_active(Mutant::RemovedLeaderStays);
+            entry.is_some_and(|entry| is_gone(entry.epoch) && !entry.names(me) && !stays)
         });
         let superfluous: Vec<_> = superfluous.map(|(shard, _)| *shard).collect();
         superfluous.into_iter().for_each(|shard| self.remove_replica(shard));

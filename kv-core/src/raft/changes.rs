@@ -59,6 +59,9 @@ impl Configurations {
 
     /// The entries from `index` on are gone. Whether the current configuration changed.
     fn truncate_from(&mut self, index: LogIndex) -> bool {
+        if mutants::is_active(Mutant::TruncatedConfigurationKept) {
+            return false;
+        }
         let before = self.appended.len();
         self.appended.retain(|(at, _)| *at < index);
         self.appended.len() < before
@@ -108,9 +111,7 @@ impl Group {
     ) -> Result<Configuration, ProposeChangeError> {
         self.check_change(now)?;
         let next = self.configuration().changed(voters, learners)?;
-        if let Some(node) = next.voters.iter().find(|node| !self.is_caught_up(**node))
-            && !mutants::is_active(Mutant::VoterNotCaughtUp)
-        {
+        if let Some(node) = next.voters.iter().find(|node| !self.is_caught_up(**node)) {
             return Err(ProposeChangeError::Behind { node: *node });
         }
         self.append_configuration(now, &next);
@@ -159,8 +160,7 @@ impl Group {
             return Err(ProposeChangeError::NotLeader);
         };
         let commit = self.hard_state.commit;
-        let is_term_unknown = commit < leadership.term_start;
-        if (is_term_unknown && !mutants::is_active(Mutant::ChangeBeforeOwnTerm))
+        if commit < leadership.term_start
             || self.configurations.current_index() > commit
             || leadership.transfer.is_some()
         {
@@ -223,12 +223,16 @@ impl Group {
         let State::Leader(leadership) = &self.state else {
             return;
         };
-        if !self.is_configuration_committed() || self.hard_state.commit < leadership.term_start {
+        let is_early =
+            self.configuration().is_joint() && mutants::is_active(Mutant::JointLeftEarly);
+        let is_next_due = self.is_configuration_committed() || is_early;
+        if !is_next_due || self.hard_state.commit < leadership.term_start {
             return;
         }
+        let stays = mutants::is_active(Mutant::RemovedLeaderStays);
         if let Ok(next) = self.configuration().left() {
             self.append_configuration(now, &next);
-        } else if !self.configuration().is_voter(self.config.me) {
+        } else if !self.configuration().is_voter(self.config.me) && !stays {
             self.abdicate(now);
         }
     }

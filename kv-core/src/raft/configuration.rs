@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::quorum;
 use crate::id::{Epoch, NodeId};
+use crate::mutants::{self, Mutant};
 
 /// Who takes part in a group.
 ///
@@ -86,7 +87,7 @@ impl Configuration {
     /// What votes have come to: `vote` says what a node has answered, if it has.
     pub fn vote_result(&self, vote: impl Fn(NodeId) -> Option<bool>) -> VoteResult {
         let incoming = quorum::vote_result(self.voters.iter().map(|node| vote(*node)));
-        if !self.is_joint() {
+        if !self.is_joint() || mutants::is_active(Mutant::JointElectionByNew) {
             return incoming;
         }
         match (incoming, quorum::vote_result(self.outgoing.iter().map(|node| vote(*node)))) {
@@ -102,6 +103,9 @@ impl Configuration {
             quorum::reached_by_majority(nodes.iter().map(|node| reached(*node)))
         };
         let incoming = by(&self.voters)?;
+        if mutants::is_active(Mutant::JointCommitByNew) {
+            return Some(incoming);
+        }
         Some(by(&self.outgoing).map_or(incoming, |outgoing| outgoing.min(incoming)))
     }
 
@@ -127,7 +131,8 @@ impl Configuration {
         if (&voters, &learners) == (&self.voters, &self.learners) {
             return Err(ChangeError::Unchanged);
         }
-        let outgoing = if voters == self.voters { BTreeSet::new() } else { self.voters.clone() };
+        let at_once = voters == self.voters || mutants::is_active(Mutant::JointSkipped);
+        let outgoing = if at_once { BTreeSet::new() } else { self.voters.clone() };
         Ok(Self { epoch: Epoch(self.epoch.0 + 1), voters, outgoing, learners })
     }
 

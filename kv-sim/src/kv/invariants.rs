@@ -289,8 +289,18 @@ fn overlap(one: &Configuration, other: &Configuration) -> bool {
         at.is_some_and(|at| set & 1 << at != 0)
     };
     (0..1_u32 << voters.len()).all(|set| {
-        !(one.is_quorum(|node| is_in(set, node)) && other.is_quorum(|node| is_in(!set, node)))
+        !(decide(one, |node| is_in(set, node)) && decide(other, |node| is_in(!set, node)))
     })
+}
+
+/// Whether nodes can decide by a configuration, by its definition and not by what the product makes
+/// of it: a majority of the voters, and of those before them while it is joint.
+fn decide(configuration: &Configuration, agrees: impl Fn(NodeId) -> bool) -> bool {
+    let Configuration { voters, outgoing, .. } = configuration;
+    let is_majority = |side: &BTreeSet<NodeId>| {
+        side.iter().filter(|node| agrees(**node)).count() * 2 > side.len()
+    };
+    is_majority(voters) && (outgoing.is_empty() || is_majority(outgoing))
 }
 
 #[cfg(test)]

@@ -154,6 +154,48 @@ pub(super) const ALL: &[Mutant] = &[
         check: "same-entries",
     },
     Mutant {
+        id: Core::AnyoneCampaigns.id(),
+        summary: "a learner, or who was removed, campaigns",
+        scenario: "sim-scenarios/zoo/moves.toml",
+        check: "members-lead",
+    },
+    Mutant {
+        id: Core::JointSkipped.id(),
+        summary: "the voters change at once",
+        scenario: "sim-scenarios/zoo/moves.toml",
+        check: "quorums-overlap",
+    },
+    Mutant {
+        id: Core::JointLeftEarly.id(),
+        summary: "a joint configuration is left before it is committed",
+        scenario: "sim-scenarios/zoo/moves.toml",
+        check: "members-lead",
+    },
+    Mutant {
+        id: Core::JointElectionByNew.id(),
+        summary: "the new voters alone elect while both must",
+        scenario: "sim-scenarios/zoo/moves.toml",
+        check: "one-leader-per-term",
+    },
+    Mutant {
+        id: Core::JointCommitByNew.id(),
+        summary: "the new voters alone commit while both must",
+        scenario: "sim-scenarios/zoo/moves.toml",
+        check: "members-lead",
+    },
+    Mutant {
+        id: Core::TruncatedConfigurationKept.id(),
+        summary: "a truncated configuration stays in force",
+        scenario: "sim-scenarios/zoo/moves.toml",
+        check: "quorums-overlap",
+    },
+    Mutant {
+        id: Core::RemovedLeaderStays.id(),
+        summary: "a leader that is no voter any more goes on",
+        scenario: "sim-scenarios/zoo/moves.toml",
+        check: "convergence",
+    },
+    Mutant {
         id: Core::GossipDecidesPlacement.id(),
         summary: "whom gossip calls down is no voter any more",
         scenario: "sim-scenarios/zoo/long-partition.toml",
