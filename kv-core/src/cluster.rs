@@ -124,6 +124,13 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The life in which replicas are on this store, unless they were given up on it one by one
+    /// ([`HardState::quarantine`](crate::storage::HardState::quarantine)): there is room for that
+    /// before the next.
+    pub fn replica_life(&self) -> u64 {
+        self.life << 32
+    }
+
     /// The identity of a store that is to be given up because of `damage`.
     pub fn after_damage(&self, damage: StorageDamage) -> Self {
         let repair = Some(Repair { damage, is_set_aside: false });

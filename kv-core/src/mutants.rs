@@ -103,6 +103,8 @@ mutants! {
     GossipDecidesPlacement = "gossip-decides-placement",
     /// A replica that lost its data counts as soon as it is back, with whatever any peer makes of it.
     RepairFromStalePeer = "repair-from-stale-peer",
+    /// A replica whose state is not that of the majority goes on with it.
+    DivergenceIgnored = "divergence-ignored",
 
     // Requests.
     /// A retried request runs again (thesis 6.3).

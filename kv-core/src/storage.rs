@@ -56,13 +56,42 @@ pub struct HardState {
     pub vote: Option<NodeId>,
     /// Highest index known to be committed. May lag: it only spares work after a restart.
     pub commit: LogIndex,
-    /// The last life of the node's store ([`Identity::life`]) in which the replica was whole. If it
-    /// is not the present one, the replica may have forgotten what it promised, and is suspect.
+    /// The last life ([`Identity::replica_life`]) in which the replica was whole. If it is not the
+    /// present one, the replica may have forgotten what it promised, and is suspect.
     pub life: u64,
+    /// If the replica was given up by itself, because its state was not that of the others: the life
+    /// that it then began.
+    pub quarantine: u64,
     /// Where the log ended that the replica held before it was removed from the group and gave its
     /// log up; zero if it never did. It may have been counted with those entries, so it goes on
     /// voting as if it had them.
     pub forgotten: LogId,
+}
+
+impl HardState {
+    /// The present life of the replica on a node where that of a replica begins as `first`.
+    pub fn present_life(&self, first: u64) -> u64 {
+        first.max(self.quarantine)
+    }
+
+    /// Whether the replica was not whole yet in its present life.
+    pub fn is_suspect(&self, first: u64) -> bool {
+        self.life < self.present_life(first)
+    }
+
+    /// What stays of a replica that is given up: it goes on in another life, and is suspect.
+    pub fn quarantined(self, first: u64) -> Self {
+        Self { quarantine: self.present_life(first) + 1, ..self }
+    }
+}
+
+/// What a replica came to at an index: equal logs make equal hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHash {
+    /// The last entry that was applied.
+    pub index: LogIndex,
+    /// The rolling hash over all that was.
+    pub hash: u64,
 }
 
 /// One group's part of an append.
@@ -240,6 +269,9 @@ pub enum StorageReply {
         applied: LogId,
         /// What each entry did, in order.
         outcomes: Vec<(LogIndex, Outcome)>,
+        /// The states at those of the entries at which replicas are compared
+        /// ([`Machine::checkpoint`](crate::machine::Machine::checkpoint)), in order.
+        states: Vec<StateHash>,
     },
     /// The read was done or refused.
     Read {

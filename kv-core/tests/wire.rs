@@ -18,7 +18,7 @@ use kv_core::machine::{Command, MetaCommand};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use kv_core::raft::Configuration;
 use kv_core::ring;
-use kv_core::storage::StorageDamage;
+use kv_core::storage::{StateHash, StorageDamage};
 use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, FormationMessage,
     ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Lead, LocalIdentity,
@@ -205,6 +205,11 @@ fn frames_of_operators() -> Vec<(&'static str, Frame)> {
 }
 
 /// At least one frame of every kind, with every variant that has content.
+fn diverged(majority: Option<u64>) -> PeerMessage {
+    let (shard, term, index) = (ShardId(3), Term(4), LogIndex(1_024));
+    PeerMessage::Diverged { shard, term, index, majority }
+}
+
 fn frames() -> Vec<(&'static str, Frame)> {
     let mut frames = frames_of_members();
     frames.extend(frames_of_operators());
@@ -245,8 +250,8 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
                 version,
                 except: vec![ShardId(1)],
                 unheard: vec![ShardId(2)],
-                suspect: vec![ShardId(1)],
-                life: 3,
+                suspect: vec![(ShardId(1), 3)],
+                states: vec![(ShardId(3), StateHash { index: LogIndex(1_024), hash: 0x77 })],
                 is_full: true,
                 is_unfit: false,
             })]),
@@ -289,6 +294,8 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
         ("gossip digest", gossip(digest())),
         ("gossip reply", gossip(GossipMessage::Reply { update: update(), wants: vec![want()] })),
         ("gossip update", gossip(GossipMessage::Update(update()))),
+        ("diverged", peer(vec![diverged(Some(0x77))])),
+        ("diverged without a majority", peer(vec![diverged(None)])),
         ("map request", ask(ClientRequest::Map)),
         ("open session", ask(ClientRequest::OpenSession { nonce: 77 })),
         ("read", ask(ClientRequest::Read { shard: ShardId(3), epoch: Epoch(1), key: key() })),
@@ -329,6 +336,13 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
             })),
         ),
         ("no space", answer(ClientReply::Refused(Refusal::NoSpace { node: NodeId(1) }))),
+        (
+            "shard diverged",
+            answer(ClientReply::Refused(Refusal::Diverged {
+                shard: ShardId(3),
+                index: LogIndex(1_024),
+            })),
+        ),
         (
             "damaged",
             answer(ClientReply::Refused(Refusal::Damaged { node: NodeId(1), damage: damage() })),

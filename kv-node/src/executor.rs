@@ -390,6 +390,14 @@ impl Executor {
             Event::Repaired => tracing::warn!(
                 "{me} has all of its data again, from the other nodes; what was set aside is removed"
             ),
+            Event::Diverged { shard, index, is_decided: true } => tracing::error!(
+                "{me}: its state of {shard} after entry {index} is not that of most replicas, so it gives the replica \
+                 up and is filled again from them. This must not happen: check the machine's memory, and report it"
+            ),
+            Event::Diverged { shard, index, is_decided: false } => tracing::error!(
+                "{me}: the replicas of {shard} differ after entry {index}, and no state has a majority: the shard is \
+                 not served. Stop all of its nodes, and keep their data directories"
+            ),
             Event::SpaceChanged { is_full: true } => tracing::warn!(
                 "{me}: the disk is full: writes that need room are refused, reads and deletes go on"
             ),

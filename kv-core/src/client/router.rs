@@ -395,7 +395,9 @@ impl Router {
                 self.map = None;
                 self.pause(id);
             }
-            refusal @ Refusal::NoSpace { .. } => self.on_no_space(id, refusal),
+            refusal @ (Refusal::NoSpace { .. } | Refusal::Diverged { .. }) => {
+                self.on_no_space(id, refusal);
+            }
             Refusal::SessionExpired => self.on_session_expired(id),
             Refusal::Superseded => self.give_up(id),
             refusal @ (Refusal::TooLarge { .. }
@@ -409,7 +411,7 @@ impl Router {
         }
     }
 
-    /// A full disk is told at once, unless an earlier attempt may have taken effect.
+    /// A full disk, or a shard that nobody serves, is told at once, unless an earlier attempt may have taken effect.
     fn on_no_space(&mut self, id: CallId, refusal: Refusal) {
         if self.jobs.get(&id).is_some_and(|job| job.sent_count > 1) {
             return self.pause(id);

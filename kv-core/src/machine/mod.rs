@@ -44,8 +44,12 @@ use crate::id::{LogId, Timestamp};
 use crate::mutants::{self, Mutant};
 use crate::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use crate::raft::Configuration;
-use crate::storage::{Entry, Outcome};
+use crate::storage::{Entry, Outcome, StateHash};
 use sessions::Seen;
+
+/// Replicas compare their states every so many entries: often enough that a divergence is found
+/// while it is small, and rarely enough to cost nothing.
+pub const CHECKPOINT_ENTRIES: u64 = 1_024;
 
 /// What was applied so far, as seen by apply and by reads.
 pub trait ReadView {
@@ -165,6 +169,13 @@ impl Machine {
     /// it.
     pub fn state_hash(&self) -> u64 {
         self.state_hash
+    }
+
+    /// The state, if the last applied entry is one at which replicas compare theirs.
+    pub fn checkpoint(&self) -> Option<StateHash> {
+        let index = self.applied.index;
+        let is_one = index.0 > 0 && index.0.is_multiple_of(CHECKPOINT_ENTRIES);
+        is_one.then_some(StateHash { index, hash: self.state_hash })
     }
 
     /// Applies the next entry.

@@ -32,8 +32,8 @@ enum LeadAnswer {
     Unheard,
     /// It knows a newer term, or has no replica.
     Excepted,
-    /// It follows, or would if it had a replica, but has lost what it had stored.
-    Suspect,
+    /// It follows, or would if it had a replica, but has lost what it had stored before this life.
+    Suspect(u64),
 }
 
 /// The rounds of this process.
@@ -187,9 +187,9 @@ impl Node {
             return self.send_confirmation(from, unknown);
         };
         link.signs.on_sign(self.now, patience);
-        let life = self.identity.life;
+        let states = mem::take(&mut link.untold).into_iter().collect();
         let mut confirmation =
-            Confirmation { version, life, ..Confirmation::unknown_list(boot, round) };
+            Confirmation { version, states, ..Confirmation::unknown_list(boot, round) };
         let Confirmation { except, unheard, suspect, .. } = &mut confirmation;
         for lead in looked_at {
             let answer = self.answer_lead(from, lead);
@@ -197,15 +197,15 @@ impl Node {
                 LeadAnswer::Settled => {}
                 LeadAnswer::Unheard => unheard.push(lead.shard),
                 LeadAnswer::Excepted => except.push(lead.shard),
-                LeadAnswer::Suspect => {
+                LeadAnswer::Suspect(life) => {
                     except.push(lead.shard);
-                    suspect.push(lead.shard);
+                    suspect.push((lead.shard, life));
                 }
             }
             if let Some(link) = self.links.get_mut(&from) {
                 match answer {
                     LeadAnswer::Settled => link.settle(lead.shard),
-                    LeadAnswer::Unheard | LeadAnswer::Excepted | LeadAnswer::Suspect => {
+                    LeadAnswer::Unheard | LeadAnswer::Excepted | LeadAnswer::Suspect(_) => {
                         link.unsettle(lead.shard);
                     }
                 }
@@ -232,13 +232,16 @@ impl Node {
     fn answer_lead(&mut self, from: NodeId, lead: Lead) -> LeadAnswer {
         let Some(replica) = self.replicas.get_mut(&lead.shard) else {
             let hard_state = self.removed.get(&lead.shard).copied().unwrap_or_default();
-            let is_suspect = hard_state.life < self.identity.life;
-            return if is_suspect { LeadAnswer::Suspect } else { LeadAnswer::Excepted };
+            let first = self.identity.replica_life();
+            return match hard_state.is_suspect(first) {
+                true => LeadAnswer::Suspect(hard_state.present_life(first)),
+                false => LeadAnswer::Excepted,
+            };
         };
         self.touched.insert(lead.shard);
         if replica.group.on_leader_alive(self.now, from, lead.term) {
             if replica.group.is_suspect() {
-                return LeadAnswer::Suspect;
+                return LeadAnswer::Suspect(replica.group.life());
             }
             let is_heard = replica.group.has_heard_append();
             return if is_heard { LeadAnswer::Settled } else { LeadAnswer::Unheard };
@@ -259,7 +262,7 @@ impl Node {
     /// A peer answers whether it takes this node for the leader of what it leads.
     pub(super) fn on_confirmed(&mut self, from: NodeId, confirmation: Confirmation) {
         let Confirmation { boot, round, version, is_full, is_unfit, .. } = confirmation;
-        let Confirmation { except, unheard, suspect, life, .. } = confirmation;
+        let Confirmation { except, unheard, suspect, states, .. } = confirmation;
         let patience = self.answers_patience();
         let Some(link) = self.links.get_mut(&from) else {
             return;
@@ -287,11 +290,14 @@ impl Node {
                 self.touched.insert(shard);
             }
         }
-        for shard in suspect {
+        for (shard, life) in suspect {
             if let Some(replica) = self.replicas.get_mut(&shard) {
                 replica.group.on_follower_suspect(self.now, from, life);
                 self.touched.insert(shard);
             }
+        }
+        for (shard, state) in states {
+            self.on_peer_state(from, shard, state);
         }
         self.touched.extend(self.reading.iter().copied());
     }

@@ -130,6 +130,17 @@ pub enum Event {
     Damaged(StorageDamage),
     /// All that was damaged was repaired from other nodes.
     Repaired,
+    /// Replicas of a shard came to different states, and this one is either not that of the majority,
+    /// and is given up to be filled again from the others, or there is no majority, and the shard is
+    /// not served.
+    Diverged {
+        /// The shard.
+        shard: ShardId,
+        /// Where the states were compared.
+        index: LogIndex,
+        /// Whether a majority has one state.
+        is_decided: bool,
+    },
     /// The node's disk became full, or is not full any more.
     SpaceChanged {
         /// Whether it is full.

@@ -23,6 +23,7 @@ use core::time::Duration;
 
 use crate::id::{Address, Incarnation, Round, ShardId, Term};
 use crate::mutants::{self, Mutant};
+use crate::storage::StateHash;
 use crate::time::Instant;
 use crate::wire::{Lead, PeerMessage};
 
@@ -56,6 +57,8 @@ pub(super) struct Link {
     theirs: Option<TheirLeads>,
     /// Notices when the peer does not confirm its list any more.
     pub(super) signs: Watch,
+    /// What replicas came to that follow the peer, to be told with the next confirmation.
+    pub(super) untold: BTreeMap<ShardId, StateHash>,
 }
 
 /// Notices silence. Signs do not move its timer, which would cost an operation for each: when the
@@ -129,6 +132,7 @@ impl Link {
             answers: Watch::default(),
             theirs: None,
             signs: Watch::default(),
+            untold: BTreeMap::new(),
         }
     }
 

@@ -74,7 +74,7 @@ impl Node {
             timings: self.config.timings,
             has_leases: self.config.lease.is_some(),
             limits: self.config.limits,
-            life: self.identity.life,
+            life: self.identity.replica_life(),
         };
         self.replica_count += 1;
         let label = alloc::format!("{shard}/{}", self.replica_count);
@@ -92,7 +92,7 @@ impl Node {
             let hard_state = HardState { commit: LogIndex(0), ..hard_state };
             // Who is suspect may get the log from its first entry on, and then nobody says who took
             // part at first; and it cannot campaign before it has all of it.
-            let is_removed = hard_state.life == self.identity.life;
+            let is_removed = !hard_state.is_suspect(self.identity.replica_life());
             let recovered = RecoveredGroup { hard_state, is_removed, ..RecoveredGroup::default() };
             self.add_replica(shard, recovered);
         }
@@ -167,23 +167,35 @@ impl Node {
     }
 
     fn remove_replica(&mut self, shard: ShardId) {
+        if let Some(hard_state) = self.drop_replica(shard) {
+            self.give_up(shard, hard_state);
+            self.outbox.push(Output::Event(Event::ReplicaRemoved { shard }));
+        }
+    }
+
+    /// Ends a replica, and returns what must stay of it.
+    pub(super) fn drop_replica(&mut self, shard: ShardId) -> Option<HardState> {
         self.refuse_waiting(shard);
-        let Some(replica) = self.replicas.remove(&shard) else {
-            return;
-        };
+        let replica = self.replicas.remove(&shard)?;
         replica.filed_deadline.map(|at| self.deadlines.remove(&(at, shard)));
-        self.links.values_mut().for_each(|link| link.unsettle(shard));
+        for link in self.links.values_mut() {
+            link.unsettle(shard);
+            link.untold.remove(&shard);
+        }
         self.attention.remove(&shard);
         self.snapshots.forget(shard);
-        let hard_state = replica.group.hard_state_without_log();
-        let append = self.write_hard_state(shard, hard_state);
-        self.removing.insert(shard, Removing { hard_state, append });
         let (term, role) = (replica.group.term(), Role::Follower);
         if replica.is_leader() {
             self.outbox.push(Output::Event(Event::RoleChanged { shard, term, role }));
         }
         self.is_leads_stale = true;
-        self.outbox.push(Output::Event(Event::ReplicaRemoved { shard }));
+        Some(replica.group.hard_state_without_log())
+    }
+
+    /// Gives up what is stored of a shard that has no replica here any more, but for this.
+    pub(super) fn give_up(&mut self, shard: ShardId, hard_state: HardState) {
+        let append = self.write_hard_state(shard, hard_state);
+        self.removing.insert(shard, Removing { hard_state, append });
     }
 
     /// Appends up to `id` are durable: gives up the replicas of which that says all that must stay.

@@ -34,6 +34,7 @@ mod config;
 mod confirm;
 mod contact;
 mod damage;
+mod divergence;
 mod formation;
 mod forward;
 mod hints;
@@ -357,6 +358,9 @@ impl Node {
         for (shard, group) in groups {
             if group.is_removed && group.entries.is_empty() {
                 self.removed.insert(shard, group.hard_state);
+            } else if group.hard_state.quarantine > group.hard_state.life {
+                let life = self.identity.replica_life();
+                self.give_up(shard, group.hard_state.quarantined(life));
             } else {
                 self.add_replica(shard, group);
             }
@@ -456,6 +460,9 @@ impl Node {
             PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
             PeerMessage::Forward(message) => self.on_forward(from, message),
             PeerMessage::Gossip(message) => self.on_gossip(from, message),
+            PeerMessage::Diverged { shard, term, index, majority } => {
+                self.on_diverged(from, shard, term, index, majority);
+            }
             PeerMessage::Raft { shard, message } => {
                 if matches!(message, RaftMessage::Append { .. }) {
                     self.add_empty_replica(shard);
@@ -481,11 +488,12 @@ impl Node {
                 self.on_appended(id, written);
                 self.give_up_removed(id);
             }
-            StorageReply::Applied { shard, applied, outcomes } => {
+            StorageReply::Applied { shard, applied, outcomes, states } => {
                 if let Some(replica) = self.replicas.get_mut(&shard) {
                     replica.store_applied = applied.index;
                     self.touched.insert(shard);
                 }
+                self.on_own_states(shard, states);
                 for (index, outcome) in outcomes {
                     self.on_outcome(shard, index, outcome);
                 }

@@ -132,7 +132,8 @@ fn size(message: &PeerMessage) -> usize {
         | PeerMessage::Raft { .. }
         | PeerMessage::Formation(_)
         | PeerMessage::Confirm { .. }
-        | PeerMessage::Confirmed(_) => 64,
+        | PeerMessage::Confirmed(_)
+        | PeerMessage::Diverged { .. } => 64,
         PeerMessage::Gossip(_) => MESSAGE_BYTES_MAX,
     }
 }

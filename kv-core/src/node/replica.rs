@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::mem;
 
+use super::divergence::States;
 use super::forward::Asker;
 use crate::id::{AppendId, Epoch, LogIndex, NodeId, RequestHandle, Round, Term};
 use crate::op::Key;
@@ -76,6 +77,8 @@ pub(super) struct Replica {
     /// What of it is durable without the log.
     pub(super) flushed: LogIndex,
     pub(super) reported: Reported,
+    /// What the replicas of the shard came to.
+    pub(super) states: States,
     /// When the role last changed.
     pub(super) role_since: Instant,
     /// When the placement was last reported to the meta leader.
@@ -98,6 +101,7 @@ impl Replica {
             store_applied,
             flushed: store_applied,
             reported,
+            states: States::default(),
             role_since: Instant::ZERO,
             reported_at: Instant::ZERO,
             filed_deadline: None,

@@ -161,6 +161,7 @@ impl Node {
         asker: Asker,
         command: &Command,
     ) -> Result<(), Refusal> {
+        self.check_states(shard)?;
         let refusal = self.refusal(shard);
         let payload = command.encode();
         let bytes = payload.len();
@@ -187,6 +188,7 @@ impl Node {
         handle: RequestHandle,
         key: Key,
     ) -> Result<(), Refusal> {
+        self.check_states(shard)?;
         let refusal = self.refusal(shard);
         let round = match mutants::is_active(Mutant::RoundBegunBefore) {
             true => self.rounds.begun,

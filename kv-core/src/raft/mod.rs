@@ -145,7 +145,8 @@ pub struct GroupConfig {
     pub has_leases: bool,
     /// Bytes.
     pub limits: Limits,
-    /// The life of the node's store. A replica that was last whole in an earlier one is suspect.
+    /// The life that replicas have on the node's store. One that was last whole in an earlier one is
+    /// suspect.
     pub life: u64,
 }
 

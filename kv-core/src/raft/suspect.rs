@@ -1,6 +1,7 @@
 //! Replicas that may have forgotten what they promised.
 //!
-//! A node whose store was damaged begins an empty one, in another *life* ([`HardState::life`]). Its
+//! A node whose store was damaged begins an empty one, in another *life* ([`HardState::life`]), and
+//! so does a single replica that was given up ([`HardState::quarantine`]). Such
 //! replicas may have voted, and acknowledged entries that were then counted, and know nothing of it.
 //! Until that can do no harm any more they are *suspect*.
 //!
@@ -44,6 +45,7 @@
 //! **What this leaves out:** using what is still legible of a damaged log.
 //!
 //! [`HardState::life`]: crate::storage::HardState::life
+//! [`HardState::quarantine`]: crate::storage::HardState::quarantine
 
 use super::progress::Progress;
 use super::{Envelope, Group, State};
@@ -56,15 +58,21 @@ use crate::wire::{RaftMessage, Standing};
 impl Group {
     /// Whether this replica may have promised what it has forgotten.
     pub fn is_suspect(&self) -> bool {
-        self.hard_state.life < self.config.life && !mutants::is_active(Mutant::RepairFromStalePeer)
+        self.hard_state.is_suspect(self.config.life)
+            && !mutants::is_active(Mutant::RepairFromStalePeer)
+    }
+
+    /// The present life of the replica.
+    pub fn life(&self) -> u64 {
+        self.hard_state.present_life(self.config.life)
     }
 
     /// What this replica's answers are worth.
     pub(super) fn standing(&self) -> Standing {
-        Standing { life: self.config.life, is_suspect: self.is_suspect() }
+        Standing { life: self.life(), is_suspect: self.is_suspect() }
     }
 
-    /// As leader: the follower `from` says just now that it is suspect, in this life of its store.
+    /// As leader: the follower `from` says just now that it is suspect, in this life of it.
     pub fn on_follower_suspect(&mut self, now: Instant, from: NodeId, life: u64) {
         let is_known = self.note_standing(now, from, Standing { life, is_suspect: true });
         if is_known && let Some(progress) = self.progress_mut(from) {
@@ -128,7 +136,7 @@ impl Group {
     /// promised.
     pub(super) fn on_cleared(&mut self, from: NodeId, term: Term, life: u64, barrier: LogIndex) {
         let is_leaders = term == self.hard_state.term && self.leader == Some(from);
-        if !is_leaders || life != self.config.life || barrier > self.log.persisted() {
+        if !is_leaders || life != self.life() || barrier > self.log.persisted() {
             return;
         }
         if self.is_suspect() {

@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, ClusterRecord, MetaError, ShardEntry};
-use crate::id::{Address, ClusterId, Epoch, Incarnation, NodeId, RequestId, SessionId, ShardId};
+use crate::id::{
+    Address, ClusterId, Epoch, Incarnation, LogIndex, NodeId, RequestId, SessionId, ShardId,
+};
 use crate::machine::plan::{Change, Move};
 use crate::node::Status;
 use crate::op::{Found, Key, WriteOp, WriteResult};
@@ -292,5 +294,16 @@ pub enum Refusal {
     Unanswered {
         /// Whom it was sent on to.
         node: NodeId,
+    },
+    /// The replicas of the shard came to different states, and none has a majority. It is not served
+    /// until an operator has decided. *A write may still take effect.*
+    #[error(
+        "the replicas of {shard} differ after entry {index} and none is right by majority; it is not served, see the nodes' logs"
+    )]
+    Diverged {
+        /// The shard.
+        shard: ShardId,
+        /// The entry after which they were compared.
+        index: LogIndex,
     },
 }

@@ -14,7 +14,7 @@ use crate::gossip::GossipMessage;
 use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term};
 use crate::machine::SnapshotChunk;
 use crate::raft::Configuration;
-use crate::storage::SnapshotId;
+use crate::storage::{SnapshotId, StateHash};
 use crate::wire::client::{AdminRequest, ClientReply};
 
 /// All that one step of a node has for one peer.
@@ -68,6 +68,18 @@ pub enum PeerMessage {
     Forward(ForwardMessage),
     /// Hints about members.
     Gossip(GossipMessage),
+    /// As leader of a shard: the replicas' states differ.
+    Diverged {
+        /// The shard.
+        shard: ShardId,
+        /// The leader's term.
+        term: Term,
+        /// After which entry.
+        index: LogIndex,
+        /// The state that a majority has, as a hash, which is not the receiver's; none if no state
+        /// can have a majority.
+        majority: Option<u64>,
+    },
 }
 
 /// Messages that bring a client's request to the leader of the meta group, by one hop.
@@ -174,10 +186,11 @@ pub struct Confirmation {
     /// that all that it holds is committed: it may not know, even if an earlier process of it did.
     pub unheard: Vec<ShardId>,
     /// Shards of the list, among those that are not confirmed, in which the answerer is suspect, or
-    /// would be if it had a replica.
-    pub suspect: Vec<ShardId>,
-    /// The life of the answerer's store.
-    pub life: u64,
+    /// would be if it had a replica, and in which life it is.
+    pub suspect: Vec<(ShardId, u64)>,
+    /// The newest states at which replicas are compared, of those that follow the asker; each is
+    /// told once.
+    pub states: Vec<(ShardId, StateHash)>,
     /// Whether the answerer's disk is full: it should get nothing but what makes room.
     pub is_full: bool,
     /// Whether the answerer should be given no leadership: its disk is slow, or it does not hear a
@@ -195,7 +208,7 @@ impl Confirmation {
             except: Vec::new(),
             unheard: Vec::new(),
             suspect: Vec::new(),
-            life: 0,
+            states: Vec::new(),
             is_full: false,
             is_unfit: false,
         }
@@ -289,7 +302,7 @@ pub enum RaftMessage {
         commit: LogIndex,
         /// What the follower knows to be held by all, for the same reason.
         held_by_all: LogIndex,
-        /// Which life of its store answers, and whether the follower may be counted.
+        /// Which life of the replica answers, and whether the follower may be counted.
         standing: Standing,
     },
     /// The follower's log does not hold `prev`, or the leader's term is old.
@@ -311,9 +324,9 @@ pub enum RaftMessage {
     Cleared {
         /// The leader's term.
         term: Term,
-        /// The life of the follower's store that this is about.
+        /// The life of the follower's replica that this is about.
         life: u64,
-        /// An entry up to which that store was acknowledged.
+        /// An entry up to which it has acknowledged in that life.
         barrier: LogIndex,
     },
 }
@@ -321,7 +334,7 @@ pub enum RaftMessage {
 /// Whether an answer of a follower counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// The life of the follower's store. What an earlier one acknowledged is lost.
+    /// The life of the follower's replica. What an earlier one acknowledged is lost.
     pub life: u64,
     /// Whether the follower may have promised what it has forgotten.
     pub is_suspect: bool,

@@ -112,7 +112,7 @@ fn last_asked(cluster: &Cluster, leader: NodeId, to: NodeId) -> Confirmation {
         except: vec![],
         unheard: vec![],
         suspect: vec![],
-        life: 0,
+        states: vec![],
         is_full: false,
         is_unfit: false,
     }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod damage;
+mod divergence;
 mod forward;
 mod frames;
 mod hints;

@@ -14,11 +14,11 @@ use kv_core::id::{
     Address, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId, SessionId,
     ShardId, Timestamp,
 };
-use kv_core::machine::{self, Machine, Newest, ReadView};
+use kv_core::machine::{self, Command, Machine, Newest, ReadView};
 use kv_core::node::{Event, Input, LeaseConfig, Node, NodeConfig, Output, TimerReason};
 use kv_core::op::{Key, Value, WriteOp};
 use kv_core::storage::{
-    Append, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
+    Append, Entry, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
     StorageReply, StorageRequest,
 };
 use kv_core::time::Instant;
@@ -68,6 +68,20 @@ struct Store {
     flushed: BTreeMap<ShardId, (Vec<u8>, View)>,
     /// What the store finds damaged when it is opened next.
     damage: Option<StorageDamage>,
+    /// The next put to this shard is applied as if it were of this value.
+    lie: Option<(ShardId, Value)>,
+}
+
+/// A put, as it is not in the log.
+fn lie_about(entry: &Entry, lie: &Value) -> Option<Entry> {
+    match Command::decode(&entry.payload) {
+        Ok(Command::Write { request, op: WriteOp::Put { key, .. } }) => {
+            let op = WriteOp::Put { key, value: lie.clone() };
+            let payload = Command::Write { request, op }.encode().into();
+            Some(Entry { payload, ..entry.clone() })
+        }
+        _ => None,
+    }
 }
 
 impl Store {
@@ -100,15 +114,18 @@ impl Store {
             }
             StorageRequest::Apply { shard, entries } => {
                 let (machine, view) = self.applied.entry(shard).or_default();
-                let mut outcomes = Vec::new();
+                let (mut outcomes, mut states) = (Vec::new(), Vec::new());
                 for entry in &entries {
-                    let Ok((batch, outcome)) = machine.apply(view, entry);
+                    let lie = self.lie.take_if(|(of, _)| *of == shard);
+                    let lie = lie.and_then(|(_, lie)| lie_about(entry, &lie));
+                    let Ok((batch, outcome)) = machine.apply(view, lie.as_ref().unwrap_or(entry));
                     for write in batch.writes {
                         view.0.insert(write.key, (write.version, write.value));
                     }
                     outcomes.push((entry.id.index, outcome));
+                    states.extend(machine.checkpoint());
                 }
-                StorageReply::Applied { shard, applied: machine.applied(), outcomes }
+                StorageReply::Applied { shard, applied: machine.applied(), outcomes, states }
             }
             StorageRequest::Read(read) => {
                 let (machine, view) = self.applied.entry(read.shard).or_default();
@@ -261,6 +278,7 @@ impl Cluster {
                 applied: BTreeMap::new(),
                 flushed: BTreeMap::new(),
                 damage: None,
+                lie: None,
             };
             let process = Process {
                 node: None,
@@ -325,6 +343,7 @@ impl Cluster {
             applied: BTreeMap::new(),
             flushed: BTreeMap::new(),
             damage: None,
+            lie: None,
         };
         let (waiting, events, connects) = (VecDeque::new(), Vec::new(), BTreeMap::new());
         self.processes.insert(id, Process { node: None, store, waiting, events, connects });
@@ -411,6 +430,12 @@ impl Cluster {
         store.damage = Some(damage);
         self.start(id);
         self.processes.get_mut(&id).unwrap().store.damage = None;
+    }
+
+    /// Has the store of `id` apply the next put to a shard as if it were of this value.
+    pub(crate) fn lie(&mut self, id: NodeId, shard: ShardId, text: &str) {
+        let lie = Some((shard, Value::string(text.as_bytes().to_vec())));
+        self.processes.get_mut(&id).unwrap().store.lie = lie;
     }
 
     /// The log that the store of `id` holds: its floor, and its last entry.

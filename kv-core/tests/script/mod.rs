@@ -450,7 +450,7 @@ impl Script {
             return;
         }
         let voters = |(id, replica): &(&NodeId, &Replica)| {
-            configuration.is_voter(**id) && replica.disk.0.hard_state.life == replica.life
+            configuration.is_voter(**id) && !replica.disk.0.hard_state.is_suspect(replica.life)
         };
         for (id, replica) in self.replicas.iter().filter(voters) {
             let held = replica.disk.last().index;

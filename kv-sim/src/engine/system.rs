@@ -70,6 +70,9 @@ pub trait System: Send + Sized + 'static {
     /// Fills a server's disk, or makes room on it. May be told again what is so already.
     fn set_full(&mut self, _server: ProcessId, _is_full: bool, _rng: &mut Rng) {}
 
+    /// Makes a server apply something else than what is in its log, when it next can.
+    fn misapply(&mut self, _machine: &mut Self::Server) {}
+
     /// A server's disk becomes slow, or is itself again. The engine takes care of the time that it
     /// takes; checks may want to know. The healing at the end of the safety phase is not told.
     fn set_slow(&mut self, _now: u64, _server: ProcessId, _is_slow: bool) {}

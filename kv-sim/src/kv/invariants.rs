@@ -11,7 +11,7 @@ use kv_core::node::{Event, Node};
 use kv_core::raft::{Configuration, Role};
 
 use super::replica::Applied;
-use crate::engine::{ProcessId, Violation};
+use crate::engine::{Check, ProcessId, Violation};
 
 /// One life of a server: a crash begins another.
 type Life = (ProcessId, u32);
@@ -41,6 +41,11 @@ pub(super) struct Invariants {
     crashes: BTreeMap<ProcessId, u32>,
     /// The life of the data directory with which each node took part.
     incarnations: BTreeMap<NodeId, Incarnation>,
+    /// Replicas that were made to apply what is not in their logs, and have not forgotten it yet.
+    misapplied: BTreeSet<(ProcessId, ShardId)>,
+    /// How often that was done, and how often it was found.
+    misapplied_count: u64,
+    diverged_count: u64,
 }
 
 fn violation(check: &'static str, detail: String) -> Result<(), Violation> {
@@ -115,6 +120,19 @@ impl Invariants {
             Event::InvalidCluster { from } => violation(
                 "contradiction",
                 format!("{server} heard of an invalid cluster from {from}"),
+            ),
+            Event::Diverged { shard, is_decided: true, .. }
+                if self.misapplied.contains(&(server, *shard)) =>
+            {
+                self.diverged_count += 1;
+                Ok(())
+            }
+            Event::Diverged { shard, index, is_decided } => violation(
+                "same-states",
+                format!(
+                    "{server} takes its state of {shard} at {index} for wrong (decided: {is_decided}), \
+                     and applied what is in the log"
+                ),
             ),
             Event::Damaged(_) | Event::Removed => {
                 self.leading.remove(&server);
@@ -230,6 +248,34 @@ impl Invariants {
         )
     }
 
+    /// A server applies what is not in its log.
+    pub(super) fn on_misapplied(&mut self, server: ProcessId, shard: ShardId) {
+        self.misapplied.insert((server, shard));
+        self.misapplied_count += 1;
+    }
+
+    /// A server has forgotten what it had applied.
+    pub(super) fn on_forgotten(&mut self, server: ProcessId, shard: ShardId) {
+        self.misapplied.remove(&(server, shard));
+    }
+
+    /// How often a server applied what is not in its log.
+    pub(super) fn misapplied(&self) -> u64 {
+        self.misapplied_count
+    }
+
+    /// Every state that was made another one was found to be, by the replicas themselves.
+    pub(super) fn judge_misapplied(&self) -> Check {
+        let Self { misapplied, misapplied_count, diverged_count, .. } = self;
+        let detail =
+            format!("{diverged_count} of {misapplied_count} states that differed were found");
+        match misapplied.is_empty() && diverged_count == misapplied_count {
+            _ if *misapplied_count == 0 => Check::invalid("divergence", detail),
+            true => Check::pass("divergence", detail),
+            false => Check::fail("divergence", detail),
+        }
+    }
+
     /// State machine safety (Raft paper, figure 3), and that equal logs make equal states.
     pub(super) fn on_applied(
         &mut self,
@@ -266,6 +312,9 @@ impl Invariants {
             self.on_configuration(*shard, *id, configuration)?;
         }
         let past = self.shards.entry(*shard).or_default();
+        if self.misapplied.contains(&(server, *shard)) {
+            return Ok(());
+        }
         let known = *past.states.entry(last.index).or_insert(*state_hash);
         if known == *state_hash {
             return Ok(());

@@ -202,6 +202,12 @@ pub(super) const ALL: &[Mutant] = &[
         check: "same-entries",
     },
     Mutant {
+        id: Core::DivergenceIgnored.id(),
+        summary: "a replica whose state is not that of the majority goes on with it",
+        scenario: "sim-scenarios/storage/state-divergence.toml",
+        check: "convergence",
+    },
+    Mutant {
         id: Core::SessionTableIgnored.id(),
         summary: "a retried request runs again",
         scenario: "sim-scenarios/smoke/lossy-network.toml",

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::id::{Address, LogId, NodeId, RequestHandle, ShardId};
-use kv_core::machine::configuration_in;
+use kv_core::id::{Address, LogId, NodeId, RequestHandle, RequestId, SessionId, ShardId};
+use kv_core::machine::{CHECKPOINT_ENTRIES, Command, configuration_in};
 use kv_core::node::{Event, Input as NodeInput, LinkState, Node, Output};
-use kv_core::raft::Configuration;
+use kv_core::op::{Key, Value, WriteOp};
+use kv_core::raft::{Configuration, Role};
 use kv_core::storage::{Append, Entry, StorageDamage, StorageReply, StorageRequest};
 use kv_core::time::Instant;
 use kv_core::wire::{self, ClientReply, Frame, Refusal, ReplyFrame};
@@ -48,6 +49,10 @@ pub enum Note {
     Operator(OperatorEvent),
     /// The server has emptied its disk, to join as a new member.
     Wiped,
+    /// The server applies an entry of a shard otherwise than it is in the log.
+    Misapplied(ShardId),
+    /// The server has forgotten what it had applied to a shard.
+    Forgotten(ShardId),
 }
 
 /// Entries that a replica has applied.
@@ -86,6 +91,8 @@ pub struct Replica {
     void_token: u64,
     /// Why the store must be opened anew, if it must.
     damage: Option<StorageDamage>,
+    /// Whether the store is to apply something else than what is in the log.
+    misapplies: bool,
     /// When the log is to state that its end is durable.
     idle_at: Option<Instant>,
     /// When to look again whether the disk has room; until then appends that found none wait.
@@ -132,6 +139,7 @@ impl Replica {
             last_token,
             void_token: 0,
             damage: None,
+            misapplies: false,
             idle_at: None,
             retry_at: None,
             space_at: None,
@@ -169,6 +177,11 @@ impl Replica {
     /// Why the store must be opened anew, if it must.
     pub(super) fn take_damage(&mut self) -> Option<StorageDamage> {
         self.damage.take()
+    }
+
+    /// Has the store apply something else than what is in the log, when it next can.
+    pub(super) fn misapply(&mut self) {
+        self.misapplies = true;
     }
 
     /// Whether the node's data are damaged and not repaired yet.
@@ -306,6 +319,9 @@ impl Replica {
                 let shard = shard_of(&request).map_or(0, |shard| shard.0).to_le_bytes();
                 out.record(Kind::StorageRequest, &shard, || format!("{request:?}"));
                 let reply = self.engine.execute(&request);
+                if let StorageRequest::RemoveShard { shard } = request {
+                    out.note(Note::Forgotten(shard));
+                }
                 record_snapshot(reply.as_ref(), out);
                 self.queued.step |= self.engine.is_work_due();
                 reply
@@ -320,7 +336,12 @@ impl Replica {
         entries: &[Entry],
         out: &mut Outbox<Note>,
     ) -> Option<StorageReply> {
-        let reply = self.engine.apply(shard, entries);
+        let other = self.misapplied(shard, entries);
+        if other.is_some() {
+            self.misapplies = false;
+            out.note(Note::Misapplied(shard));
+        }
+        let reply = self.engine.apply(shard, other.as_deref().unwrap_or(entries));
         self.queued.step |= self.engine.is_work_due();
         if let StorageReply::Damaged(_) = &reply {
             return Some(reply);
@@ -340,6 +361,31 @@ impl Replica {
         });
         out.note(Note::Applied(Applied { shard, entries, configurations, state_hash }));
         Some(reply)
+    }
+
+    /// What is to be applied instead of entries that hold a write at which replicas are compared: a
+    /// write that nobody asked for. Elsewhere it would be found as well, but clients might read it
+    /// before. None of a replica that leads, for the same reason, or that is just being filled.
+    fn misapplied(&self, shard: ShardId, entries: &[Entry]) -> Option<Vec<Entry>> {
+        if !self.misapplies {
+            return None;
+        }
+        let is_checkpoint = |entry: &Entry| entry.id.index.0.is_multiple_of(CHECKPOINT_ENTRIES);
+        let at = entries.iter().position(is_checkpoint)?;
+        let Ok(Command::Write { request, .. }) = Command::decode(&entries[at].payload) else {
+            return None;
+        };
+        let shards = self.node.status().shards;
+        let status = shards.into_iter().find(|status| status.shard == shard)?;
+        if status.role == Role::Leader || status.is_suspect {
+            return None;
+        }
+        let session = SessionId { nonce: !request.session.nonce, ..request.session };
+        let request = RequestId { session, sequence: 1, acked_below: 1 };
+        let op = WriteOp::Put { key: Key::new("misapplied"), value: Value::string("a lie") };
+        let mut entries = entries.to_vec();
+        entries[at].payload = Command::Write { request, op }.encode().into();
+        Some(entries)
     }
 
     fn record_append(&mut self, append: &Append, out: &mut Outbox<Note>) {

@@ -30,6 +30,11 @@ impl Running {
         self.replica.as_ref().expect("a node has a store between two steps")
     }
 
+    /// Has the node's store apply something else than what is in its log, when it next can.
+    pub(super) fn misapply(&mut self) {
+        self.replica.iter_mut().for_each(Replica::misapply);
+    }
+
     /// Carries out what the disk was doing, as far as the disk lets it: the process is about to die.
     pub(super) fn crash_during_io(&mut self) {
         self.replica.iter_mut().for_each(Replica::crash_during_io);

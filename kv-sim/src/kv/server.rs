@@ -211,6 +211,13 @@ impl Server {
         }
     }
 
+    /// Has the store apply something else than what is in its log, when it next can.
+    pub(super) fn misapply(&mut self) {
+        if let State::Running(running) = &mut self.state {
+            running.misapply();
+        }
+    }
+
     /// Carries out what the disk was doing, as far as the disk lets it: the process is about to die.
     pub(super) fn crash_during_io(&mut self) {
         match &mut self.state {

@@ -215,6 +215,8 @@ impl System for KvSystem {
                     self.founders.remove(&step.process);
                     self.invariants.on_wipe(step.process);
                 }
+                Note::Misapplied(shard) => self.invariants.on_misapplied(step.process, shard),
+                Note::Forgotten(shard) => self.invariants.on_forgotten(step.process, shard),
                 Note::Client(_) | Note::Operator(_) => {}
             }
         }
@@ -235,7 +237,11 @@ impl System for KvSystem {
                     self.recorder.record(step.now, &event);
                 }
                 Note::Operator(event) => self.changes.on_event(event),
-                Note::Node(_) | Note::Applied(_) | Note::Wiped => {}
+                Note::Node(_)
+                | Note::Applied(_)
+                | Note::Wiped
+                | Note::Misapplied(_)
+                | Note::Forgotten(_) => {}
             }
         }
         Ok(())
@@ -256,6 +262,10 @@ impl System for KvSystem {
         self.full_disks.set(server, is_full, self.disks.len());
     }
 
+    fn misapply(&mut self, machine: &mut Server) {
+        machine.misapply();
+    }
+
     fn set_slow(&mut self, now: u64, server: ProcessId, is_slow: bool) {
         self.timeline.on_slow(now, server, is_slow);
     }
@@ -270,6 +280,7 @@ impl System for KvSystem {
                 sum(|counters| counters.torn + counters.zeroed + counters.reordered)
             }
             FaultKind::Membership => Some(self.changes.sum()),
+            FaultKind::Misapply => Some(self.invariants.misapplied()),
             _ => None,
         }
     }
@@ -321,6 +332,7 @@ impl System for KvSystem {
             match kind {
                 FaultKind::BitRot => checks.push(self.repairs.judge()),
                 FaultKind::DiskFull => checks.push(self.full_disks.judge()),
+                FaultKind::Misapply => checks.push(self.invariants.judge_misapplied()),
                 _ => {}
             }
         }

@@ -79,6 +79,9 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Vec<FaultSpec> {
         duration: seconds(reader, "duration_seconds", 4.0),
     }));
     faults.extend(reader.table("torn-write", |_| FaultSpec::TornWrite));
+    faults.extend(
+        reader.table("misapply", |reader| FaultSpec::Misapply { interval: interval(reader, 10.0) }),
+    );
     read_links(reader, &mut faults);
     read_clocks(reader, &mut faults);
     faults.extend(reader.table("slow-disk", |reader| FaultSpec::SlowDisk {

@@ -39,13 +39,13 @@ mod upkeep;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kv_core::id::{LogId, ShardId, Timestamp};
+use kv_core::id::{LogId, LogIndex, ShardId, Timestamp};
 use kv_core::machine::{self, LocalShardId, Machine, Newest, ReadView, StoredKey, WriteBatch};
 use kv_core::machine::{decode_value, encode_value};
 use kv_core::op::{Found, Key};
 use kv_core::raft::Configuration;
 use kv_core::storage::{
-    Entry, Outcome, Read, ReadError, StorageDamage, StorageReply, StorageRequest,
+    Entry, Outcome, Read, ReadError, StateHash, StorageDamage, StorageReply, StorageRequest,
 };
 
 use crate::lsm::{Corruption, Scan, Tree, TreeError, TreeOptions, TreeStats};
@@ -229,9 +229,9 @@ impl Engine {
         let log_bytes = entries.iter().map(|entry| entry.payload.len() as u64 + 64);
         self.unsealed_log_bytes += log_bytes.sum::<u64>();
         match apply_to(tree, state, entries) {
-            Ok((outcomes, bytes)) => {
+            Ok(Applied { outcomes, states, bytes }) => {
                 self.unpaid_bytes += bytes;
-                StorageReply::Applied { shard, applied: state.machine.applied(), outcomes }
+                StorageReply::Applied { shard, applied: state.machine.applied(), outcomes, states }
             }
             Err(error) => {
                 self.damage = Some(damage_of(error));
@@ -329,19 +329,25 @@ impl Engine {
     }
 }
 
-/// What entries did, and how many bytes that took.
-type Applied = (Vec<(kv_core::id::LogIndex, Outcome)>, u64);
+/// What entries did.
+#[derive(Debug, Default)]
+struct Applied {
+    outcomes: Vec<(LogIndex, Outcome)>,
+    states: Vec<StateHash>,
+    /// How many bytes that took.
+    bytes: u64,
+}
 
 fn apply_to(tree: &mut Tree, shard: &mut Shard, entries: &[Entry]) -> Result<Applied, TreeError> {
-    let mut outcomes = Vec::with_capacity(entries.len());
-    let mut bytes = 0;
+    let mut applied = Applied::default();
     for entry in entries {
         let view = ShardView { tree, local_id: shard.local_id };
         let (batch, outcome) = shard.machine.apply(&view, entry)?;
-        bytes += write(tree, shard.local_id, &batch);
-        outcomes.push((entry.id.index, outcome));
+        applied.bytes += write(tree, shard.local_id, &batch);
+        applied.outcomes.push((entry.id.index, outcome));
+        applied.states.extend(shard.machine.checkpoint());
     }
-    Ok((outcomes, bytes))
+    Ok(applied)
 }
 
 fn write(tree: &mut Tree, local_id: LocalShardId, batch: &WriteBatch) -> u64 {

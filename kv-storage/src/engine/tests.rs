@@ -111,7 +111,8 @@ fn engine_equals_a_map() {
             logs.entry(shard).or_default().push(entry);
             let outcomes = vec![(LogIndex(index), Outcome::Written(expected))];
             let applied = LogId::new(1, index);
-            assert_eq!(reply, StorageReply::Applied { shard, applied, outcomes });
+            let states = Vec::new();
+            assert_eq!(reply, StorageReply::Applied { shard, applied, outcomes, states });
             let found = model.get(&(shard, op.key().clone())).cloned();
             assert_eq!(read(&mut engine, shard, op.key()), found);
         }

@@ -120,6 +120,7 @@ fn draw_append(rng: &mut Rng, id: u64, groups: &Groups) -> Append {
             vote: (rng.below(2) == 0).then_some(NodeId(1 + rng.below(3))),
             commit: LogIndex(rng.below(last + 1)),
             life: 0,
+            quarantine: 0,
             forgotten: LogId { term: Term(id), index: LogIndex(rng.below(last + 1)) },
         });
         let entries = entries(id, first..first + rng.below(4), &payload);
@@ -183,6 +184,7 @@ fn rule_b45_appends_of_many_groups_are_one_write_and_one_sync_and_all_are_answer
         vote: None,
         commit: LogIndex(0),
         life: 0,
+        quarantine: 0,
         forgotten: LogId::default(),
     });
     let vote = GroupWrite { shard: ShardId(5), hard_state, entries: Vec::new() };

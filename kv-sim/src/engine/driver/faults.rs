@@ -100,6 +100,7 @@ impl<S: System> Driver<'_, S> {
             Action::Rot(server) => self.rot(server),
             Action::Fill(server) => self.set_full(server, true),
             Action::MakeRoom(server) => self.set_full(server, false),
+            Action::Misapply(server) => self.misapply(server),
             Action::Slow(server, extra) => self.slow(server, extra, true),
             Action::Quicken(server, extra) => self.slow(server, extra, false),
             Action::Drift(server, ppm) => self.set_clock(server, |clock, now| {
@@ -146,6 +147,13 @@ impl<S: System> Driver<'_, S> {
         self.outbox
             .tracer
             .event(self.now, process.into(), Kind::Fault, text.as_bytes(), || text.clone());
+    }
+
+    fn misapply(&mut self, server: u16) {
+        let mut slot = self.lifecycle.slot(server);
+        if let (Some(system), Some(machine)) = (&mut self.system, slot.as_mut()) {
+            system.misapply(machine);
+        }
     }
 
     fn set_full(&mut self, server: u16, is_full: bool) {

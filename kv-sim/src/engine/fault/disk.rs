@@ -1,4 +1,4 @@
-//! Faults that strike what is on the disks.
+//! Faults that strike what is on the disks, or what is made of it.
 
 use super::{Action, FaultKind, Nemesis, Strike, Target, Victims, View, names};
 use crate::engine::rng::Draw as _;
@@ -7,6 +7,25 @@ impl Nemesis {
     /// Rot strikes a server that runs or, half of the time, one that is down meanwhile: what is
     /// read at a start is found then, everything else when it is read.
     pub(super) fn bit_rot(&mut self, view: &View, downtime: u64, victims: Victims) -> Strike {
+        let victim = self.one_of_chosen(view, victims);
+        let detail = names(&[victim]);
+        if self.rng.chance(500_000) {
+            return Strike { detail, begin: vec![Action::Rot(victim)], later: Vec::new() };
+        }
+        let later = vec![(self.rng.around(downtime), vec![Action::Restart(victim)])];
+        let begin = vec![Action::Crash(victim), Action::Rot(victim)];
+        Strike { detail, begin, later }.ending(FaultKind::BitRot)
+    }
+
+    /// A minority of the servers comes to other states than the others.
+    pub(super) fn misapply(&mut self, view: &View) -> Strike {
+        let victim = self.one_of_chosen(view, Victims::Minority);
+        let begin = vec![Action::Misapply(victim)];
+        Strike { detail: names(&[victim]), begin, later: Vec::new() }
+    }
+
+    /// A server among those that are struck in this run.
+    fn one_of_chosen(&mut self, view: &View, victims: Victims) -> u16 {
         let count = view.running.len();
         if self.chosen.is_empty() {
             self.chosen = (0..count as u16).collect();
@@ -15,14 +34,7 @@ impl Nemesis {
                 self.chosen.truncate((count.saturating_sub(1) / 2).max(1));
             }
         }
-        let victim = self.chosen[self.rng.index(self.chosen.len())];
-        let detail = names(&[victim]);
-        if self.rng.chance(500_000) {
-            return Strike { detail, begin: vec![Action::Rot(victim)], later: Vec::new() };
-        }
-        let later = vec![(self.rng.around(downtime), vec![Action::Restart(victim)])];
-        let begin = vec![Action::Crash(victim), Action::Rot(victim)];
-        Strike { detail, begin, later }.ending(FaultKind::BitRot)
+        self.chosen[self.rng.index(self.chosen.len())]
     }
 
     /// One disk is full or, half of the time, all are.

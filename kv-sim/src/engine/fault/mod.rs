@@ -74,6 +74,8 @@ pub(crate) enum Action {
     Rot(u16),
     Fill(u16),
     MakeRoom(u16),
+    /// Makes a server apply something else than what is in its log, when it next can.
+    Misapply(u16),
     /// Makes each sync of a disk take longer by so much.
     Slow(u16, u64),
     /// Takes that back.
@@ -163,6 +165,7 @@ impl Nemesis {
             FaultSpec::BitRot { downtime, victims, .. } => {
                 Some(self.bit_rot(view, downtime, victims))
             }
+            FaultSpec::Misapply { .. } => Some(self.misapply(view)),
             FaultSpec::DiskFull { duration, .. } => Some(self.disk_full(view, duration)),
             FaultSpec::Swizzle { step, .. } => Some(self.swizzle(view, step)),
             FaultSpec::Bridge { duration, .. } => self.bridge(view, duration),

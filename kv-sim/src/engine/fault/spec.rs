@@ -50,6 +50,9 @@ pub enum FaultKind {
     SlowDisk,
     /// Servers join, leave, and replace one another. Counted when all that follows from it is over.
     Membership,
+    /// A server applies something else than what is in its log, as if its memory lied, and leaves no
+    /// damage behind that a checksum shows. Counted when it happens.
+    Misapply,
 }
 
 impl FaultKind {
@@ -78,6 +81,7 @@ impl FaultKind {
             Self::ClockJump => "clock-jump",
             Self::SlowDisk => "slow-disk",
             Self::Membership => "membership",
+            Self::Misapply => "misapply",
         }
     }
 
@@ -348,6 +352,11 @@ pub enum FaultSpec {
     },
     /// See [`FaultKind::Membership`].
     Membership(Membership),
+    /// See [`FaultKind::Misapply`].
+    Misapply {
+        /// From one to the next.
+        interval: u64,
+    },
 }
 
 impl FaultSpec {
@@ -375,6 +384,7 @@ impl FaultSpec {
             Self::ClockJump { .. } => FaultKind::ClockJump,
             Self::SlowDisk { .. } => FaultKind::SlowDisk,
             Self::Membership(_) => FaultKind::Membership,
+            Self::Misapply { .. } => FaultKind::Misapply,
         }
     }
 
@@ -397,7 +407,8 @@ impl FaultSpec {
             | Self::ClockDrift { interval, .. }
             | Self::ClockFreeze { interval, .. }
             | Self::ClockJump { interval, .. }
-            | Self::SlowDisk { interval, .. } => Some(*interval),
+            | Self::SlowDisk { interval, .. }
+            | Self::Misapply { interval } => Some(*interval),
             Self::Loss { .. }
             | Self::Duplicate { .. }
             | Self::Reorder { .. }

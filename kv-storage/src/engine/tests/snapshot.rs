@@ -1,7 +1,7 @@
 //! What would go wrong: a shard that is not the same on the receiver, that forgets what it must not
 //! run twice, or that loses what is applied while a snapshot is on its way.
 
-use kv_core::machine::{CHUNK_BYTES_MAX, ChunkContent, SnapshotChunk};
+use kv_core::machine::{CHECKPOINT_ENTRIES, CHUNK_BYTES_MAX, ChunkContent, SnapshotChunk};
 use kv_core::storage::{InstalledState, SnapshotId};
 
 use super::exchange::*;
@@ -44,6 +44,27 @@ fn rule_b36_a_retry_after_a_snapshot_does_not_run_again() {
 #[test]
 fn a_retry_finds_snapshot_without_sessions() {
     finds(Mutant::SnapshotWithoutSessions, sessions_check);
+}
+
+/// Who was filled by a snapshot is compared with the others as if it had applied everything itself.
+#[test]
+fn snapshot_goes_on_with_the_hash_of_its_sender() {
+    let (_disk, mut source) = engine_with(Mutants::NONE);
+    let (_disk, mut target) = engine_with(Mutants::NONE);
+    let states = |engine: &mut Engine, until: u64| {
+        let first = engine.applied(SHARD).index.next().0;
+        let entries = (first..=until).map(|index| write_entry(index, put("k", index.to_string())));
+        match engine.apply(SHARD, &entries.collect::<Vec<_>>()) {
+            StorageReply::Applied { states, .. } => states,
+            other => panic!("not applied: {other:?}"),
+        }
+    };
+    assert_eq!(states(&mut source, CHECKPOINT_ENTRIES - 1), []);
+    send(&mut source, &mut target, 1);
+    let told = [&mut source, &mut target].map(|engine| states(engine, 2 * CHECKPOINT_ENTRIES));
+    let indexes: Vec<_> = told[0].iter().map(|state| state.index.0).collect();
+    assert_eq!(indexes, [CHECKPOINT_ENTRIES, 2 * CHECKPOINT_ENTRIES]);
+    assert_eq!(told[0], told[1]);
 }
 
 /// The keys of all chunks, without version.

@@ -57,6 +57,7 @@ fn idle_groups_pin_nothing() {
         vote: Some(NodeId(2)),
         commit: LogIndex(1),
         life: 0,
+        quarantine: 0,
         forgotten: LogId::default(),
     };
     let vote = GroupWrite { shard: ShardId(2), hard_state: Some(hard_state), entries: Vec::new() };

@@ -84,6 +84,7 @@ const HARD_STATE: HardState = HardState {
     vote: Some(NodeId(3)),
     commit: LogIndex(0),
     life: 0,
+    quarantine: 0,
     forgotten: LogId { term: Term(0), index: LogIndex(0) },
 };
 

@@ -30,6 +30,7 @@ fn log_of(text: &str, commit: u64) -> LogGroup {
         vote: None,
         commit: LogIndex(commit),
         life: 0,
+        quarantine: 0,
         forgotten: LogId::default(),
     };
     let entries = entries.split_whitespace().map(|text| entry(id(text))).collect();

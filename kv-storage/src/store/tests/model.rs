@@ -240,6 +240,7 @@ impl Drawer {
             vote,
             commit: applied,
             life: 0,
+            quarantine: 0,
             forgotten: LogId::default(),
         };
         let hard_state = (self.rng.below(3) == 0).then_some(hard_state);

@@ -1,7 +1,7 @@
 //! A directory, what was done to it, and what it must hold because of that.
 
-use kv_core::id::{RequestHandle, Timestamp};
-use kv_core::storage::Read;
+use kv_core::id::{LogIndex, RequestHandle, Timestamp};
+use kv_core::storage::{Outcome, Read};
 
 use super::model::{
     Applied, Drawer, Floors, Logs, Shard, behind, expected, last_of, model_release, model_write,
@@ -140,8 +140,7 @@ impl World {
             match reply {
                 StorageReply::Damaged(damage) => return Err(Stop::Damaged(damage)),
                 reply => {
-                    let applied = entry.id;
-                    assert_eq!(reply, StorageReply::Applied { shard, applied, outcomes });
+                    assert_applied(reply, shard, entry.id, outcomes);
                 }
             }
             assert!(hash.is_none_or(|hash| hash == engine.state_hash(shard)), "at {}", entry.id);
@@ -212,8 +211,7 @@ impl World {
         if let StorageReply::Damaged(damage) = reply {
             return Err(Stop::Damaged(damage));
         }
-        let applied = StorageReply::Applied { shard, applied: last.id, outcomes: outcomes.clone() };
-        assert_eq!(reply, applied);
+        assert_applied(reply, shard, last.id, outcomes.clone());
         model.state = state;
         self.met.operations += entries.len() as u64;
         for (entry, (index, outcome)) in entries.iter().zip(outcomes) {
@@ -342,4 +340,18 @@ fn assert_answers(appends: &[Append], replies: &[StorageReply]) {
         other => panic!("not the reply to an append: {other:?}"),
     });
     assert!(ids.eq(appends.iter().map(|append| append.id)));
+}
+
+#[track_caller]
+fn assert_applied(
+    reply: StorageReply,
+    shard: ShardId,
+    applied: LogId,
+    outcomes: Vec<(LogIndex, Outcome)>,
+) {
+    let StorageReply::Applied { states, .. } = &reply else {
+        panic!("entries are applied: {reply:?}");
+    };
+    let states = states.clone();
+    assert_eq!(reply, StorageReply::Applied { shard, applied, outcomes, states });
 }
