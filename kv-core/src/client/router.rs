@@ -172,7 +172,8 @@ impl Router {
         self.finish(id, Err(error));
     }
 
-    /// No answer came, or none can come, or the node knows nothing: whoever was asked is no longer taken for the leader.
+    /// No answer came, or none can come, or the node knows nothing: whoever was asked is no longer
+    /// taken for the leader.
     fn on_attempt_failed(&mut self, id: CallId) {
         let shard_count = self.map.as_ref().map_or(1, ClusterMap::shard_count);
         if let Some(shard) = self.jobs.get(&id).and_then(|job| job.shard(shard_count)) {

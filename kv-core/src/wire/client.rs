@@ -298,7 +298,8 @@ pub enum Refusal {
     /// The replicas of the shard came to different states, and none has a majority. It is not served
     /// until an operator has decided. *A write may still take effect.*
     #[error(
-        "the replicas of {shard} differ after entry {index} and none is right by majority; it is not served, see the nodes' logs"
+        "the replicas of {shard} differ after entry {index} and none is right by majority; \
+         it is not served, see the nodes' logs"
     )]
     Diverged {
         /// The shard.
