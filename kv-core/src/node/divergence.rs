@@ -22,8 +22,8 @@
 //! # Giving up
 //!
 //! It begins with a write to the log that says in which life the replica goes on
-//! ([`HardState::quarantined`]). When that is durable the applied state is forgotten, and then the
-//! log, as of a replica that was removed. One that is started while it is in quarantine is given up
+//! ([`crate::storage::HardState::quarantined`]). When that is durable the applied state is forgotten,
+//! and then the log, as of a replica that was removed. One that is started while it is in quarantine is given up
 //! once more, into yet another life: it cannot tell which of its data are from before.
 //!
 //! **What this leaves out:** damage of what is stored and is not applied any more, which the hash
