@@ -2,25 +2,17 @@
 
 use std::time::Duration;
 
-use kv_core::client::{Answer, Call, CallError};
+use kv_core::client::{Call, CallError};
 use kv_core::id::{Epoch, LogId, LogIndex, NodeId, Term};
 use kv_core::machine::CHECKPOINT_ENTRIES;
 use kv_core::node::{Event, Input, TimerReason};
-use kv_core::op::Value;
 use kv_core::raft::Role;
-use kv_core::wire::{ClientReply, ClientRequest, PeerFrame, PeerMessage, Refusal};
+use kv_core::wire::{ClientReply, ClientRequest, PeerMessage, Refusal};
 
-use super::support::{Cluster, SHARD, key_of_shard, put_of_shard, write_of_shard};
-
-/// A cluster, the leader of [`SHARD`], and the two others.
-fn cluster() -> (Cluster, NodeId, [NodeId; 2]) {
-    let mut cluster = Cluster::formed(3);
-    assert!(cluster.call(put_of_shard("1")).is_ok());
-    let leader = cluster.leader(SHARD).expect("the shard is led");
-    let mut others = (1..=3).map(NodeId).filter(|id| *id != leader);
-    let others = [(); 2].map(|()| others.next().expect("there are two others"));
-    (cluster, leader, others)
-}
+use super::frames::frame;
+use super::support::{
+    Cluster, SHARD, check_value, key_of_shard, put_of_shard, write_of_shard, written,
+};
 
 /// Writes until the shard has passed `count` more indexes at which replicas are compared, and lets
 /// them be.
@@ -58,16 +50,9 @@ fn check_equal(cluster: &Cluster) {
     assert!(shards.iter().flatten().all(|shard| !shard.is_suspect), "all are whole");
 }
 
-#[track_caller]
-fn check_value(cluster: &mut Cluster, expected: &str) {
-    let got = cluster.call(Call::Get { key: key_of_shard() });
-    let Ok(Answer::Got(Some(found))) = got else { panic!("{got:?}") };
-    assert_eq!(found.value, Value::string(expected.as_bytes().to_vec()));
-}
-
 #[test]
 fn follower_with_another_state_is_given_up_and_filled_again() {
-    let (mut cluster, leader, [node, other]) = cluster();
+    let (mut cluster, leader, [node, other]) = written();
     cluster.lie(node, SHARD, "lie");
     assert!(cluster.call(put_of_shard("2")).is_ok());
     cluster.run(Duration::from_secs(1));
@@ -94,7 +79,7 @@ fn follower_with_another_state_is_given_up_and_filled_again() {
 
 #[test]
 fn leader_with_another_state_than_most_is_given_up_and_no_leader_any_more() {
-    let (mut cluster, leader, _) = cluster();
+    let (mut cluster, leader, _) = written();
     cluster.lie(leader, SHARD, "lie");
     assert!(cluster.call(put_of_shard("2")).is_ok());
     pass(&mut cluster, 1);
@@ -120,7 +105,7 @@ fn term_of(cluster: &Cluster, id: NodeId) -> Term {
 
 #[test]
 fn who_is_given_up_counts_for_nothing_before_it_is_whole() {
-    let (mut cluster, leader, [node, other]) = cluster();
+    let (mut cluster, leader, [node, other]) = written();
     cluster.lie(node, SHARD, "lie");
     assert!(cluster.call(put_of_shard("2")).is_ok());
     pass_until_found(&mut cluster, node);
@@ -156,7 +141,7 @@ fn pass_until_found(cluster: &mut Cluster, node: NodeId) {
 
 #[test]
 fn without_a_majority_the_shard_is_refused_whoever_leads_it() {
-    let (mut cluster, leader, [node, other]) = cluster();
+    let (mut cluster, leader, [node, other]) = written();
     cluster.lie(node, SHARD, "lie");
     cluster.lie(other, SHARD, "another lie");
     assert!(cluster.call(put_of_shard("2")).is_ok());
@@ -179,7 +164,7 @@ fn without_a_majority_the_shard_is_refused_whoever_leads_it() {
 
 #[test]
 fn two_of_three_that_differ_decide_nothing_before_the_third_has_told() {
-    let (mut cluster, leader, [node, other]) = cluster();
+    let (mut cluster, leader, [node, other]) = written();
     cluster.lie(node, SHARD, "lie");
     assert!(cluster.call(put_of_shard("2")).is_ok());
     cluster.run(Duration::from_secs(1));
@@ -196,7 +181,7 @@ fn two_of_three_that_differ_decide_nothing_before_the_third_has_told() {
 
 #[test]
 fn verdict_about_another_index_or_of_another_node_accuses_nobody() {
-    let (mut cluster, leader, [node, other]) = cluster();
+    let (mut cluster, leader, [node, other]) = written();
     pass(&mut cluster, 1);
     let term = cluster.node(node).status().shards.iter().find(|it| it.shard == SHARD).unwrap().term;
     let index = LogIndex(CHECKPOINT_ENTRIES);
@@ -204,7 +189,7 @@ fn verdict_about_another_index_or_of_another_node_accuses_nobody() {
     let verdict = |cluster: &mut Cluster, from, term, index: LogIndex, hash| {
         let majority = Some(hash);
         let message = PeerMessage::Diverged { shard: SHARD, term, index, majority };
-        let frame = frame_of(cluster, from, node, message);
+        let frame = frame(cluster, from, node, message);
         cluster.input(node, Input::Receive(frame));
     };
     // Of an index that the replica has not told of, or not in this life of it.
@@ -223,21 +208,9 @@ fn verdict_about_another_index_or_of_another_node_accuses_nobody() {
     assert_eq!(found(&cluster, node).len(), 1);
 }
 
-/// A frame as `from` would send it.
-fn frame_of(cluster: &Cluster, from: NodeId, to: NodeId, message: PeerMessage) -> PeerFrame {
-    let identity = cluster.node(from).identity();
-    PeerFrame {
-        cluster: identity.cluster.as_ref().map(|cluster| cluster.id),
-        from,
-        from_incarnation: identity.incarnation,
-        to,
-        messages: vec![message],
-    }
-}
-
 #[test]
 fn states_are_told_once_with_confirmations_and_by_nothing_else() {
-    let (mut cluster, leader, others) = cluster();
+    let (mut cluster, leader, others) = written();
     pass(&mut cluster, 2);
     let told = |cluster: &Cluster, id: NodeId| {
         let frames = cluster.sent.iter().filter(|frame| (frame.from, frame.to) == (id, leader));

@@ -3,27 +3,15 @@
 
 use std::time::Duration;
 
-use kv_core::client::{Answer, Call};
 use kv_core::id::{Epoch, NodeId};
 use kv_core::node::Event;
-use kv_core::op::Value;
 use kv_core::storage::StorageDamage;
 use kv_core::wire::{ClientReply, ClientRequest, Refusal};
 
-use super::support::{Cluster, SHARD, key_of_shard, put_of_shard};
+use super::support::{Cluster, SHARD, check_value, key_of_shard, put_of_shard, written};
 
 fn damage() -> StorageDamage {
     StorageDamage { file: "log/1".into(), offset: 32, what: "a wrong checksum".into() }
-}
-
-/// A cluster that holds something, its leader, and the two others.
-fn cluster() -> (Cluster, NodeId, [NodeId; 2]) {
-    let mut cluster = Cluster::formed(3);
-    assert!(cluster.call(put_of_shard("1")).is_ok());
-    let leader = cluster.leader(SHARD).expect("the shard is led");
-    let mut others = (1..=3).map(NodeId).filter(|id| *id != leader);
-    let others = [(); 2].map(|()| others.next().expect("there are two others"));
-    (cluster, leader, others)
 }
 
 fn is_suspect(cluster: &Cluster, node: NodeId) -> bool {
@@ -37,16 +25,9 @@ fn cut(cluster: &mut Cluster, node: NodeId) {
     }
 }
 
-#[track_caller]
-fn check_value(cluster: &mut Cluster, expected: &str) {
-    let got = cluster.call(Call::Get { key: key_of_shard() });
-    let Ok(Answer::Got(Some(found))) = got else { panic!("{got:?}") };
-    assert_eq!(found.value, Value::string(expected.as_bytes().to_vec()));
-}
-
 #[test]
 fn node_that_lost_everything_is_repaired_and_counts_again() {
-    let (mut cluster, leader, [node, other]) = cluster();
+    let (mut cluster, leader, [node, other]) = written();
     cluster.reopen(node, damage());
     assert!(is_suspect(&cluster, node));
     assert_eq!(cluster.node(node).status().damage, Some(Box::new(damage())));
@@ -74,7 +55,7 @@ fn node_that_lost_everything_is_repaired_and_counts_again() {
 /// hidden, nor may the other one be believed that has never heard of it.
 #[test]
 fn peer_that_missed_a_write_repairs_nobody() {
-    let (mut cluster, leader, [node, stale]) = cluster();
+    let (mut cluster, leader, [node, stale]) = written();
     cut(&mut cluster, stale);
     assert!(cluster.call(put_of_shard("2")).is_ok());
     cluster.reopen(node, damage());
@@ -94,7 +75,7 @@ fn peer_that_missed_a_write_repairs_nobody() {
 
 #[test]
 fn suspect_is_no_part_of_a_majority_and_a_restart_does_not_make_it_one() {
-    let (mut cluster, leader, [node, other]) = cluster();
+    let (mut cluster, leader, [node, other]) = written();
     cluster.stop(other);
     cluster.reopen(node, damage());
     cluster.run(Duration::from_secs(5));
@@ -112,7 +93,7 @@ fn suspect_is_no_part_of_a_majority_and_a_restart_does_not_make_it_one() {
 
 #[test]
 fn majority_that_lost_everything_is_refused_for_good() {
-    let (mut cluster, _, lost) = cluster();
+    let (mut cluster, _, lost) = written();
     lost.into_iter().for_each(|node| cluster.reopen(node, damage()));
     cluster.run(Duration::from_secs(10));
     for node in lost {
@@ -126,7 +107,7 @@ fn majority_that_lost_everything_is_refused_for_good() {
 
 #[test]
 fn node_that_is_damaged_again_begins_another_life() {
-    let (mut cluster, leader, [node, _]) = cluster();
+    let (mut cluster, leader, [node, _]) = written();
     cluster.reopen(node, damage());
     cluster.run(Duration::from_millis(20));
     cluster.reopen(node, damage());

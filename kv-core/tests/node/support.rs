@@ -631,3 +631,21 @@ impl Cluster {
         leaders.max().map(|(_, id)| id)
     }
 }
+
+/// A cluster that holds something, the leader of [`SHARD`], and the two others.
+pub(crate) fn written() -> (Cluster, NodeId, [NodeId; 2]) {
+    let mut cluster = Cluster::formed(3);
+    assert!(cluster.call(put_of_shard("1")).is_ok());
+    let leader = cluster.leader(SHARD).expect("the shard is led");
+    let mut others = (1..=3).map(NodeId).filter(|id| *id != leader);
+    let others = [(); 2].map(|()| others.next().expect("there are two others"));
+    (cluster, leader, others)
+}
+
+/// The value of the key of [`SHARD`] is `expected`.
+#[track_caller]
+pub(crate) fn check_value(cluster: &mut Cluster, expected: &str) {
+    let got = cluster.call(Call::Get { key: key_of_shard() });
+    let Ok(Answer::Got(Some(found))) = got else { panic!("{got:?}") };
+    assert_eq!(found.value, Value::string(expected.as_bytes().to_vec()));
+}
