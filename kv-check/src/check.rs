@@ -18,8 +18,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::decision::Decision;
 use crate::history::{Event, Expect, History, MicroOp, Observed, Process};
-use crate::linearizability::{self, KeyVerdict, Violation};
+use crate::linearizability::{self, Violation};
 use crate::operation::{self, Operation, Outcome};
 use crate::report::{KeyViolation, OperationView, Operations, Report, Verdict};
 
@@ -74,10 +75,12 @@ pub fn check_with(history: &History, options: &Options) -> Report {
     }
     report.keys = keys.len();
     for (key, operations) in &keys {
-        match linearizability::check_key(operations, options.budget_steps) {
-            KeyVerdict::Holds => {}
-            KeyVerdict::Unknown => report.undecided.push((*key).to_owned()),
-            KeyVerdict::Violated(violation) => {
+        let decided = linearizability::check_key(operations, options.budget_steps);
+        *report.methods.entry(decided.method).or_default() += 1;
+        match decided.decision {
+            Decision::Holds(_) => {}
+            Decision::Unknown => report.undecided.push((*key).to_owned()),
+            Decision::Violated(violation) => {
                 let explanation = Explanation { history, operations, violation: &violation };
                 report.violations.push(explanation.key_violation(key));
             }

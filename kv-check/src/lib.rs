@@ -26,6 +26,7 @@
 //! - `operation`: pairs events into operations and refuses what is not well-formed.
 //! - `model`: what a single copy of one key would do.
 //! - `linearizability`: the search, per key.
+//! - `decision`: what came of a key, and how.
 //! - `check`: runs it over all keys; [`report`]: the result and its text.
 //!
 //! # What this leaves out
@@ -37,6 +38,7 @@
 extern crate self as kv_check;
 
 mod check;
+mod decision;
 pub mod format;
 pub mod history;
 mod linearizability;
@@ -48,11 +50,12 @@ mod recording;
 pub mod report;
 
 pub use check::{BUDGET_STEPS_DEFAULT, Options, check, check_with};
+pub use decision::Method;
 pub use format::{Format, Recording};
 pub use history::{
     Event, EventKind, Expect, Header, History, MicroOp, Model, Observed, Process, write_to,
 };
 pub use operation::{HistoryError, Problem};
 pub use parse::{ParseError, ReadError};
-pub use recording::{Finding, Method, Objects};
+pub use recording::{Finding, Objects};
 pub use report::{KeyViolation, OperationView, Operations, Report, Verdict};

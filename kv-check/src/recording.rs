@@ -5,8 +5,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::check::{Options, check_with};
+use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording};
-use crate::object::{Answer, Call, Object, PENDING, Queue, Side, Text, fifo, search};
+use crate::object::{Call, Object, PENDING, Queue, Side, Text, fifo, search};
 use crate::report::{Report, Verdict};
 
 /// What a check of a [`Recording`] found.
@@ -17,16 +18,6 @@ pub enum Finding {
     Keys(Box<Report>),
     /// Of objects of another type.
     Objects(Objects),
-}
-
-/// How objects are decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// By a search for an order.
-    Search,
-    /// By the rules that forbid an order of the operations of a queue.
-    QueueRules,
 }
 
 /// What a check of objects found.
@@ -59,7 +50,7 @@ impl Recording {
             Recorded::Strings(keys) => {
                 let mut objects = Objects::new("strings");
                 for (key, calls) in keys {
-                    objects.search(&Text, key, calls, options);
+                    objects.add(key, calls, decided(&Text, calls, options));
                 }
                 Finding::Objects(objects)
             }
@@ -69,14 +60,19 @@ impl Recording {
                     Side::Newest => "stack",
                 };
                 let mut objects = Objects::new(name);
-                match fifo::decide(calls).filter(|_| *side == Side::Oldest) {
-                    Some(holds) => objects.decided(name, calls, Method::QueueRules, holds),
-                    None => objects.search(&Queue(*side), name, calls, options),
-                }
+                let rules = (*side == Side::Oldest).then(|| fifo::decide(calls)).flatten();
+                let by_search = || decided(&Queue(*side), calls, options);
+                let decided = rules.map_or_else(by_search, |rules| rules.by(Method::QueueRules));
+                objects.add(name, calls, decided);
                 Finding::Objects(objects)
             }
         }
     }
+}
+
+/// Searches for an order of `calls`.
+fn decided<O: Object>(object: &O, calls: &[Call<O::Action>], options: &Options) -> Decided {
+    search(object, calls, options.budget_steps.unwrap_or(u64::MAX)).by(Method::Search)
 }
 
 impl Finding {
@@ -107,41 +103,16 @@ impl Objects {
         Self { verdict, kind, count, operations, pending, method, violated, undecided }
     }
 
-    fn search<O: Object>(
-        &mut self,
-        object: &O,
-        name: &str,
-        calls: &[Call<O::Action>],
-        options: &Options,
-    ) {
-        let steps = options.budget_steps.unwrap_or(u64::MAX);
-        match search(object, calls, steps) {
-            Answer::Order(_) => self.decided(name, calls, Method::Search, true),
-            Answer::Impossible => self.decided(name, calls, Method::Search, false),
-            Answer::Exhausted => {
-                self.count(calls, Method::Search);
-                self.undecided.push(name.to_owned());
-            }
-        }
-        self.judge();
-    }
-
-    fn decided<A>(&mut self, name: &str, calls: &[Call<A>], method: Method, holds: bool) {
-        self.count(calls, method);
-        if !holds {
-            self.violated.push(name.to_owned());
-        }
-        self.judge();
-    }
-
-    fn count<A>(&mut self, calls: &[Call<A>], method: Method) {
+    fn add<A>(&mut self, name: &str, calls: &[Call<A>], decided: Decided) {
         self.count += 1;
         self.operations += calls.len();
         self.pending += calls.iter().filter(|call| call.completed == PENDING).count();
-        self.method = method;
-    }
-
-    fn judge(&mut self) {
+        self.method = decided.method;
+        match decided.decision {
+            Decision::Holds(_) => {}
+            Decision::Violated(()) => self.violated.push(name.to_owned()),
+            Decision::Unknown => self.undecided.push(name.to_owned()),
+        }
         self.verdict = match (self.violated.is_empty(), self.undecided.is_empty()) {
             (true, true) => Verdict::Holds,
             (true, false) => Verdict::Unknown,
@@ -154,11 +125,7 @@ impl fmt::Display for Objects {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, kind, operations, pending, .. } = self;
         writeln!(out, "history     {count} {kind}, {operations} operations, {pending} pending")?;
-        let method = match self.method {
-            Method::Search => "a search for an order",
-            Method::QueueRules => "the rules of queues",
-        };
-        writeln!(out, "method      {method}")?;
+        writeln!(out, "method      {}", self.method.name())?;
         writeln!(out, "verdict     {}", self.verdict)?;
         for (what, names) in [("violated", &self.violated), ("undecided", &self.undecided)] {
             for name in names.iter().take(10) {

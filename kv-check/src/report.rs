@@ -11,11 +11,13 @@
 //!
 //! Colours and pictures.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
 use crate::check::clients_and_faults;
+use crate::decision::Method;
 use crate::history::{History, Model};
 use crate::operation::HistoryError;
 
@@ -43,6 +45,8 @@ pub struct Report {
     pub faults: usize,
     /// How many operations there are, by outcome.
     pub operations: Operations,
+    /// How many keys were decided, or given up, by which method.
+    pub methods: BTreeMap<Method, usize>,
     /// The keys whose operations have no order, by key.
     pub violations: Vec<KeyViolation>,
     /// The keys whose search was given up, by key.
@@ -125,6 +129,7 @@ impl Report {
             processes,
             faults,
             operations: Operations::default(),
+            methods: BTreeMap::new(),
             violations: Vec::new(),
             undecided: Vec::new(),
             malformed: None,
@@ -165,6 +170,11 @@ impl fmt::Display for Report {
         writeln!(out, "model:      {model}; keys {keys}, processes {processes}, faults {faults}")?;
         let Operations { ok, failed, unknown } = self.operations;
         writeln!(out, "operations: {ok} ok, {failed} failed, {unknown} of unknown outcome")?;
+        if !self.methods.is_empty() {
+            let methods = self.methods.iter();
+            let methods = methods.map(|(method, keys)| format!("{} (keys {keys})", method.name()));
+            writeln!(out, "method:     {}", methods.collect::<Vec<_>>().join("; "))?;
+        }
         writeln!(out, "verdict:    {}", self.verdict)?;
         self.explain(out)
     }

@@ -176,6 +176,7 @@ fn a_violation_names_the_culprit() {
     assert_eq!(violation.last_write.as_ref().map(|view| view.process), Some(2));
     let expected = r#"model:      kv; keys 1, processes 4, faults 0
 operations: 4 ok, 0 failed, 0 of unknown outcome
+method:     a search for an order (keys 1)
 verdict:    VIOLATED (not linearizable)
 
 key "k": the first 2 completed operations have a legal order,

@@ -59,6 +59,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+use crate::decision::{Decided, Decision, Method};
 use crate::operation::{Operation, Outcome};
 use problem::Problem;
 use search::{Answer, search};
@@ -66,17 +67,6 @@ pub(crate) use window::Window;
 
 /// How many searches of prefixes may spend their budget before a violation is reported as it is.
 const EXHAUSTED_PROBES_MAX: u32 = 3;
-
-/// What is known of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum KeyVerdict {
-    /// An order exists.
-    Holds,
-    /// No order exists.
-    Violated(Violation),
-    /// The step budget was spent first.
-    Unknown,
-}
 
 /// Where a history stops having an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,22 +87,31 @@ pub(crate) struct Violation {
 /// Checks the operations of one key, in the order of their invocations.
 ///
 /// Each search may take `steps` steps more than it has operations.
-pub(crate) fn check_key(operations: &[Operation<'_>], steps: Option<u64>) -> KeyVerdict {
+pub(crate) fn check_key(operations: &[Operation<'_>], steps: Option<u64>) -> Decided<Violation> {
+    by_search(operations, steps).by(Method::Search)
+}
+
+fn by_search(operations: &[Operation<'_>], steps: Option<u64>) -> Decision<Violation> {
     let key = Key::new(operations, steps);
     let whole = Problem::new(operations, usize::MAX);
     if let Some(event) = whole.impossible_demand() {
         // Most likely the demand is the culprit, and all before it is fine.
         let suspect = key.completed_before(event);
-        return KeyVerdict::Violated(key.narrow(0, &[suspect + 1, suspect]));
+        return Decision::Violated(key.narrow(0, &[suspect + 1, suspect]));
     }
     match search(&whole, steps) {
-        Answer::Order(_) => KeyVerdict::Holds,
-        Answer::Exhausted => KeyVerdict::Unknown,
+        Answer::Order(order) => Decision::Holds(Some(sources(&whole, &order))),
+        Answer::Exhausted => Decision::Unknown,
         Answer::Impossible { reached } => {
             let good = key.completed_before(reached);
-            KeyVerdict::Violated(key.narrow(good, &[]))
+            Decision::Violated(key.narrow(good, &[]))
         }
     }
+}
+
+/// The places of the operations in the list that the problem was made from.
+fn sources(problem: &Problem, order: &[u32]) -> Vec<usize> {
+    order.iter().map(|op| problem.op(*op).source).collect()
 }
 
 /// What is known of a prefix.
@@ -195,9 +194,7 @@ impl<'k> Key<'k> {
             return Probe::Impossible;
         }
         match search(&problem, self.steps) {
-            Answer::Order(order) => {
-                Probe::Order(order.iter().map(|op| problem.op(*op).source).collect())
-            }
+            Answer::Order(order) => Probe::Order(sources(&problem, &order)),
             Answer::Impossible { .. } => Probe::Impossible,
             Answer::Exhausted => Probe::Exhausted,
         }

@@ -17,6 +17,7 @@
 use std::collections::HashMap;
 
 use super::{Call, PENDING, QueueAction, Removal};
+use crate::decision::Decision;
 
 /// One value: positions of the events of its addition and removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +30,8 @@ struct Stay {
     remove_completed: u32,
 }
 
-/// Whether the calls have an order; none if the rules do not know.
-pub(crate) fn decide(calls: &[Call<QueueAction>]) -> Option<bool> {
+/// Whether the calls have an order, without saying which; none if the rules do not know.
+pub(crate) fn decide(calls: &[Call<QueueAction>]) -> Option<Decision> {
     let mut stays = HashMap::new();
     for call in calls {
         if let QueueAction::Add(value) = call.action {
@@ -60,7 +61,11 @@ pub(crate) fn decide(calls: &[Call<QueueAction>]) -> Option<bool> {
     let is_there = |stay: &Stay| stay.add_completed != PENDING || stay.is_removed();
     let stays: Vec<_> = stays.into_values().filter(is_there).collect();
     let is_good = is_good && is_in_order(&stays) && has_empty_moments(&stays, &empties);
-    (is_good || !is_unsure).then_some(is_good)
+    match (is_good, is_unsure) {
+        (true, _) => Some(Decision::Holds(None)),
+        (false, false) => Some(Decision::Violated(())),
+        (false, true) => None,
+    }
 }
 
 impl Stay {

@@ -17,7 +17,7 @@ mod tests;
 use std::hash::Hash;
 
 pub(crate) use queue::{Queue, QueueAction, Removal, Side};
-pub(crate) use search::{Answer, search};
+pub(crate) use search::search;
 pub(crate) use string::{StringAction, Text};
 
 /// The completion of a call that nobody saw completed.

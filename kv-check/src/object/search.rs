@@ -13,22 +13,11 @@
 use std::collections::HashSet;
 
 use super::{Call, Object, PENDING};
+use crate::decision::Decision;
 use crate::linearizability::Window;
 
-/// What a search found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// An order that explains all results: places in the list of calls, without the pending ones
-    /// that took no effect.
-    Order(Vec<usize>),
-    /// There is none.
-    Impossible,
-    /// The steps are used up.
-    Exhausted,
-}
-
 /// Looks for an order of `calls`, with at most so many steps.
-pub(crate) fn search<O: Object>(object: &O, calls: &[Call<O::Action>], steps: u64) -> Answer {
+pub(crate) fn search<O: Object>(object: &O, calls: &[Call<O::Action>], steps: u64) -> Decision {
     Search::new(object, calls).run(steps)
 }
 
@@ -84,7 +73,7 @@ impl<'a, O: Object> Search<'a, O> {
         Self { object, calls, completed, pending, earliest }
     }
 
-    fn run(&self, steps: u64) -> Answer {
+    fn run(&self, steps: u64) -> Decision {
         let mut seen = HashSet::new();
         let mut order = Vec::new();
         let mut steps = steps.saturating_add(self.calls.len() as u64);
@@ -93,7 +82,7 @@ impl<'a, O: Object> Search<'a, O> {
         let mut stack = vec![self.frame(first, &mut order)];
         while let Some(frame) = stack.last_mut() {
             if self.is_all(&frame.configuration) {
-                return Answer::Order(order);
+                return Decision::Holds(Some(order));
             }
             order.truncate(frame.length);
             let Some(choice) = frame.choices.pop() else {
@@ -102,7 +91,7 @@ impl<'a, O: Object> Search<'a, O> {
             };
             let Some(next) = self.take(&frame.configuration, choice) else { continue };
             if steps == 0 {
-                return Answer::Exhausted;
+                return Decision::Unknown;
             }
             steps -= 1;
             order.push(self.place(choice));
@@ -112,7 +101,7 @@ impl<'a, O: Object> Search<'a, O> {
                 stack.push(frame);
             }
         }
-        Answer::Impossible
+        Decision::Violated(())
     }
 
     fn is_all(&self, configuration: &Configuration<O::State>) -> bool {

@@ -1,6 +1,7 @@
 //! What would go wrong: an order that does not exist, or one that is missed.
 
 use super::*;
+use crate::decision::Decision;
 
 /// Draws numbers, the same for the same seed.
 struct Draw(u64);
@@ -80,12 +81,12 @@ fn compare<O: Object>(
         let holds = brute_force(object, &calls);
         good += u32::from(holds);
         match search(object, &calls, 1_000_000) {
-            Answer::Order(order) => {
+            Decision::Holds(order) => {
                 assert!(holds);
-                replay(object, &calls, &order);
+                replay(object, &calls, &order.expect("a search says which"));
             }
-            Answer::Impossible => assert!(!holds),
-            Answer::Exhausted => panic!("these are small"),
+            Decision::Violated(()) => assert!(!holds),
+            Decision::Unknown => panic!("these are small"),
         }
         also(&calls, holds);
     }
@@ -132,7 +133,8 @@ fn queues_are_searched_and_decided_by_rules_as_by_trying_all_orders() {
     let action = |draw: &mut Draw, is: bool| queue_action(draw, is, &mut added);
     compare(&Queue(Side::Oldest), action, |calls, holds| {
         if let Some(verdict) = fifo::decide(calls) {
-            assert_eq!(verdict, holds, "{calls:?}");
+            let expected = if holds { Decision::Holds(None) } else { Decision::Violated(()) };
+            assert_eq!(verdict, expected, "{calls:?}");
             decided[usize::from(holds)] += 1;
         }
     });
@@ -145,5 +147,5 @@ fn what_does_not_end_is_given_up() {
     let mut calls: Vec<_> = (0..20).map(add).collect();
     let action = QueueAction::Remove(Removal::Value(99));
     calls.push(Call { invoked: 200, completed: 201, action });
-    assert_eq!(search(&Queue(Side::Oldest), &calls, 1_000), Answer::Exhausted);
+    assert_eq!(search(&Queue(Side::Oldest), &calls, 1_000), Decision::Unknown);
 }
