@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use kv_check::{BUDGET_STEPS_DEFAULT, Format};
+use kv_check::{BUDGET_STEPS_DEFAULT, Format, Options, Stop};
 
 /// Checks whether a recorded history is linearizable: of keys and values, of a register, of strings, of
 /// a queue or a stack.
 ///
 /// Exit codes: 0 it is; 1 it is not; 2 usage, or the history does not parse; 3 the history cannot
-/// be read or the report not be written; 4 unknown, the step budget is spent.
+/// be read or the report not be written; 4 unknown, the budget is spent.
 #[derive(Debug, Parser)]
 #[command(name = "kv-check", version)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -25,12 +26,38 @@ pub(crate) struct Arguments {
     /// its first lines look like.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
-    /// Search steps per key beyond one for each operation, before giving up.
-    #[arg(long, value_name = "STEPS", default_value_t = BUDGET_STEPS_DEFAULT)]
-    pub(crate) budget_steps: u64,
+    /// Search steps per key beyond one for each operation, before giving up. Default: 5,000,000, or no
+    /// limit if --budget is given.
+    #[arg(long, value_name = "STEPS")]
+    budget_steps: Option<u64>,
+    /// Time that the check may take, reading apart, before giving up: 500ms, 10s, 2m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) budget: Option<Duration>,
     /// File with the history, or - for standard input.
     #[arg(required = true)]
     pub(crate) history: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The limits of the check; `stop` ends it.
+    pub(crate) fn options(&self, stop: Stop) -> Options {
+        let without_time = || self.budget.is_none().then_some(BUDGET_STEPS_DEFAULT);
+        Options { budget_steps: self.budget_steps.or_else(without_time), stop }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => return Err("expected a number and ms, s or m, such as 10s".to_owned()),
+    };
+    let milliseconds = number.parse().ok().and_then(|number: u64| number.checked_mul(unit));
+    let milliseconds = milliseconds.ok_or("expected a number that is not that large")?;
+    Ok(Duration::from_millis(milliseconds))
 }
 
 /// What else there is to do.
@@ -56,7 +83,7 @@ pub(crate) enum Exit {
     Usage = 2,
     /// A file or a stream failed.
     Io = 3,
-    /// The step budget is spent.
+    /// The budget of steps or of time is spent.
     Unknown = 4,
 }
 

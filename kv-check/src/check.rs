@@ -18,38 +18,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::budget::Options;
 use crate::decision::Decision;
 use crate::history::{Event, Expect, History, MicroOp, Observed, Process};
 use crate::linearizability::{self, Violation};
 use crate::operation::{self, Operation, Outcome};
 use crate::report::{KeyViolation, OperationView, Operations, Report, Verdict};
 
-/// Steps of one search beyond one for each operation, unless [`Options`] say otherwise.
-///
-/// Real histories need few, since a wrong turn shows after a handful of steps; this many take some
-/// seconds and less than a gigabyte.
-pub const BUDGET_STEPS_DEFAULT: u64 = 5_000_000;
-
 /// How many operations a violation shows.
 const WINDOW_OPERATIONS_MAX: usize = 10;
 
 /// How many of those are there because they wrote the value in question.
 const WINDOW_WRITERS_MAX: usize = 2;
-
-/// Limits of a check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Steps that the search of one key may take beyond one for each of its operations; `None` for
-    /// no limit.
-    /// Steps are counted, not time, so that the verdict is the same everywhere.
-    pub budget_steps: Option<u64>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { budget_steps: Some(BUDGET_STEPS_DEFAULT) }
-    }
-}
 
 /// Checks a history with the default limits.
 #[must_use]
@@ -75,7 +55,7 @@ pub fn check_with(history: &History, options: &Options) -> Report {
     }
     report.keys = keys.len();
     for (key, operations) in &keys {
-        let decided = linearizability::check_key(operations, options.budget_steps);
+        let decided = linearizability::check_key(operations, options);
         *report.methods.entry(decided.method).or_default() += 1;
         match decided.decision {
             Decision::Holds(_) => {}

@@ -28,6 +28,7 @@
 //! - `linearizability`: the search, per key.
 //! - `decision`: what came of a key, and how.
 //! - `check`: runs it over all keys; [`report`]: the result and its text.
+//! - `budget`: when a search is given up.
 //!
 //! # What this leaves out
 //!
@@ -37,6 +38,7 @@
 #[cfg(test)]
 extern crate self as kv_check;
 
+mod budget;
 mod check;
 mod decision;
 pub mod format;
@@ -49,7 +51,8 @@ pub mod parse;
 mod recording;
 pub mod report;
 
-pub use check::{BUDGET_STEPS_DEFAULT, Options, check, check_with};
+pub use budget::{BUDGET_STEPS_DEFAULT, Options, Stop};
+pub use check::{check, check_with};
 pub use decision::Method;
 pub use format::{Format, Recording};
 pub use history::{

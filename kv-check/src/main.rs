@@ -11,10 +11,12 @@ use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::string::FromUtf8Error;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser as _;
-use kv_check::{Finding, Format, Options, ParseError, Verdict};
+use kv_check::{Finding, Format, Options, ParseError, Stop, Verdict};
 
 use crate::args::{Arguments, Command, Exit};
 
@@ -28,22 +30,38 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let options = Options { budget_steps: Some(arguments.budget_steps) };
     if let Some(Command::Verify { manifest }) = &arguments.command {
-        let agrees = verify::verify(manifest, &options, &mut io::stdout().lock())?;
+        let agrees = verify::verify(manifest, &Options::default(), &mut io::stdout().lock())?;
         return Ok(if agrees { Exit::Holds } else { Exit::Violated });
     }
     let path = arguments.history.as_deref().context("no history was named")?;
     let text = read(path)?;
     let format = arguments.format.unwrap_or_else(|| Format::detect(&text));
     let recording = format.read(&text).with_context(|| path.display().to_string())?;
-    let finding = recording.check(&options);
+    let stop = Stop::default();
+    if let Some(budget) = arguments.budget {
+        stop_after(budget, stop.clone());
+    }
+    let finding = recording.check(&arguments.options(stop));
     print(&finding, arguments.json).context("cannot write the report")?;
     Ok(match finding.verdict() {
         Verdict::Holds => Exit::Holds,
         Verdict::Violated => Exit::Violated,
         Verdict::Unknown => Exit::Unknown,
     })
+}
+
+/// Stops a check when its time is over; no thread waits for one that has no time at all.
+fn stop_after(budget: Duration, stop: Stop) {
+    if budget.is_zero() {
+        stop.stop();
+        return;
+    }
+    // Nobody waits for this thread: the program ends with its report, mostly long before.
+    thread::spawn(move || {
+        thread::sleep(budget);
+        stop.stop();
+    });
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::check::{Options, check_with};
+use crate::budget::Options;
+use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording};
 use crate::object::{Call, Object, PENDING, Queue, Side, Text, fifo, search};
@@ -72,7 +73,7 @@ impl Recording {
 
 /// Searches for an order of `calls`.
 fn decided<O: Object>(object: &O, calls: &[Call<O::Action>], options: &Options) -> Decided {
-    search(object, calls, options.budget_steps.unwrap_or(u64::MAX)).by(Method::Search)
+    search(object, calls, options).by(Method::Search)
 }
 
 impl Finding {

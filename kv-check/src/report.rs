@@ -145,16 +145,12 @@ impl Report {
         }
         if let Some(key) = self.undecided.first() {
             let key = shortened(&format!("{key:?}"));
-            writeln!(
-                out,
-                "the step budget was spent on {} keys, first {key}",
-                self.undecided.len()
-            )?;
+            writeln!(out, "the budget was spent on {} keys, first {key}", self.undecided.len())?;
         }
         if self.violations.len() > 1 {
             writeln!(out, "next: --json shows all {} violated keys", self.violations.len())
         } else if self.verdict == Verdict::Unknown && self.malformed.is_none() {
-            writeln!(out, "next: try again with a larger --budget-steps")
+            writeln!(out, "next: try again with a larger --budget or --budget-steps")
         } else {
             Ok(())
         }

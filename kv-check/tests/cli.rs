@@ -95,6 +95,16 @@ fn a_file_is_read_and_a_budget_can_be_spent() {
     let path_text = path.to_string_lossy().into_owned();
     expect(&[&path_text], "", 0, "keys 3");
     expect(&["--budget-steps", "0", &path_text], "", 4, "next: try again with a larger");
+    for time in ["0ms", "0s", "0m"] {
+        expect(&["--budget", time, &path_text], "", 4, "the budget was spent on");
+    }
+    // Steps count whatever the time is; time counts if no steps are named.
+    expect(&["--budget", "60m", "--budget-steps", "0", &path_text], "", 4, "the budget was");
+    expect(&["--budget", "60m", &path_text], "", 0, "keys 3");
+    for wrong in ["10", "s", "1h", "-1s", "1 s", "999999999999999999m"] {
+        let argument = format!("--budget={wrong}");
+        expect(&[&argument, &path_text], "", 2, "expected a number");
+    }
     for _ in 0..30 {
         mutate(&mut rng, &mut history);
     }

@@ -196,8 +196,14 @@ fn a_spent_budget_is_not_a_verdict() {
                   1 get k\n 1 ok get k a\n 1 get k\n 1 ok get k b";
     let history = history(script);
     assert_eq!(check(&history).verdict, Verdict::Violated);
-    let report = check_with(&history, &Options { budget_steps: Some(0) });
-    assert_eq!((report.verdict, &report.undecided[..]), (Verdict::Unknown, &["k".to_owned()][..]));
+    let nothing = Options { budget_steps: Some(0), ..Options::default() };
+    let stopped = Options { budget_steps: None, ..Options::default() };
+    stopped.stop.stop();
+    for options in [nothing, stopped] {
+        let report = check_with(&history, &options);
+        let undecided = &report.undecided[..];
+        assert_eq!((report.verdict, undecided), (Verdict::Unknown, &["k".to_owned()][..]));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! the program.
 
 use super::*;
-use crate::check::Options;
+use crate::budget::Options;
 use crate::report::Verdict;
 
 #[track_caller]
@@ -120,6 +120,7 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
         "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n".to_owned(),
         r#"{"version":1,"model":"kv"}"#.to_owned(),
     ];
+    let options = Options { budget_steps: Some(1_000), ..Options::default() };
     for text in texts {
         for (_, format) in FORMAT_NAMES {
             for cut in 0..text.len() {
@@ -128,7 +129,7 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
                     let changed = [&text[..cut], byte, &text[cut + 1..]].concat();
                     let _ = Format::detect(&changed);
                     if let Ok(recording) = format.read(&changed) {
-                        let _ = recording.check(&Options { budget_steps: Some(1_000) });
+                        let _ = recording.check(&options);
                     }
                 }
             }

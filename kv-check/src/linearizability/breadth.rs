@@ -56,7 +56,7 @@ impl<'p> BreadthFirst<'p> {
             let mut next = Vec::new();
             for node in &layer {
                 self.expand(node, &mut next);
-                if self.walk.steps_left == 0 {
+                if self.walk.steps.is_spent() {
                     return Answer::Exhausted;
                 }
             }
@@ -70,7 +70,7 @@ impl<'p> BreadthFirst<'p> {
 
     /// Adds the configurations that a move leads to.
     fn expand(&mut self, node: &Node, next: &mut Vec<Node>) {
-        self.walk.step();
+        self.walk.steps.take();
         self.jump(&node.config);
         let config = &node.config;
         let horizon = self.walk.problem.horizon(&config.window);

@@ -46,13 +46,13 @@ impl<'p> DepthFirst<'p> {
     pub(super) fn run(mut self) -> Answer {
         let mut current = Config::initial();
         while !current.window.is_full(self.walk.problem.answered) {
-            if !self.walk.step() {
+            if !self.walk.steps.take() {
                 return Answer::Exhausted;
             }
             match self.advance(current).or_else(|| self.backtrack()) {
                 Some(next) => current = next,
                 // A chain that was not built because the budget ran out is not a proof.
-                None if self.walk.steps_left == 0 => return Answer::Exhausted,
+                None if self.walk.steps.is_spent() => return Answer::Exhausted,
                 None => return Answer::Impossible { reached: self.reached },
             }
         }

@@ -30,8 +30,8 @@
 //!   none.
 //! - [`problem`]: the preparation.
 //!
-//! Nothing here depends on time or on the order of a hash map: equal histories take equal steps, so
-//! a step budget gives the same verdict on every machine.
+//! Nothing here depends on time, unless somebody stops the search, or on the order of a hash map:
+//! equal histories take equal steps, so a step budget gives the same verdict on every machine.
 //!
 //! # Explaining a violation
 //!
@@ -59,6 +59,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+use crate::budget::Options;
 use crate::decision::{Decided, Decision, Method};
 use crate::operation::{Operation, Outcome};
 use problem::Problem;
@@ -86,20 +87,20 @@ pub(crate) struct Violation {
 
 /// Checks the operations of one key, in the order of their invocations.
 ///
-/// Each search may take `steps` steps more than it has operations.
-pub(crate) fn check_key(operations: &[Operation<'_>], steps: Option<u64>) -> Decided<Violation> {
-    by_search(operations, steps).by(Method::Search)
+/// Each search may spend what `options` allow.
+pub(crate) fn check_key(operations: &[Operation<'_>], options: &Options) -> Decided<Violation> {
+    by_search(operations, options).by(Method::Search)
 }
 
-fn by_search(operations: &[Operation<'_>], steps: Option<u64>) -> Decision<Violation> {
-    let key = Key::new(operations, steps);
+fn by_search(operations: &[Operation<'_>], options: &Options) -> Decision<Violation> {
+    let key = Key::new(operations, options);
     let whole = Problem::new(operations, usize::MAX);
     if let Some(event) = whole.impossible_demand() {
         // Most likely the demand is the culprit, and all before it is fine.
         let suspect = key.completed_before(event);
         return Decision::Violated(key.narrow(0, &[suspect + 1, suspect]));
     }
-    match search(&whole, steps) {
+    match search(&whole, options) {
         Answer::Order(order) => Decision::Holds(Some(sources(&whole, &order))),
         Answer::Exhausted => Decision::Unknown,
         Answer::Impossible { reached } => {
@@ -127,11 +128,11 @@ struct Key<'k> {
     /// Events that complete an operation with a known outcome, and the operation's place; in order.
     /// A failure belongs here: it takes away a write that something may have read.
     completions: Vec<(usize, usize)>,
-    steps: Option<u64>,
+    options: &'k Options,
 }
 
 impl<'k> Key<'k> {
-    fn new(operations: &'k [Operation<'k>], steps: Option<u64>) -> Self {
+    fn new(operations: &'k [Operation<'k>], options: &'k Options) -> Self {
         let completion = |(place, operation): (usize, &Operation<'_>)| match operation.outcome {
             Outcome::Ok(_) | Outcome::Failed => operation.completed.map(|event| (event, place)),
             Outcome::Unknown => None,
@@ -139,7 +140,7 @@ impl<'k> Key<'k> {
         let mut completions: Vec<_> =
             operations.iter().enumerate().filter_map(completion).collect();
         completions.sort_unstable();
-        Self { operations, completions, steps }
+        Self { operations, completions, options }
     }
 
     fn completed_before(&self, event: usize) -> usize {
@@ -193,7 +194,7 @@ impl<'k> Key<'k> {
         if problem.impossible_demand().is_some() {
             return Probe::Impossible;
         }
-        match search(&problem, self.steps) {
+        match search(&problem, self.options) {
             Answer::Order(order) => Probe::Order(sources(&problem, &order)),
             Answer::Impossible { .. } => Probe::Impossible,
             Answer::Exhausted => Probe::Exhausted,

@@ -52,6 +52,7 @@ use std::rc::Rc;
 use super::counters::Counters;
 use super::memo::{Config, Kind, Used};
 use super::problem::Problem;
+use crate::budget::Steps;
 use crate::model::{Action, State, ValueId, Version};
 
 /// A chain of open operations and one answered operation, to be taken together.
@@ -91,22 +92,15 @@ pub(super) struct Walk<'p> {
     counters: Counters,
     /// The operations linearized since the walk began.
     pub(super) order: Vec<u32>,
-    /// How many steps may still be taken.
-    pub(super) steps_left: u64,
+    /// The steps that may still be taken.
+    pub(super) steps: Steps,
 }
 
 impl<'p> Walk<'p> {
     /// Begins a walk at the first configuration.
-    pub(super) fn new(problem: &'p Problem, steps: u64) -> Self {
+    pub(super) fn new(problem: &'p Problem, steps: Steps) -> Self {
         let counters = Counters::new(problem);
-        Self { problem, counters, order: Vec::new(), steps_left: steps }
-    }
-
-    /// Pays for one step; `false` if the budget is spent.
-    pub(super) fn step(&mut self) -> bool {
-        let is_paid = self.steps_left > 0;
-        self.steps_left = self.steps_left.saturating_sub(1);
-        is_paid
+        Self { problem, counters, order: Vec::new(), steps }
     }
 
     /// Accounts for operations that were linearized, or not any more, in some other way than by a
@@ -215,7 +209,7 @@ impl<'p> Walk<'p> {
         let start = Chain { links: Vec::new(), before: config.state.clone() };
         let mut unfinished = vec![start];
         while let Some(chain) = unfinished.pop() {
-            if !self.step() {
+            if !self.steps.take() {
                 return Vec::new();
             }
             if !chain.links.is_empty() {

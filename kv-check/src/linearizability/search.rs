@@ -13,6 +13,7 @@ use super::breadth::BreadthFirst;
 use super::depth::DepthFirst;
 use super::moves::Walk;
 use super::problem::Problem;
+use crate::budget::Options;
 
 /// Steps of the first turn for each operation; a sequential history needs one.
 const TURN_STEPS_PER_OPERATION: u64 = 4;
@@ -41,16 +42,14 @@ pub(super) enum Answer {
     Exhausted,
 }
 
-/// Searches with at most `steps` steps beyond one for each operation.
-pub(super) fn search(problem: &Problem, steps: Option<u64>) -> Answer {
+/// Searches with what `options` allow.
+pub(super) fn search(problem: &Problem, options: &Options) -> Answer {
     let operations = u64::from(problem.answered) + 1;
-    let mut left = steps.map_or(u64::MAX, |steps| steps.saturating_add(operations));
+    let mut left = options.steps(problem.answered as usize + 1);
     let mut turn = operations * TURN_STEPS_PER_OPERATION + TURN_STEPS_MIN;
-    while left > 0 {
-        let depth = turn.min(left);
-        left -= depth;
-        let breadth = turn.saturating_mul(BREADTH_FACTOR).min(left);
-        left -= breadth;
+    while !left.is_spent() {
+        let depth = left.part(turn);
+        let breadth = left.part(turn.saturating_mul(BREADTH_FACTOR));
         let answer = match DepthFirst::new(Walk::new(problem, depth)).run() {
             Answer::Exhausted => BreadthFirst::new(Walk::new(problem, breadth)).run(),
             answer => answer,

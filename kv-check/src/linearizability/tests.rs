@@ -11,6 +11,7 @@ use super::depth::DepthFirst;
 use super::moves::Walk;
 use super::problem::Problem;
 use super::search::Answer;
+use crate::budget::Options;
 use crate::model::State;
 use crate::{History, operation};
 use support::{Rng, Workload, mutate, record};
@@ -34,8 +35,9 @@ fn workload(rng: &mut Rng) -> Workload {
 fn is_linearizable(history: &History, seed: u64) -> bool {
     let operations = operation::pair(history).unwrap();
     let problem = Problem::new(&operations, usize::MAX);
-    let depth = DepthFirst::new(Walk::new(&problem, u64::MAX)).run();
-    let breadth = BreadthFirst::new(Walk::new(&problem, u64::MAX)).run();
+    let unlimited = Options { budget_steps: None, ..Options::default() };
+    let depth = DepthFirst::new(Walk::new(&problem, unlimited.steps(0))).run();
+    let breadth = BreadthFirst::new(Walk::new(&problem, unlimited.steps(0))).run();
     match (&depth, &breadth) {
         (Answer::Order(one), Answer::Order(other)) => {
             verify_order(&problem, one, seed);

@@ -13,12 +13,17 @@
 use std::collections::HashSet;
 
 use super::{Call, Object, PENDING};
+use crate::budget::{Options, Steps};
 use crate::decision::Decision;
 use crate::linearizability::Window;
 
-/// Looks for an order of `calls`, with at most so many steps.
-pub(crate) fn search<O: Object>(object: &O, calls: &[Call<O::Action>], steps: u64) -> Decision {
-    Search::new(object, calls).run(steps)
+/// Looks for an order of `calls`, with the steps that `options` allow.
+pub(crate) fn search<O: Object>(
+    object: &O,
+    calls: &[Call<O::Action>],
+    options: &Options,
+) -> Decision {
+    Search::new(object, calls).run(options.steps(calls.len()))
 }
 
 struct Search<'a, O: Object> {
@@ -73,10 +78,9 @@ impl<'a, O: Object> Search<'a, O> {
         Self { object, calls, completed, pending, earliest }
     }
 
-    fn run(&self, steps: u64) -> Decision {
+    fn run(&self, mut steps: Steps) -> Decision {
         let mut seen = HashSet::new();
         let mut order = Vec::new();
-        let mut steps = steps.saturating_add(self.calls.len() as u64);
         let state = self.object.initial();
         let first = Configuration { window: Window::default(), pending: Vec::new(), state };
         let mut stack = vec![self.frame(first, &mut order)];
@@ -90,10 +94,9 @@ impl<'a, O: Object> Search<'a, O> {
                 continue;
             };
             let Some(next) = self.take(&frame.configuration, choice) else { continue };
-            if steps == 0 {
+            if !steps.take() {
                 return Decision::Unknown;
             }
-            steps -= 1;
             order.push(self.place(choice));
             let frame = self.frame(next, &mut order);
             let Configuration { window, pending, state } = &frame.configuration;

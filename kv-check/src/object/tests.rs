@@ -1,6 +1,7 @@
 //! What would go wrong: an order that does not exist, or one that is missed.
 
 use super::*;
+use crate::budget::Options;
 use crate::decision::Decision;
 
 /// Draws numbers, the same for the same seed.
@@ -80,7 +81,7 @@ fn compare<O: Object>(
             .collect();
         let holds = brute_force(object, &calls);
         good += u32::from(holds);
-        match search(object, &calls, 1_000_000) {
+        match search(object, &calls, &Options::default()) {
             Decision::Holds(order) => {
                 assert!(holds);
                 replay(object, &calls, &order.expect("a search says which"));
@@ -147,5 +148,6 @@ fn what_does_not_end_is_given_up() {
     let mut calls: Vec<_> = (0..20).map(add).collect();
     let action = QueueAction::Remove(Removal::Value(99));
     calls.push(Call { invoked: 200, completed: 201, action });
-    assert_eq!(search(&Queue(Side::Oldest), &calls, 1_000), Decision::Unknown);
+    let options = Options { budget_steps: Some(1_000), ..Options::default() };
+    assert_eq!(search(&Queue(Side::Oldest), &calls, &options), Decision::Unknown);
 }
