@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use kv_check::{BUDGET_STEPS_DEFAULT, Format, Options, Stop};
+use kv_check::{BUDGET_STEPS_DEFAULT, Format, Options, Stop, Workload};
 
 /// Checks whether a recorded history is linearizable: of keys and values, of a register, of strings, of
 /// a queue or a stack.
@@ -26,6 +26,10 @@ pub(crate) struct Arguments {
     /// its first lines look like.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
+    /// What a history in EDN is of: register, cas-register or mutex. Default: what its
+    /// events look like.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<Workload>,
     /// Search steps per key beyond one for each operation, before giving up. Default: 5,000,000, or no
     /// limit if --budget is given.
     #[arg(long, value_name = "STEPS")]

@@ -54,7 +54,7 @@ pub mod report;
 pub use budget::{BUDGET_STEPS_DEFAULT, Options, Stop};
 pub use check::{check, check_with};
 pub use decision::Method;
-pub use format::{Format, Recording};
+pub use format::{Format, Recording, Workload};
 pub use history::{
     Event, EventKind, Expect, Header, History, MicroOp, Model, Observed, Process, write_to,
 };

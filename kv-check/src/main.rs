@@ -37,7 +37,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let path = arguments.history.as_deref().context("no history was named")?;
     let text = read(path)?;
     let format = arguments.format.unwrap_or_else(|| Format::detect(&text));
-    let recording = format.read(&text).with_context(|| path.display().to_string())?;
+    let recording = match arguments.model {
+        Some(workload) => format.read_as(&text, workload),
+        None => format.read(&text),
+    };
+    let recording = recording.with_context(|| path.display().to_string())?;
     let stop = Stop::default();
     if let Some(budget) = arguments.budget {
         stop_after(budget, stop.clone());

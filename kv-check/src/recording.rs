@@ -8,7 +8,7 @@ use crate::budget::Options;
 use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording};
-use crate::object::{Call, Object, PENDING, Queue, Side, Text, fifo, search};
+use crate::object::{Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, search};
 use crate::report::{Report, Verdict};
 
 /// What a check of a [`Recording`] found.
@@ -65,6 +65,11 @@ impl Recording {
                 let by_search = || decided(&Queue(*side), calls, options);
                 let decided = rules.map_or_else(by_search, |rules| rules.by(Method::QueueRules));
                 objects.add(name, calls, decided);
+                Finding::Objects(objects)
+            }
+            Recorded::Mutex(calls) => {
+                let mut objects = Objects::new("mutex");
+                objects.add("mutex", calls, decided(&Mutex, calls, options));
                 Finding::Objects(objects)
             }
         }

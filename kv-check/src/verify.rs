@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use kv_check::{Format, Options, Verdict};
+use kv_check::{Format, Options, Verdict, Workload};
 use serde::Deserialize;
 
 /// A row of a manifest.
@@ -51,14 +51,19 @@ pub(crate) fn verify(manifest: &Path, options: &Options, out: &mut impl Write) -
 }
 
 fn check(row: &Row, folder: &Path, options: &Options) -> Result<(Outcome, String)> {
-    let (Some(format), Some(expected)) = (format_of(&row.format), expected(&row.expected_verdict))
+    let (Some((format, workload)), Some(expected)) =
+        (format_of(&row.format), expected(&row.expected_verdict))
     else {
         return Ok((Outcome::Unsupported, "nothing".to_owned()));
     };
     let path = folder.join(&row.path);
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(match format.read(&text) {
+    let recording = match workload {
+        Some(workload) => format.read_as(&text, workload),
+        None => format.read(&text),
+    };
+    Ok(match recording {
         Err(error) => (Outcome::Disagree, error.to_string()),
         Ok(recording) => {
             let found = recording.check(options).verdict();
@@ -69,22 +74,26 @@ fn check(row: &Row, folder: &Path, options: &Options) -> Result<(Outcome, String
     })
 }
 
-fn format_of(name: &str) -> Option<Format> {
-    Some(match name {
+/// What a file is in and of, as far as it does not say so by itself.
+fn format_of(name: &str) -> Option<(Format, Option<Workload>)> {
+    if let Some(workload) = name.strip_prefix("jepsen-edn ") {
+        return Some((Format::JepsenEdn, Some(workload.parse().ok()?)));
+    }
+    let format = match name {
         "porcupine-kv" => Format::PorcupineKv,
         "jepsen-log" => Format::JepsenLog,
-        "jepsen-edn cas-register" => Format::JepsenEdn,
         "violin atomic-queue" | "violin atomic-stack" => Format::Violin,
         _ => return None,
-    })
+    };
+    Some((format, None))
 }
 
 /// The verdict that is expected, or none if nobody knows it; nothing if the text says neither.
 #[expect(clippy::option_option, reason = "an unknown verdict is not an unknown text")]
 fn expected(text: &str) -> Option<Option<Verdict>> {
     match text {
-        "linearizable" => Some(Some(Verdict::Holds)),
-        "NOT linearizable" => Some(Some(Verdict::Violated)),
+        "linearizable" | "valid" => Some(Some(Verdict::Holds)),
+        "NOT linearizable" | "invalid" => Some(Some(Verdict::Violated)),
         _ if text.starts_with("UNKNOWN") || text.starts_with("not run") => Some(None),
         _ => None,
     }

@@ -142,6 +142,12 @@ fn histories_of_others_are_told_by_their_content_or_by_name() {
     expect(&["--format", "jepsen-edn", "-"], queue, 2, "line 1, column 1");
     expect(&["--format", "xml", "-"], queue, 2, "expected one of json-lines, porcupine-kv");
     expect(&[], queue, 2, "<HISTORY>");
+    let lock = "{:process 1, :type :invoke, :f :release}\n{:process 1, :type :ok, :f :release}\n";
+    expect(&["-"], lock, 1, "violated    mutex");
+    expect(&["--model", "mutex", "-"], lock, 1, "violated    mutex");
+    expect(&["--model", "register", "-"], lock, 2, "expected an :f of :read, :write or :cas");
+    expect(&["--model", "mutex", "-"], queue, 2, "expected events in EDN");
+    expect(&["--model", "mutexes", "-"], lock, 2, "expected one of register, cas-register");
 }
 
 #[test]

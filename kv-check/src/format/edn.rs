@@ -1,5 +1,7 @@
 //! EDN, as much of it as histories need: nil, booleans, whole numbers, strings, keywords, symbols,
 //! lists, vectors, sets and maps; tags are skipped.
+//!
+//! Every byte is looked at once, and a value borrows its words from the text.
 
 use crate::parse::ParseError;
 
@@ -35,44 +37,42 @@ impl<'t> Edn<'t> {
 }
 
 /// A reader of one value after the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Reader<'t> {
     text: &'t str,
     at: usize,
-    /// A place in the text, and its line.
-    line: (usize, usize),
 }
 
 impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, at: 0, line: (0, 1) }
+        Self { text, at: 0 }
+    }
+
+    /// The byte at the place of reading, or none at the end.
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
     }
 
     /// Where the next value begins, if there is one; else the end.
     pub(super) fn skip_space(&mut self) -> usize {
-        loop {
-            let rest = &self.text[self.at..];
-            let begin = rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
-            self.at = self.text.len() - begin.len();
-            if !begin.starts_with(';') {
-                return self.at;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b' ' | b'\t' | b'\r' | b'\n' | b',' => self.at += 1,
+                b';' => {
+                    let rest = &self.text[self.at..];
+                    self.at += rest.find('\n').unwrap_or(rest.len());
+                }
+                _ => break,
             }
-            self.at += begin.find('\n').unwrap_or(begin.len());
         }
+        self.at
     }
 
     pub(super) fn is_at_end(&mut self) -> bool {
         self.skip_space() == self.text.len()
     }
 
-    /// The line of a place that is not before the last one that was asked for.
-    pub(super) fn line(&mut self, at: usize) -> usize {
-        let (from, line) = self.line;
-        self.line = (at, line + self.text[from..at].matches('\n').count());
-        self.line.1
-    }
-
-    /// An error at a place in the text.
+    /// An error at a place in the text. Reads all before it: not for every value.
     pub(super) fn error(&self, at: usize, expected: &str) -> ParseError {
         let before = &self.text[..at];
         let line = 1 + before.matches('\n').count();
@@ -80,20 +80,22 @@ impl<'t> Reader<'t> {
         ParseError { line, column, expected: format!("expected {expected}") }
     }
 
+    /// Takes what comes next, if it begins with one of these. Whether it does.
+    fn take(&mut self, any: [u8; 2]) -> bool {
+        self.skip_space();
+        let takes = self.peek().is_some_and(|byte| any.contains(&byte));
+        self.at += usize::from(takes);
+        takes
+    }
+
     /// Enters a list or vector, for a reader of its elements. Whether there is one.
     pub(super) fn enter(&mut self) -> bool {
-        let begin = self.skip_space();
-        let enters = self.text[begin..].starts_with(['[', '(']);
-        self.at += usize::from(enters);
-        enters
+        self.take([b'[', b'('])
     }
 
     /// Leaves it, if that is what comes next.
     pub(super) fn leave(&mut self) -> bool {
-        let begin = self.skip_space();
-        let leaves = self.text[begin..].starts_with([']', ')']);
-        self.at += usize::from(leaves);
-        leaves
+        self.take([b']', b')'])
     }
 
     /// The next value.
@@ -106,42 +108,53 @@ impl<'t> Reader<'t> {
         if depth > DEPTH_MAX {
             return Err(self.error(begin, "values that are not nested as deep"));
         }
-        let rest = &self.text[begin..];
-        let Some(first) = rest.chars().next() else {
+        let Some(first) = self.peek() else {
             return Err(self.error(begin, "a value, found the end"));
         };
         match first {
-            '"' => self.string(begin),
-            '[' => self.sequence(1, ']', depth).map(Edn::Sequence),
-            '(' => self.sequence(1, ')', depth).map(Edn::Sequence),
-            '{' => self.map(begin, depth),
-            '#' if rest.starts_with("#{") => self.sequence(2, '}', depth).map(Edn::Sequence),
-            '#' => {
-                self.word(begin + 1);
-                self.nested(depth + 1)
-            }
+            b'"' => self.string(begin),
+            b'[' => self.sequence(1, b']', depth).map(Edn::Sequence),
+            b'(' => self.sequence(1, b')', depth).map(Edn::Sequence),
+            b'{' => self.map(begin, depth),
+            b'#' => match self.text.as_bytes().get(begin + 1) {
+                Some(b'{') => self.sequence(2, b'}', depth).map(Edn::Sequence),
+                Some(b'_') => Err(self.error(begin, "a value that is not discarded")),
+                _ => {
+                    self.at += 1;
+                    self.word();
+                    self.nested(depth + 1)
+                }
+            },
             _ => self.atom(begin),
         }
     }
 
+    /// A string. A backslash keeps a quote behind it inside.
     fn string(&mut self, begin: usize) -> Result<Edn<'t>, ParseError> {
-        let inside = &self.text[begin + 1..];
-        let end = inside.find('"').ok_or_else(|| self.error(begin, "a string with an end"))?;
-        self.at = begin + end + 2;
-        Ok(Edn::Text(&inside[..end]))
+        let mut end = begin + 1;
+        loop {
+            match self.text.as_bytes().get(end) {
+                Some(b'"') => break,
+                Some(b'\\') => end += 2,
+                Some(_) => end += 1,
+                None => return Err(self.error(begin, "a string with an end")),
+            }
+        }
+        self.at = end + 1;
+        Ok(Edn::Text(&self.text[begin + 1..end]))
     }
 
     fn sequence(
         &mut self,
         skipped: usize,
-        end: char,
+        end: u8,
         depth: usize,
     ) -> Result<Vec<Edn<'t>>, ParseError> {
         self.at += skipped;
         let mut values = Vec::new();
         loop {
-            let at = self.skip_space();
-            if self.text[at..].starts_with(end) {
+            self.skip_space();
+            if self.peek() == Some(end) {
                 self.at += 1;
                 return Ok(values);
             }
@@ -150,42 +163,52 @@ impl<'t> Reader<'t> {
     }
 
     fn map(&mut self, begin: usize, depth: usize) -> Result<Edn<'t>, ParseError> {
-        let mut values = self.sequence(1, '}', depth)?.into_iter();
-        let mut entries = Vec::with_capacity(values.len() / 2);
-        while let Some(key) = values.next() {
-            let value = values.next().ok_or_else(|| self.error(begin, "a value for each key"))?;
-            entries.push((key, value));
+        self.at += 1;
+        // As many as an event has.
+        let mut entries = Vec::with_capacity(8);
+        loop {
+            self.skip_space();
+            if self.peek() == Some(b'}') {
+                self.at += 1;
+                return Ok(Edn::Map(entries));
+            }
+            let key = self.nested(depth + 1)?;
+            self.skip_space();
+            if self.peek() == Some(b'}') {
+                return Err(self.error(begin, "a value for each key"));
+            }
+            entries.push((key, self.nested(depth + 1)?));
         }
-        Ok(Edn::Map(entries))
     }
 
     fn atom(&mut self, begin: usize) -> Result<Edn<'t>, ParseError> {
-        let word = self.word(begin);
-        if word.is_empty() {
-            return Err(self.error(begin, "a value"));
-        }
-        if let Some(name) = word.strip_prefix(':') {
-            return Ok(Edn::Keyword(name));
-        }
-        let is_number =
-            word.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit());
-        match word {
-            "nil" => Ok(Edn::Nil),
-            _ if is_number => {
+        let word = self.word();
+        match word.as_bytes() {
+            [] => Err(self.error(begin, "a value")),
+            [b':', ..] => Ok(Edn::Keyword(&word[1..])),
+            b"nil" => Ok(Edn::Nil),
+            [b'0'..=b'9', ..] | [b'+' | b'-', b'0'..=b'9', ..] => {
                 let digits = word.strip_suffix('N').unwrap_or(word);
-                let number = digits.parse().map_err(|_| self.error(begin, "a whole number"))?;
-                Ok(Edn::Number(number))
+                // A fraction or a number that is too large is as good as any other word: it
+                // matters only where a whole number is expected, which says so.
+                Ok(digits.parse().map_or(Edn::Symbol(word), Edn::Number))
             }
             _ => Ok(Edn::Symbol(word)),
         }
     }
 
-    /// The word that begins at `begin`.
-    fn word(&mut self, begin: usize) -> &'t str {
+    /// The word that comes next. Characters like `\"` are words.
+    fn word(&mut self) -> &'t str {
+        let begin = self.at;
         let rest = &self.text[begin..];
-        let is_end = |c: char| c.is_whitespace() || ",;\"[](){}".contains(c);
-        let word = &rest[..rest.find(is_end).unwrap_or(rest.len())];
-        self.at = begin + word.len();
-        word
+        let escaped = if rest.starts_with('\\') { rest.chars().nth(1) } else { None };
+        self.at += escaped.map_or(0, |escaped| 1 + escaped.len_utf8());
+        let bytes = &self.text.as_bytes()[self.at..];
+        let is_end = |byte: &u8| {
+            byte.is_ascii_whitespace()
+                || matches!(byte, b',' | b';' | b'"' | b'[' | b']' | b'(' | b')' | b'{' | b'}')
+        };
+        self.at += bytes.iter().position(is_end).unwrap_or(bytes.len());
+        &self.text[begin..self.at]
     }
 }

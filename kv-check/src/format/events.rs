@@ -10,13 +10,16 @@ use crate::parse::ParseError;
 #[derive(Debug)]
 pub(super) struct Pairing<Id, A> {
     calls: Vec<Call<A>>,
-    open: HashMap<Id, usize>,
+    /// The open call of each; none where its end said that nobody will ever know.
+    open: HashMap<Id, Option<usize>>,
+    /// Those that did not happen.
+    failed: Vec<usize>,
     position: u32,
 }
 
 impl<Id: Copy + Eq + Hash + std::fmt::Display, A> Pairing<Id, A> {
     pub(super) fn new() -> Self {
-        Self { calls: Vec::new(), open: HashMap::new(), position: 0 }
+        Self { calls: Vec::new(), open: HashMap::new(), failed: Vec::new(), position: 0 }
     }
 
     fn next(&mut self, line: usize) -> Result<u32, ParseError> {
@@ -31,8 +34,16 @@ impl<Id: Copy + Eq + Hash + std::fmt::Display, A> Pairing<Id, A> {
     /// `id` asks for `action`.
     pub(super) fn invoke(&mut self, line: usize, id: Id, action: A) -> Result<(), ParseError> {
         let invoked = self.next(line)?;
-        if self.open.insert(id, self.calls.len()).is_some() {
-            return Err(at_line(line, format!("expected the end of the open call of {id} first")));
+        match self.open.insert(id, Some(self.calls.len())) {
+            None => {}
+            Some(Some(_)) => {
+                let what = format!("expected the end of the open call of {id} first");
+                return Err(at_line(line, what));
+            }
+            Some(None) => {
+                let what = format!("expected nothing more of {id}, whose last outcome is unknown");
+                return Err(at_line(line, what));
+            }
         }
         self.calls.push(Call { invoked, completed: PENDING, action });
         Ok(())
@@ -41,16 +52,38 @@ impl<Id: Copy + Eq + Hash + std::fmt::Display, A> Pairing<Id, A> {
     /// `id` has its answer. Returns what it asked for.
     pub(super) fn complete(&mut self, line: usize, id: Id) -> Result<&mut A, ParseError> {
         let completed = self.next(line)?;
-        let Some(open) = self.open.remove(&id) else {
-            return Err(at_line(line, format!("expected a call of {id} before its end")));
-        };
+        let open = self.close(line, id)?;
         let call = &mut self.calls[open];
         call.completed = completed;
         Ok(&mut call.action)
     }
 
+    /// What `id` asked for did not happen.
+    pub(super) fn fail(&mut self, line: usize, id: Id) -> Result<(), ParseError> {
+        let open = self.close(line, id)?;
+        self.failed.push(open);
+        Ok(())
+    }
+
+    /// Nobody will ever know whether what `id` asked for happened.
+    pub(super) fn lose(&mut self, line: usize, id: Id) -> Result<(), ParseError> {
+        self.close(line, id)?;
+        self.open.insert(id, None);
+        Ok(())
+    }
+
+    fn close(&mut self, line: usize, id: Id) -> Result<usize, ParseError> {
+        let open = self.open.remove(&id).flatten();
+        open.ok_or_else(|| at_line(line, format!("expected a call of {id} before its end")))
+    }
+
+    /// The calls that happened or may have.
     pub(super) fn finish(self) -> Vec<Call<A>> {
-        self.calls
+        let Self { calls, mut failed, .. } = self;
+        failed.sort_unstable();
+        let mut failed = failed.into_iter().peekable();
+        let happened = |(at, _): &(usize, _)| failed.next_if_eq(at).is_none();
+        calls.into_iter().enumerate().filter(happened).map(|(_, call)| call).collect()
     }
 }
 

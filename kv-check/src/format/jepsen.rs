@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 
 use super::edn::{Edn, Reader};
+use super::edn_events::EdnEvents;
 use super::events::at_line;
 use crate::history::{EventKind, Expect, History, MicroOp, Model, Observed, Process};
 use crate::operation;
@@ -41,54 +42,33 @@ pub(super) fn read_log(text: &str) -> Result<History, ParseError> {
 }
 
 /// `INFO jepsen.util - 3 :ok :read 4`; any other line says nothing.
-fn event_of_log(line: &str) -> Option<(u64, &str, &str, &str)> {
+fn event_of_log(line: &str) -> Option<(u64, EventKind, &str, &str)> {
     let rest = line.strip_prefix("INFO")?.trim_start().strip_prefix("jepsen.util")?.trim_start();
     let rest = rest.strip_prefix('-')?.trim_start();
     let mut words = rest.splitn(4, char::is_whitespace);
     let process = words.next()?.parse().ok()?;
     let kind = words.next()?.strip_prefix(':')?;
     let f = words.next()?.strip_prefix(':')?;
-    let is_event =
-        matches!(kind, "invoke" | "ok" | "fail" | "info") && matches!(f, "read" | "write" | "cas");
+    let kind = match kind {
+        "invoke" => EventKind::Invoke,
+        "ok" => EventKind::Ok,
+        "fail" => EventKind::Fail,
+        "info" => EventKind::Info,
+        _ => return None,
+    };
+    let is_event = matches!(f, "read" | "write" | "cas");
     is_event.then_some((process, kind, f, words.next().unwrap_or("nil")))
 }
 
-pub(super) fn read_edn(text: &str) -> Result<History, ParseError> {
+/// Reads events of a register, with `cas` if it `has_cas`.
+pub(super) fn read_edn(text: &str, has_cas: bool) -> Result<History, ParseError> {
     let mut events = Events::new(Meaning::Edn);
-    let mut reader = Reader::new(text);
-    let begin = reader.skip_space();
-    let is_tagged = text[begin..].starts_with('#');
-    let is_one = !is_tagged && reader.enter();
-    loop {
-        let begin = reader.skip_space();
-        if is_one && reader.leave() {
-            let end = reader.skip_space();
-            if end < text.len() {
-                return Err(reader.error(end, "nothing behind the events"));
-            }
-            break;
+    for event in EdnEvents::new(text) {
+        let event = event?;
+        if event.f == "cas" && !has_cas {
+            return Err(event.expected("an :f of :read or :write; found :cas"));
         }
-        if !is_one && reader.is_at_end() {
-            break;
-        }
-        let event = reader.value()?;
-        let line = reader.line(begin);
-        match event.get("process") {
-            Some(Edn::Number(process)) => {
-                let process = u64::try_from(*process);
-                let process =
-                    process.map_err(|_| reader.error(begin, "a :process that is not negative"))?;
-                let (Some(Edn::Keyword(kind)), Some(Edn::Keyword(f))) =
-                    (event.get("type"), event.get("f"))
-                else {
-                    return Err(reader.error(begin, "a :type and an :f with keywords"));
-                };
-                events.push(line, process, kind, f, event.get("value").unwrap_or(&Edn::Nil))?;
-            }
-            // The nemesis.
-            Some(Edn::Keyword(_)) => {}
-            _ => return Err(reader.error(begin, "an event with a :process")),
-        }
+        events.push(event.line, event.client()?, event.kind, event.f, &event.value)?;
     }
     events.finish()
 }
@@ -130,17 +110,11 @@ impl Events {
         &mut self,
         line: usize,
         process: u64,
-        kind: &str,
+        mut kind: EventKind,
         f: &str,
         value: &Edn<'_>,
     ) -> Result<(), ParseError> {
-        let (mut kind, is_fail) = match kind {
-            "invoke" => (EventKind::Invoke, false),
-            "ok" => (EventKind::Ok, false),
-            "fail" => (EventKind::Fail, true),
-            "info" => (EventKind::Info, false),
-            other => return Err(at_line(line, format!("expected a :type; found :{other}"))),
-        };
+        let is_fail = kind == EventKind::Fail;
         let op = match (f, value) {
             ("read", value) => self.read(line, kind, value)?,
             ("write", value) => match number(value) {

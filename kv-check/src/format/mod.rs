@@ -4,18 +4,23 @@
 //! Readers trust nothing: any text gives a recording or a [`ParseError`] with a position.
 
 mod edn;
+mod edn_events;
 mod events;
 mod jepsen;
+mod jepsen_objects;
 mod porcupine;
 #[cfg(test)]
 mod tests;
 mod violin;
+mod workload;
 
 use std::str::FromStr;
 
 use crate::history::History;
-use crate::object::{Call, QueueAction, Side, StringAction};
+use crate::object::{Call, MutexAction, QueueAction, Side, StringAction};
 use crate::parse::ParseError;
+
+pub use workload::Workload;
 
 /// A format that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +32,7 @@ pub enum Format {
     PorcupineKv,
     /// The log of a Jepsen test of a register: `INFO jepsen.util - 0 :invoke :read nil`.
     JepsenLog,
-    /// Jepsen's events in EDN, of a register with compare-and-set that is 0 at first.
+    /// Jepsen's events in EDN, of any [`Workload`].
     JepsenEdn,
     /// Calls and returns of a queue or a stack, as Violin records them: `[1] call add(2)`.
     Violin,
@@ -54,6 +59,8 @@ pub(crate) enum Recorded {
     Strings(Vec<(String, Vec<Call<StringAction>>)>),
     /// One queue or stack.
     Queue(Side, Vec<Call<QueueAction>>),
+    /// One lock.
+    Mutex(Vec<Call<MutexAction>>),
 }
 
 impl Format {
@@ -90,8 +97,24 @@ impl Format {
             Self::JsonLines => Recorded::Keys(History::parse(text)?),
             Self::PorcupineKv => Recorded::Strings(porcupine::read(text)?),
             Self::JepsenLog => Recorded::Keys(jepsen::read_log(text)?),
-            Self::JepsenEdn => Recorded::Keys(jepsen::read_edn(text)?),
+            Self::JepsenEdn => return self.read_as(text, Workload::recognize(text)),
             Self::Violin => violin::read(text)?,
+        }))
+    }
+
+    /// Reads a text of this format as a history of this workload. Only Jepsen's EDN has several.
+    ///
+    /// # Errors
+    /// The position of the first thing that does not belong there.
+    pub fn read_as(self, text: &str, workload: Workload) -> Result<Recording, ParseError> {
+        if self != Self::JepsenEdn {
+            let what = format!("expected events in EDN, of which there is a model {workload}");
+            return Err(ParseError { line: 1, column: 1, expected: what });
+        }
+        Ok(Recording(match workload {
+            Workload::Register => Recorded::Keys(jepsen::read_edn(text, false)?),
+            Workload::CasRegister => Recorded::Keys(jepsen::read_edn(text, true)?),
+            Workload::Mutex => jepsen_objects::read_mutex(text)?,
         }))
     }
 }

@@ -93,6 +93,61 @@ fn failed_cas_of_edn_did_not_happen() {
 }
 
 #[test]
+fn locks_are_told_by_their_events() {
+    let lock = |middle: &str| {
+        let event = |(process, kind, f): (u32, &str, &str)| {
+            format!("{{:process {process}, :type :{kind}, :f :{f}, :error \"no \\\"lock\\\"\"}}\n")
+        };
+        let events = [
+            (1, "invoke", "acquire"),
+            (1, "ok", "acquire"),
+            (1, "invoke", "release"),
+            (1, middle, "release"),
+            (2, "invoke", "acquire"),
+            (2, "ok", "acquire"),
+        ];
+        events.map(event).concat()
+    };
+    check(Format::JepsenEdn, &lock("ok"), Verdict::Holds);
+    check(Format::JepsenEdn, &lock("info"), Verdict::Holds);
+    check(Format::JepsenEdn, &lock("fail"), Verdict::Violated);
+    refused(Format::JepsenEdn, &lock("won"), 4, 1, ":fail or :info; found :won");
+    refused(
+        Format::JepsenEdn,
+        &lock("ok").replacen("2, :type :ok", "1, :type :ok", 1),
+        6,
+        1,
+        "of 1",
+    );
+    let again = lock("info").replace(":process 2", ":process 1");
+    refused(Format::JepsenEdn, &again, 5, 1, "outcome is unknown");
+    let error = Format::Violin.read_as("", Workload::Mutex).expect_err("it has one model");
+    assert_eq!(error.expected, "expected events in EDN, of which there is a model mutex");
+    for (name, workload) in workload::WORKLOAD_NAMES {
+        assert_eq!((name.parse(), workload.to_string()), (Ok(workload), name.to_owned()));
+    }
+}
+
+#[test]
+fn what_edn_has_that_histories_do_not_need_is_passed_over_or_refused() {
+    let read = |more: &str| {
+        format!(
+            "[{{:process 1, :type :invoke, :f :read}},\n\
+             {{:process 1, :type :ok, :f :read, :value 0, {more}}}]"
+        )
+    };
+    for more in [r#":error "a \\""#, r#":char \""#, ":time 1.5", ":x #a #{1 2}", ":x 1e999"] {
+        check(Format::JepsenEdn, &read(more), Verdict::Holds);
+    }
+    refused(Format::JepsenEdn, &read("#_ :x"), 2, 45, "discarded");
+    refused(Format::JepsenEdn, &read(":x"), 2, 1, "a value for each key");
+    refused(Format::JepsenEdn, &read(":process 1.5"), 2, 1, ":process with a number");
+    refused(Format::JepsenEdn, &read(":process -1"), 2, 1, "not negative");
+    refused(Format::JepsenEdn, &read(":type 1, :type :won"), 2, 1, ":type");
+    refused(Format::JepsenEdn, "[{:process 1, :type :ok, :f :read} 3]", 1, 36, "an event");
+}
+
+#[test]
 fn queues_and_stacks_are_told_apart() {
     let calls = |object: &str, first: u32| {
         format!(
@@ -117,6 +172,8 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
         porcupine(r#""x 1""#),
         log(&["0 :invoke :cas [1 2]", "0 :info :cas :timed-out"]),
         "[{:process 1, :type :invoke, :f :cas, :value #{0 2}}]".to_owned(),
+        r#"({:process 1, :type :invoke, :f :acquire} #op {:process 1 :type :info :error "\"" :f :release})"#
+            .to_owned(),
         "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n".to_owned(),
         r#"{"version":1,"model":"kv"}"#.to_owned(),
     ];
@@ -128,7 +185,9 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
                 for byte in ["\"", "[", "}", "(", "0", "é", "#", " ", "\n"] {
                     let changed = [&text[..cut], byte, &text[cut + 1..]].concat();
                     let _ = Format::detect(&changed);
-                    if let Ok(recording) = format.read(&changed) {
+                    let read = |(_, workload)| format.read_as(&changed, workload);
+                    let others = workload::WORKLOAD_NAMES.map(read);
+                    for recording in others.into_iter().chain([format.read(&changed)]).flatten() {
                         let _ = recording.check(&options);
                     }
                 }

@@ -8,6 +8,7 @@
 //! Keys with versions, which have a search of their own: see [`crate::check()`].
 
 pub(crate) mod fifo;
+mod mutex;
 mod queue;
 mod search;
 mod string;
@@ -16,6 +17,7 @@ mod tests;
 
 use std::hash::Hash;
 
+pub(crate) use mutex::{Mutex, MutexAction};
 pub(crate) use queue::{Queue, QueueAction, Removal, Side};
 pub(crate) use search::search;
 pub(crate) use string::{StringAction, Text};

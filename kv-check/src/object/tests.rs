@@ -123,6 +123,15 @@ fn strings_are_searched_as_by_trying_all_orders() {
 }
 
 #[test]
+fn locks_are_searched_as_by_trying_all_orders() {
+    let action = |draw: &mut Draw, _| match draw.below(2) {
+        0 => MutexAction::Acquire,
+        _ => MutexAction::Release,
+    };
+    compare(&Mutex, action, |_, _| {});
+}
+
+#[test]
 fn stacks_are_searched_as_by_trying_all_orders() {
     let mut added = 0;
     compare(&Queue(Side::Newest), |draw, is| queue_action(draw, is, &mut added), |_, _| {});
