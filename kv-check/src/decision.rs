@@ -13,6 +13,8 @@ pub enum Method {
     Search,
     /// By the rules that forbid an order of the operations of a queue.
     QueueRules,
+    /// By the order of writes that strings show.
+    ObservedOrder,
 }
 
 /// Whether the operations of a key or an object have an order; `V` says why they have none.
@@ -45,6 +47,7 @@ impl Method {
         match self {
             Self::Search => "a search for an order",
             Self::QueueRules => "the rules of queues",
+            Self::ObservedOrder => "the order of writes that is observed",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::budget::Options;
 use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording};
-use crate::object::{Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, search};
+use crate::object::{Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, observed, search};
 use crate::report::{Report, Verdict};
 
 /// What a check of a [`Recording`] found.
@@ -51,7 +51,12 @@ impl Recording {
             Recorded::Strings(keys) => {
                 let mut objects = Objects::new("strings");
                 for (key, calls) in keys {
-                    objects.add(key, calls, decided(&Text, calls, options));
+                    let observed = observed::decide(calls);
+                    let decided = match observed {
+                        Some(decision) => decision.by(Method::ObservedOrder),
+                        None => decided(&Text, calls, options),
+                    };
+                    objects.add(key, calls, decided);
                 }
                 Finding::Objects(objects)
             }

@@ -9,6 +9,7 @@
 
 pub(crate) mod fifo;
 mod mutex;
+pub(crate) mod observed;
 mod queue;
 mod search;
 mod string;

@@ -117,6 +117,158 @@ fn queue_action(draw: &mut Draw, is_pending: bool, added: &mut u32) -> QueueActi
     })
 }
 
+/// A history that holds: random calls, taken in a random order that respects real time, with the
+/// results that they have in it. Pending ones may be left out.
+fn simulated<O: Object>(
+    draw: &mut Draw,
+    object: &O,
+    count: u32,
+    mut action: impl FnMut(&mut Draw, &O::State) -> O::Action,
+) -> Vec<Call<O::Action>> {
+    let intervals = intervals(draw, count);
+    let mut actions: Vec<Option<O::Action>> = intervals.iter().map(|_| None).collect();
+    let mut state = object.initial();
+    loop {
+        let left: Vec<_> = (0..intervals.len()).filter(|at| actions[*at].is_none()).collect();
+        let first = left.iter().map(|at| intervals[*at].1).min().unwrap_or(PENDING);
+        let may: Vec<_> = left.into_iter().filter(|at| intervals[*at].0 < first).collect();
+        if may.is_empty() {
+            break;
+        }
+        let at = may[draw.below(may.len() as u32) as usize];
+        let asked = action(draw, &state);
+        if intervals[at].1 != PENDING || draw.below(2) == 0 {
+            state = object.step(&state, &asked).expect("it has the result of the state");
+        }
+        actions[at] = Some(asked);
+    }
+    let calls = intervals.into_iter().zip(actions);
+    let call = |((invoked, completed), action): (_, Option<_>)| {
+        let action = action.expect("all were taken");
+        Call { invoked, completed, action }
+    };
+    calls.map(call).collect()
+}
+
+/// A write of a new piece, or a read.
+fn unique_action(draw: &mut Draw, state: &str, pieces: &mut u32, puts: bool) -> StringAction {
+    let piece = format!("{pieces};");
+    match draw.below(8) {
+        0 if puts => {
+            *pieces += 1;
+            StringAction::Put(piece)
+        }
+        1..=3 => {
+            *pieces += 1;
+            StringAction::Append(piece)
+        }
+        _ => StringAction::Get(Some(state.to_owned())),
+    }
+}
+
+/// Changes what one read found: to what another one found, or by a piece that is lost, there
+/// twice, misplaced or foreign.
+fn spoil(draw: &mut Draw, calls: &mut [Call<StringAction>]) {
+    let is_read = |at: &usize| matches!(calls[*at].action, StringAction::Get(Some(_)));
+    let reads: Vec<_> = (0..calls.len()).filter(is_read).collect();
+    if reads.is_empty() {
+        return;
+    }
+    let [one, other] = [0; 2].map(|_| reads[draw.below(reads.len() as u32) as usize]);
+    let StringAction::Get(Some(found)) = calls[other].action.clone() else { return };
+    let mut pieces: Vec<_> = found.split_inclusive(';').collect();
+    let at = draw.below(1 + pieces.len() as u32) as usize;
+    match draw.below(4) {
+        0 if at < pieces.len() => drop(pieces.remove(at)),
+        1 if at < pieces.len() => pieces.push(pieces[at]),
+        2 => pieces.insert(at, ["0;", "1;", "2;", "x"][draw.below(4) as usize]),
+        _ => {}
+    }
+    calls[one].action = StringAction::Get(Some(pieces.concat()));
+}
+
+/// Forgets the results of pending calls.
+fn forget(calls: &mut [Call<StringAction>]) {
+    for call in calls.iter_mut().filter(|call| call.completed == PENDING) {
+        if let StringAction::Get(found) = &mut call.action {
+            *found = None;
+        }
+    }
+}
+
+#[test]
+fn strings_are_decided_by_the_order_they_show_as_by_trying_all_orders() {
+    let (mut draw, mut held) = (Draw(3), [0, 0]);
+    for round in 0..30_000 {
+        let (count, mut pieces) = (2 + draw.below(7), 0);
+        let puts = draw.below(2) == 0;
+        let action = |draw: &mut Draw, state: &std::rc::Rc<str>| {
+            unique_action(draw, state, &mut pieces, puts)
+        };
+        let mut calls = simulated(&mut draw, &Text, count, action);
+        if round % 3 > 0 {
+            spoil(&mut draw, &mut calls);
+        }
+        forget(&mut calls);
+        let holds = brute_force(&Text, &calls);
+        held[usize::from(holds)] += 1;
+        match observed::decide(&calls) {
+            Some(Decision::Holds(Some(order))) => {
+                assert!(holds, "{calls:?}");
+                replay(&Text, &calls, &order);
+            }
+            Some(Decision::Violated(())) => assert!(!holds, "{calls:?}"),
+            other => panic!("{other:?} of {calls:?}"),
+        }
+    }
+    assert!(held.iter().all(|count| *count > 7_000), "{held:?}");
+}
+
+#[test]
+fn strings_with_a_lost_piece_are_rejected() {
+    let (mut draw, mut rejected) = (Draw(5), 0);
+    for _ in 0..300 {
+        let mut pieces = 0;
+        let action = |draw: &mut Draw, state: &std::rc::Rc<str>| {
+            unique_action(draw, state, &mut pieces, false)
+        };
+        let mut calls = simulated(&mut draw, &Text, 200, action);
+        forget(&mut calls);
+        assert!(matches!(observed::decide(&calls), Some(Decision::Holds(_))), "{calls:?}");
+        let at = draw.below(200) as usize;
+        let StringAction::Get(Some(found)) = &calls[at].action else { continue };
+        let piece = found.split_inclusive(';').next_back().unwrap_or_default().to_owned();
+        let is_it = |call: &&Call<_>| call.action == StringAction::Append(piece.clone());
+        let written = calls.iter().find(is_it).map(|call| call.completed);
+        if written.is_some_and(|written| written < calls[at].invoked) {
+            let lost = found[..found.len() - piece.len()].to_owned();
+            calls[at].action = StringAction::Get(Some(lost));
+            assert_eq!(observed::decide(&calls), Some(Decision::Violated(())), "{calls:?}");
+            rejected += 1;
+        }
+    }
+    assert!(rejected > 50, "{rejected}");
+}
+
+#[test]
+fn ambiguous_pieces_are_left_to_the_search() {
+    let write = |piece: &str| StringAction::Append(piece.to_owned());
+    let decided = |pieces: &[&str]| {
+        let call = |(at, piece): (u32, &&str)| Call {
+            invoked: 2 * at,
+            completed: 2 * at + 1,
+            action: write(piece),
+        };
+        observed::decide(&(0..).zip(pieces).map(call).collect::<Vec<_>>()).is_some()
+    };
+    assert!(decided(&["ab", "b", "ac"]));
+    assert!(!decided(&["ab", "b", "abc"]));
+    assert!(!decided(&["b", "a", "b"]));
+    assert!(!decided(&[""]));
+    let get = Call { invoked: 0, completed: 1, action: StringAction::Get(None) };
+    assert_eq!(observed::decide(&[get]), None);
+}
+
 #[test]
 fn strings_are_searched_as_by_trying_all_orders() {
     compare(&Text, string_action, |_, _| {});
