@@ -4,13 +4,11 @@
 //! The exit code is the verdict, see [`Exit`].
 
 mod args;
+mod input;
 mod verify;
 
-use std::fs::File;
-use std::io::{self, Read as _, Write};
-use std::path::Path;
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::string::FromUtf8Error;
 use std::thread;
 use std::time::Duration;
 
@@ -35,7 +33,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         return Ok(if agrees { Exit::Holds } else { Exit::Violated });
     }
     let path = arguments.history.as_deref().context("no history was named")?;
-    let text = read(path)?;
+    let text = input::read(path)?;
     let format = arguments.format.unwrap_or_else(|| Format::detect(&text));
     let recording = match arguments.model {
         Some(workload) => format.read_as(&text, workload),
@@ -66,31 +64,6 @@ fn stop_after(budget: Duration, stop: Stop) {
         thread::sleep(budget);
         stop.stop();
     });
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        io::stdin().lock().read_to_end(&mut bytes).context("cannot read the history")?;
-    } else {
-        let mut file =
-            File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let read = file.read_to_end(&mut bytes).context("cannot read the history");
-        read.with_context(|| path.display().to_string())?;
-    }
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text),
-        Err(error) => Err(not_text(&error)).with_context(|| path.display().to_string()),
-    }
-}
-
-/// The first bytes that are not UTF-8, as what is wrong with the history.
-fn not_text(error: &FromUtf8Error) -> ParseError {
-    let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-    let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let column = before.len() - begin + 1;
-    ParseError { line, column, expected: "expected text in UTF-8".to_owned() }
 }
 
 /// Prints the finding; a reader that went away early has seen what it wanted.
