@@ -11,7 +11,8 @@ use kv_check::{BUDGET_STEPS_DEFAULT, Format, Options, Stop, Workload};
 /// a queue or a stack.
 ///
 /// Exit codes: 0 it is; 1 it is not; 2 usage, or the history does not parse; 3 the history cannot
-/// be read or the report not be written; 4 unknown, the budget is spent.
+/// be read or the report not be written; 4 unknown, the budget is spent;
+/// 5 the checker has a defect: an order that it found did not pass its replay.
 #[derive(Debug, Parser)]
 #[command(name = "kv-check", version)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -89,6 +90,8 @@ pub(crate) enum Exit {
     Io = 3,
     /// The budget of steps or of time is spent.
     Unknown = 4,
+    /// The checker contradicted itself.
+    Internal = 5,
 }
 
 impl From<Exit> for ExitCode {

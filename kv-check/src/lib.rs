@@ -27,6 +27,7 @@
 //! - `model`: what a single copy of one key would do.
 //! - `linearizability`: the search, per key.
 //! - `decision`: what came of a key, and how.
+//! - `witness`: replays the orders that were found; `explain`: what people see of a violation.
 //! - `check`: runs it over all keys; [`report`]: the result and its text.
 //! - `budget`: when a search is given up.
 //!
@@ -41,6 +42,7 @@ extern crate self as kv_check;
 mod budget;
 mod check;
 mod decision;
+mod explain;
 pub mod format;
 pub mod history;
 mod linearizability;
@@ -50,6 +52,10 @@ mod operation;
 pub mod parse;
 mod recording;
 pub mod report;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+mod witness;
 
 pub use budget::{BUDGET_STEPS_DEFAULT, Options, Stop};
 pub use check::{check, check_with};

@@ -46,6 +46,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     }
     let finding = recording.check(&arguments.options(stop));
     print(&finding, arguments.json).context("cannot write the report")?;
+    if !finding.flaws().is_empty() {
+        return Ok(Exit::Internal);
+    }
     Ok(match finding.verdict() {
         Verdict::Holds => Exit::Holds,
         Verdict::Violated => Exit::Violated,

@@ -1,5 +1,6 @@
 //! Checking what any program has recorded.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -9,7 +10,8 @@ use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording};
 use crate::object::{Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, observed, search};
-use crate::report::{Report, Verdict};
+use crate::report::{Report, Verdict, as_count};
+use crate::witness;
 
 /// What a check of a [`Recording`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,10 +38,18 @@ pub struct Objects {
     pub pending: usize,
     /// How they were decided.
     pub method: Method,
+    /// For each one whose operations have an order that was found and replayed: that order, as the
+    /// positions of the events that invoked them.
+    #[serde(serialize_with = "as_count", rename = "replayed")]
+    pub witness: BTreeMap<String, Vec<u64>>,
     /// The names of those whose operations have no order.
     pub violated: Vec<String>,
     /// The names of those whose search was given up.
     pub undecided: Vec<String>,
+    /// Orders that did not pass their replay. Each is a defect of this checker, so the verdict is
+    /// unknown at best.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<String>,
 }
 
 impl Recording {
@@ -56,7 +66,7 @@ impl Recording {
                         Some(decision) => decision.by(Method::ObservedOrder),
                         None => decided(&Text, calls, options),
                     };
-                    objects.add(key, calls, decided);
+                    objects.add(&Text, key, calls, decided);
                 }
                 Finding::Objects(objects)
             }
@@ -69,12 +79,12 @@ impl Recording {
                 let rules = (*side == Side::Oldest).then(|| fifo::decide(calls)).flatten();
                 let by_search = || decided(&Queue(*side), calls, options);
                 let decided = rules.map_or_else(by_search, |rules| rules.by(Method::QueueRules));
-                objects.add(name, calls, decided);
+                objects.add(&Queue(*side), name, calls, decided);
                 Finding::Objects(objects)
             }
             Recorded::Mutex(calls) => {
                 let mut objects = Objects::new("mutex");
-                objects.add("mutex", calls, decided(&Mutex, calls, options));
+                objects.add(&Mutex, "mutex", calls, decided(&Mutex, calls, options));
                 Finding::Objects(objects)
             }
         }
@@ -87,6 +97,15 @@ fn decided<O: Object>(object: &O, calls: &[Call<O::Action>], options: &Options) 
 }
 
 impl Finding {
+    /// What this checker got wrong; empty unless it has a defect.
+    #[must_use]
+    pub fn flaws(&self) -> &[String] {
+        match self {
+            Self::Keys(report) => &report.flaws,
+            Self::Objects(objects) => &objects.flaws,
+        }
+    }
+
     /// The answer.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
@@ -109,22 +128,47 @@ impl fmt::Display for Finding {
 impl Objects {
     fn new(kind: &'static str) -> Self {
         let (verdict, count, operations, pending) = (Verdict::Holds, 0, 0, 0);
-        let (violated, undecided) = (Vec::new(), Vec::new());
-        let method = Method::Search;
-        Self { verdict, kind, count, operations, pending, method, violated, undecided }
+        let (violated, undecided, flaws) = (Vec::new(), Vec::new(), Vec::new());
+        let (method, witness) = (Method::Search, BTreeMap::new());
+        Self {
+            verdict,
+            kind,
+            count,
+            operations,
+            pending,
+            method,
+            witness,
+            violated,
+            undecided,
+            flaws,
+        }
     }
 
-    fn add<A>(&mut self, name: &str, calls: &[Call<A>], decided: Decided) {
+    fn add<O: Object>(
+        &mut self,
+        object: &O,
+        name: &str,
+        calls: &[Call<O::Action>],
+        decided: Decided,
+    ) {
         self.count += 1;
         self.operations += calls.len();
         self.pending += calls.iter().filter(|call| call.completed == PENDING).count();
         self.method = decided.method;
         match decided.decision {
-            Decision::Holds(_) => {}
+            Decision::Holds(None) => {}
+            Decision::Holds(Some(order)) => match witness::replay_calls(object, calls, &order) {
+                Ok(()) => {
+                    let index = |place: &usize| u64::from(calls[*place].invoked);
+                    self.witness.insert(name.to_owned(), order.iter().map(index).collect());
+                }
+                Err(flaw) => self.flaws.push(format!("the order of {name:?}: {flaw}")),
+            },
             Decision::Violated(()) => self.violated.push(name.to_owned()),
             Decision::Unknown => self.undecided.push(name.to_owned()),
         }
-        self.verdict = match (self.violated.is_empty(), self.undecided.is_empty()) {
+        let is_decided = self.undecided.is_empty() && self.flaws.is_empty();
+        self.verdict = match (self.violated.is_empty(), is_decided) {
             (true, true) => Verdict::Holds,
             (true, false) => Verdict::Unknown,
             (false, _) => Verdict::Violated,
@@ -138,6 +182,12 @@ impl fmt::Display for Objects {
         writeln!(out, "history     {count} {kind}, {operations} operations, {pending} pending")?;
         writeln!(out, "method      {}", self.method.name())?;
         writeln!(out, "verdict     {}", self.verdict)?;
+        if self.verdict == Verdict::Holds && self.witness.len() == *count {
+            writeln!(out, "proof       an order of all operations, replayed")?;
+        }
+        if let Some(first) = self.flaws.first() {
+            writeln!(out, "INTERNAL ERROR of the checker, please report it: {first}")?;
+        }
         for (what, names) in [("violated", &self.violated), ("undecided", &self.undecided)] {
             for name in names.iter().take(10) {
                 writeln!(out, "{what:11} {name}")?;

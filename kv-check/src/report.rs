@@ -47,11 +47,19 @@ pub struct Report {
     pub operations: Operations,
     /// How many keys were decided, or given up, by which method.
     pub methods: BTreeMap<Method, usize>,
+    /// For each key whose operations have an order that was found and replayed: that order, as the
+    /// indexes of the events that invoked them.
+    #[serde(serialize_with = "as_count", rename = "replayed")]
+    pub witness: BTreeMap<String, Vec<u64>>,
     /// The keys whose operations have no order, by key.
     pub violations: Vec<KeyViolation>,
     /// The keys whose search was given up, by key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub undecided: Vec<String>,
+    /// Orders that did not pass their replay. Each is a defect of this checker, so the verdict is
+    /// unknown at best.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<String>,
     /// Why the history was not checked at all; never set for a parsed history.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
     pub malformed: Option<HistoryError>,
@@ -130,6 +138,8 @@ impl Report {
             faults,
             operations: Operations::default(),
             methods: BTreeMap::new(),
+            witness: BTreeMap::new(),
+            flaws: Vec::new(),
             violations: Vec::new(),
             undecided: Vec::new(),
             malformed: None,
@@ -140,6 +150,9 @@ impl Report {
         if let Some(error) = &self.malformed {
             writeln!(out, "not checked: {error}")?;
         }
+        if let Some(first) = self.flaws.first() {
+            writeln!(out, "INTERNAL ERROR of the checker, please report it: {first}")?;
+        }
         if let Some(first) = self.violations.first() {
             first.explain(out)?;
         }
@@ -149,7 +162,7 @@ impl Report {
         }
         if self.violations.len() > 1 {
             writeln!(out, "next: --json shows all {} violated keys", self.violations.len())
-        } else if self.verdict == Verdict::Unknown && self.malformed.is_none() {
+        } else if !self.undecided.is_empty() && self.verdict == Verdict::Unknown {
             writeln!(out, "next: try again with a larger --budget or --budget-steps")
         } else {
             Ok(())
@@ -172,6 +185,9 @@ impl fmt::Display for Report {
             writeln!(out, "method:     {}", methods.collect::<Vec<_>>().join("; "))?;
         }
         writeln!(out, "verdict:    {}", self.verdict)?;
+        if self.verdict == Verdict::Holds && self.witness.len() == *keys {
+            writeln!(out, "proof:      an order of the operations of every key, replayed")?;
+        }
         self.explain(out)
     }
 }
@@ -228,6 +244,14 @@ fn shortened(text: &str) -> String {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+/// The map as the number of its entries.
+pub(crate) fn as_count<S: Serializer, K, V>(
+    map: &BTreeMap<K, V>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(map.len() as u64)
 }
 
 fn as_text<S: Serializer>(error: &Option<HistoryError>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -203,14 +203,37 @@ fn workload(rng: &mut Rng) -> Workload {
 #[track_caller]
 fn compare(history: &History, seed: u64) -> bool {
     let expected = if is_linearizable(history) { Verdict::Holds } else { Verdict::Violated };
-    let found = check(history).verdict;
+    let report = check(history);
+    let found = report.verdict;
     if found != expected {
         let mut text = Vec::new();
         kv_check::write_to(history, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         panic!("seed {seed}: expected {expected:?}, found {found:?} for\n{text}");
     }
+    if found == Verdict::Holds {
+        assert_eq!((report.witness.len(), &report.flaws[..]), (report.keys, &[][..]));
+        report.witness.values().for_each(|order| verify_witness(history, order, seed));
+    }
     expected == Verdict::Holds
+}
+
+/// The operations one after the other in the order of the witness still hold.
+fn verify_witness(history: &History, order: &[u64], seed: u64) {
+    let mut sequence = History { header: history.header.clone(), events: Vec::new() };
+    for (number, index) in (0..).zip(order) {
+        let at = history.events.iter().position(|event| event.index == *index).unwrap();
+        let process = history.events[at].process;
+        let mut events = history.events[at..].iter().filter(|event| event.process == process);
+        for kind in [EventKind::Invoke, EventKind::Ok] {
+            // One of unknown outcome took effect, and nobody knows what it saw.
+            let event = events.next().filter(|event| event.kind == kind);
+            if let Some(op) = event.and_then(|event| event.ops.first()) {
+                sequence.push(number, Process::Client(number), kind, vec![op.clone()]);
+            }
+        }
+    }
+    assert!(is_linearizable(&sequence), "seed {seed}: the witness {order:?} is an order");
 }
 
 #[test]

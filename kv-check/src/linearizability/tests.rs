@@ -3,9 +3,6 @@
 //! Would go wrong without it: the breadth-first search only gets what the depth-first one could not
 //! decide, so a mistake in it would not show on small histories.
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 use super::breadth::BreadthFirst;
 use super::depth::DepthFirst;
 use super::moves::Walk;
@@ -13,8 +10,8 @@ use super::problem::Problem;
 use super::search::Answer;
 use crate::budget::Options;
 use crate::model::State;
+use crate::support::{Rng, Workload, mutate, record};
 use crate::{History, operation};
-use support::{Rng, Workload, mutate, record};
 
 fn workload(rng: &mut Rng) -> Workload {
     Workload {
