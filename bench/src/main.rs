@@ -1,5 +1,6 @@
 //! Measurements, each a subcommand that prints Markdown tables.
 
+mod check;
 mod cluster;
 #[cfg(feature = "storage-peers")]
 mod engines;
@@ -20,6 +21,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// The history checker: verdicts and reading, and beside Porcupine.
+    Check(check::Args),
     /// Three nodes on this machine beside three of etcd: throughput and failover.
     Cluster(cluster::Args),
     /// Three nodes with many shards and nothing to do: CPU time and memory.
@@ -42,6 +45,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
+        Command::Check(args) => check::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Idle(args) => cluster::idle::run(&args),
         #[cfg(feature = "storage-peers")]

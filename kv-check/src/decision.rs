@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Method {
     /// By a search for an order.
     Search,
+    /// By the times between which a register certainly held each of its values.
+    Zones,
     /// By the rules that forbid an order of the operations of a queue.
     QueueRules,
     /// By the order of writes that strings show.
@@ -46,6 +48,7 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Self::Search => "a search for an order",
+            Self::Zones => "zones of unique values",
             Self::QueueRules => "the rules of queues",
             Self::ObservedOrder => "the order of writes that is observed",
         }

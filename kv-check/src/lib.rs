@@ -45,6 +45,7 @@ mod decision;
 mod explain;
 pub mod format;
 pub mod history;
+mod intern;
 mod linearizability;
 mod model;
 mod object;

@@ -46,8 +46,16 @@ fn is_linearizable(history: &History, seed: u64) -> bool {
     }
 }
 
+/// How much a heavy test does: the first number, or the second one with `KV_TEST_SCALE=full`.
+pub(super) fn scale(few: u64, many: u64) -> u64 {
+    match std::env::var("KV_TEST_SCALE").as_deref() {
+        Ok("full") => many,
+        _ => few,
+    }
+}
+
 /// Replays an order with each operation once, in real time, and legal in some reading.
-fn verify_order(problem: &Problem, order: &[u32], seed: u64) {
+pub(super) fn verify_order(problem: &Problem, order: &[u32], seed: u64) {
     let mut states = vec![State::initial()];
     let mut latest_invocation = 0;
     for number in order {

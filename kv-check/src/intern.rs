@@ -1,0 +1,85 @@
+//! Texts as small numbers.
+
+use std::hash::{DefaultHasher, Hasher};
+
+/// An empty place of the table.
+const FREE: u32 = u32::MAX;
+
+/// Numbers for texts, in the order in which they come.
+///
+/// An open-addressing table that keeps 32 bits of each hash beside the number: to grow it, or to
+/// pass a place that another text holds, no text is touched, and those lie all over the memory.
+/// The hash is keyed but the key is fixed, so equal inputs take equal steps.
+#[derive(Debug)]
+pub(crate) struct Interner<'t> {
+    /// Hash and number. Its length is a power of two, and at most half of it is in use.
+    table: Vec<(u32, u32)>,
+    texts: Vec<&'t str>,
+}
+
+impl<'t> Interner<'t> {
+    pub(crate) fn new() -> Self {
+        Self { table: vec![(0, FREE); 16], texts: Vec::new() }
+    }
+
+    /// The number of `text`; the next free one if it is new.
+    pub(crate) fn number(&mut self, text: &'t str) -> u32 {
+        let hash = hash(text);
+        let mask = self.table.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            match self.table[at] {
+                (_, FREE) => break,
+                (other, number) if other == hash && self.texts[number as usize] == text => {
+                    return number;
+                }
+                _ => at = (at + 1) & mask,
+            }
+        }
+        let number = u32::try_from(self.texts.len()).ok().filter(|number| *number != FREE);
+        let number = number.expect("a history has fewer than 2^32 - 1 texts");
+        self.table[at] = (hash, number);
+        self.texts.push(text);
+        if self.texts.len() * 2 > self.table.len() {
+            self.grow();
+        }
+        number
+    }
+
+    fn grow(&mut self) {
+        let mut table = vec![(0, FREE); self.table.len() * 2];
+        let mask = table.len() - 1;
+        for entry in self.table.iter().filter(|entry| entry.1 != FREE) {
+            let mut at = entry.0 as usize & mask;
+            while table[at].1 != FREE {
+                at = (at + 1) & mask;
+            }
+            table[at] = *entry;
+        }
+        self.table = table;
+    }
+}
+
+fn hash(text: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    let hash = hasher.finish();
+    u32::try_from(hash >> 32).expect("32 bits are left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_texts_have_equal_numbers() {
+        let texts: Vec<String> =
+            (0..5_000).map(|number| format!("text {}", number % 3_000)).collect();
+        let mut interner = Interner::new();
+        for (at, text) in texts.iter().enumerate() {
+            assert_eq!(interner.number(text) as usize, at % 3_000);
+        }
+        assert_eq!(interner.texts[2_999], "text 2999");
+        assert_eq!(interner.texts.len(), 3_000);
+    }
+}
