@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use kv_check::transactions::Level;
 use kv_check::{BUDGET_STEPS_DEFAULT, Format, Options, Stop, Workload};
 
 /// Checks whether a recorded history is linearizable: of keys and values, of a register, of strings, of
@@ -31,6 +32,10 @@ pub(crate) struct Arguments {
     /// events look like.
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<Workload>,
+    /// The level of isolation that transactions are held to, from read-uncommitted to
+    /// strict-serializable.
+    #[arg(long, value_name = "LEVEL", default_value_t = Level::StrictSerializable)]
+    pub(crate) level: Level,
     /// Search steps per key beyond one for each operation, before giving up. Default: 5,000,000, or no
     /// limit if --budget is given.
     #[arg(long, value_name = "STEPS")]
@@ -47,7 +52,7 @@ impl Arguments {
     /// The limits of the check; `stop` ends it.
     pub(crate) fn options(&self, stop: Stop) -> Options {
         let without_time = || self.budget.is_none().then_some(BUDGET_STEPS_DEFAULT);
-        Options { budget_steps: self.budget_steps.or_else(without_time), stop }
+        Options { budget_steps: self.budget_steps.or_else(without_time), stop, level: self.level }
     }
 }
 

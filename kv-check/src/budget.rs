@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::transactions::Level;
+
 /// Steps of one search beyond one for each operation, unless [`Options`] say otherwise.
 ///
 /// Real histories need few, since a wrong turn shows after a handful of steps; this many take some
@@ -22,11 +24,14 @@ pub struct Options {
     pub budget_steps: Option<u64>,
     /// Ends the search from outside; nobody does so by default.
     pub stop: Stop,
+    /// The level of isolation that transactions are held to.
+    pub level: Level,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { budget_steps: Some(BUDGET_STEPS_DEFAULT), stop: Stop::default() }
+        let (budget_steps, stop) = (Some(BUDGET_STEPS_DEFAULT), Stop::default());
+        Self { budget_steps, stop, level: Level::StrictSerializable }
     }
 }
 

@@ -30,10 +30,11 @@
 //! - `witness`: replays the orders that were found; `explain`: what people see of a violation.
 //! - `check`: runs it over all keys; [`report`]: the result and its text.
 //! - `budget`: when a search is given up.
+//! - [`transactions`]: which levels of isolation transactions keep.
 //!
 //! # What this leaves out
 //!
-//! Transactions, range reads, and weaker promises than linearizability.
+//! Range reads, and weaker promises than linearizability for single operations.
 
 // The generator of histories in `tests/support` is shared with unit tests and names the crate.
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub mod report;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod support;
+pub mod transactions;
 mod witness;
 
 pub use budget::{BUDGET_STEPS_DEFAULT, Options, Stop};

@@ -11,6 +11,7 @@ use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording};
 use crate::object::{Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, observed, search};
 use crate::report::{Report, Verdict, as_count};
+use crate::transactions::{TxnReport, check_transactions};
 use crate::witness;
 
 /// What a check of a [`Recording`] found.
@@ -21,6 +22,8 @@ pub enum Finding {
     Keys(Box<Report>),
     /// Of objects of another type.
     Objects(Objects),
+    /// Of transactions.
+    Transactions(Box<TxnReport>),
 }
 
 /// What a check of objects found.
@@ -82,6 +85,9 @@ impl Recording {
                 objects.add(&Queue(*side), name, calls, decided);
                 Finding::Objects(objects)
             }
+            Recorded::Transactions(history) => {
+                Finding::Transactions(Box::new(check_transactions(history, options)))
+            }
             Recorded::Mutex(calls) => {
                 let mut objects = Objects::new("mutex");
                 objects.add(&Mutex, "mutex", calls, decided(&Mutex, calls, options));
@@ -103,6 +109,7 @@ impl Finding {
         match self {
             Self::Keys(report) => &report.flaws,
             Self::Objects(objects) => &objects.flaws,
+            Self::Transactions(_) => &[],
         }
     }
 
@@ -112,6 +119,7 @@ impl Finding {
         match self {
             Self::Keys(report) => report.verdict,
             Self::Objects(objects) => objects.verdict,
+            Self::Transactions(report) => report.verdict,
         }
     }
 }
@@ -121,6 +129,7 @@ impl fmt::Display for Finding {
         match self {
             Self::Keys(report) => report.fmt(out),
             Self::Objects(objects) => objects.fmt(out),
+            Self::Transactions(report) => report.fmt(out),
         }
     }
 }

@@ -176,3 +176,20 @@ fn verify_says_for_each_row_whether_it_agrees() {
     }
     assert_eq!(manifest("none.log,violin atomic-queue,linearizable").status.code(), Some(3));
 }
+
+#[test]
+fn transactions_are_held_to_the_level_that_is_asked_for() {
+    let skew = "{:process 0, :type :invoke, :f :txn, :value [[:append :x 1] [:r :y nil]]}
+        {:process 1, :type :invoke, :f :txn, :value [[:append :y 1] [:r :x nil]]}
+        {:process 0, :type :ok, :f :txn, :value [[:append :x 1] [:r :y nil]]}
+        {:process 1, :type :ok, :f :txn, :value [[:append :y 1] [:r :x []]]}";
+    expect(&["-"], skew, 1, "T1 read y as [], without 1, which T2 appended");
+    expect(&["--level", "serializable", "-"], skew, 1, "anomaly     G2-item");
+    let holds = "holds       read-uncommitted, read-committed";
+    expect(&["--level", "snapshot-isolation", "-"], skew, 0, holds);
+    expect(&["--json", "-"], skew, 1, r#"{"level":"serializable","verdict":"violated"}"#);
+    expect(&["--level", "eventual", "-"], skew, 2, "expected one of read-uncommitted");
+    expect(&["--model", "list-append", "-"], "{:type :ok, :f :txn, :process 1}", 2, "line 1, col");
+    let twice = skew.replace(":y 1", ":x 1");
+    expect(&["-"], &twice, 4, "because     1 was appended to x twice");
+}

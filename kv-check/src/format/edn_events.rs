@@ -25,7 +25,7 @@ pub(super) struct EdnEvent<'t> {
     pub(super) process: Option<u64>,
     /// Which part of an operation it is.
     pub(super) kind: EventKind,
-    /// Name of the operation.
+    /// Name of the operation; empty if the event does not say.
     pub(super) f: &'t str,
     /// What was asked for, or found; `nil` if the event does not say.
     pub(super) value: Edn<'t>,
@@ -57,10 +57,10 @@ impl<'t> EdnEvent<'t> {
                 _ => {}
             }
         }
-        let (Some(kind), Some(f)) = (kind, f) else {
-            return Err(self.expected("a :type and an :f with keywords"));
+        let Some(kind) = kind else {
+            return Err(self.expected("a :type with a keyword"));
         };
-        self.f = f;
+        self.f = f.unwrap_or("");
         self.kind = match kind {
             "invoke" => EventKind::Invoke,
             "ok" => EventKind::Ok,

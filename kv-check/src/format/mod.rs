@@ -11,6 +11,7 @@ mod jepsen_objects;
 mod porcupine;
 #[cfg(test)]
 mod tests;
+mod txn_events;
 mod violin;
 mod workload;
 
@@ -19,6 +20,7 @@ use std::str::FromStr;
 use crate::history::History;
 use crate::object::{Call, MutexAction, QueueAction, Side, StringAction};
 use crate::parse::ParseError;
+use crate::transactions::TxnHistory;
 
 pub use workload::Workload;
 
@@ -61,6 +63,8 @@ pub(crate) enum Recorded {
     Queue(Side, Vec<Call<QueueAction>>),
     /// One lock.
     Mutex(Vec<Call<MutexAction>>),
+    /// Transactions.
+    Transactions(Box<TxnHistory>),
 }
 
 impl Format {
@@ -115,6 +119,7 @@ impl Format {
             Workload::Register => Recorded::Keys(jepsen::read_edn(text, false)?),
             Workload::CasRegister => Recorded::Keys(jepsen::read_edn(text, true)?),
             Workload::Mutex => jepsen_objects::read_mutex(text)?,
+            Workload::ListAppend => Recorded::Transactions(Box::new(txn_events::read_lists(text)?)),
         }))
     }
 }

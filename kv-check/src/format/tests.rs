@@ -148,6 +148,34 @@ fn what_edn_has_that_histories_do_not_need_is_passed_over_or_refused() {
 }
 
 #[test]
+fn transactions_over_lists_are_read_and_refused() {
+    let txns = |appends: &str, read: &str| {
+        format!(
+            "{{:process 0, :type :invoke, :f :txn, :value [[:append :x 1] [:append 2 \"a b\"]]}}\n\
+             {{:process 0, :type :ok, :f :txn, :value {appends}}}\n\
+             {{:process 1, :type :invoke, :f :txn, :value [[:r :x nil]]}}\n\
+             {{:process 1, :type :ok, :f :txn, :value {read}}}\n"
+        )
+    };
+    let (appends, format) = ("[[:append :x 1] [:append 2 \"a b\"]]", Format::JepsenEdn);
+    check(format, &txns(appends, "[[:r :x [1]]]"), Verdict::Holds);
+    check(format, &txns(appends, "[[:r :x nil]]"), Verdict::Violated);
+    let unknown = txns(appends, "[[:r :x nil]]").replacen(":type :ok", ":type :info", 1);
+    check(format, &unknown, Verdict::Holds);
+    let aborted = txns(appends, "[[:r :x [1]]]").replacen(":type :ok", ":type :fail", 1);
+    check(format, &aborted, Verdict::Violated);
+    let other = "the operations that this process invoked";
+    refused(format, &txns("[[:append :x 1]]", "[[:r :x [1]]]"), 2, 1, other);
+    refused(format, &txns(appends, "[[:r :y [1]]]"), 4, 1, other);
+    refused(format, &txns(appends, "[[:r :x 1]]"), 4, 1, "an operation like [:append :x 1]");
+    refused(format, &txns(appends, "[[:r :x [[1]]]]"), 4, 1, "keys and values that are");
+    let twice = txns(appends, "[]").replace("0, :type :ok", "0, :type :invoke");
+    refused(format, &twice, 2, 1, "the end of the open transaction");
+    let none = txns(appends, "[]").replace(":process 1, :type :ok", ":process 2, :type :ok");
+    refused(format, &none, 4, 1, "a transaction of this process before its end");
+}
+
+#[test]
 fn queues_and_stacks_are_told_apart() {
     let calls = |object: &str, first: u32| {
         format!(
@@ -176,6 +204,9 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
             .to_owned(),
         "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n".to_owned(),
         r#"{"version":1,"model":"kv"}"#.to_owned(),
+        "{:type :invoke, :f :txn, :value [[:append :x 1]]}\n{:type :info, :value []}\n\
+         {:type :invoke, :value [[:r :x nil]]}{:type :ok, :value [[:r :x [1]]]}"
+            .to_owned(),
     ];
     let options = Options { budget_steps: Some(1_000), ..Options::default() };
     for text in texts {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::edn_events::{EdnEvent, EdnEvents};
+use super::txn_events;
 
 /// What Jepsen's events are of: which operations there are, and what they promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +15,16 @@ pub enum Workload {
     CasRegister,
     /// One lock, free at first: `:acquire` and `:release`, by whomever.
     Mutex,
+    /// Transactions over lists, empty at first: `:txn` with `:append` and `:r`.
+    ListAppend,
 }
 
 /// The names of all workloads, for people.
-pub(super) const WORKLOAD_NAMES: [(&str, Workload); 3] = [
+pub(super) const WORKLOAD_NAMES: [(&str, Workload); 4] = [
     ("register", Workload::Register),
     ("cas-register", Workload::CasRegister),
     ("mutex", Workload::Mutex),
+    ("list-append", Workload::ListAppend),
 ];
 
 impl Workload {
@@ -38,7 +42,7 @@ impl Workload {
         match event.f {
             "write" | "cas" => Some(Self::CasRegister),
             "acquire" | "release" => Some(Self::Mutex),
-            _ => None,
+            _ => txn_events::is_of_lists(event).then_some(Self::ListAppend),
         }
     }
 }

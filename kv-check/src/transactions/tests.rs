@@ -1,0 +1,175 @@
+//! What would go wrong: an anomaly that is missed or misnamed, and a level that it does not touch.
+//!
+//! A line of a case is a transaction: process, outcome, and operations as `ax1` (append 1 to x) and
+//! `rx12` (x was read as 1, 2). They are concurrent, unless `--` ends all that come before.
+
+use super::history::index;
+use super::*;
+
+fn lists(text: &str) -> TxnHistory {
+    let mut history = TxnHistory::new();
+    let mut position = 0;
+    for batch in text.split("--") {
+        let lines: Vec<_> = batch.lines().map(str::trim).filter(|it| !it.is_empty()).collect();
+        let size = index(lines.len());
+        for (invoked, line) in (position..).zip(lines) {
+            let mut words = line.split_whitespace();
+            let process = words.next().unwrap().parse().unwrap();
+            let outcome = match words.next().unwrap() {
+                "ok" => TxnOutcome::Committed,
+                "fail" => TxnOutcome::Aborted,
+                _ => TxnOutcome::Unknown,
+            };
+            let is_known = outcome != TxnOutcome::Unknown;
+            let completed = if is_known { invoked + size } else { NEVER };
+            let ops: Vec<_> = words.map(|word| op(&mut history, word)).collect();
+            history.push(Txn { process, invoked, completed, outcome }, &ops).unwrap();
+        }
+        position += 2 * size;
+    }
+    history
+}
+
+fn op(history: &mut TxnHistory, word: &str) -> TxnOp {
+    let key = history.key(&word[1..2]);
+    let values: Vec<_> =
+        word[2..].chars().map(|digit| history.version(key, &digit.to_string())).collect();
+    match &word[..1] {
+        "a" => TxnOp::Append(values[0]),
+        "r" => TxnOp::ReadList(key, history.list(&values).unwrap()),
+        other => panic!("{other}"),
+    }
+}
+
+/// The anomalies of a case, and the weakest levels that they rule out.
+#[track_caller]
+fn expect(text: &str, anomalies: &str, ruled_out: &str, kept: &str) {
+    let report = check_transactions(&lists(text), &Options::default());
+    let found: Vec<_> = report.anomalies.iter().map(|it| it.kind.to_string()).collect();
+    assert_eq!(found.join(" "), anomalies, "{report}");
+    for (names, verdict) in [(ruled_out, Verdict::Violated), (kept, Verdict::Holds)] {
+        for name in names.split_whitespace() {
+            assert_eq!(report.verdict_of(name.parse().unwrap()), verdict, "{name}: {report}");
+        }
+    }
+}
+
+#[test]
+fn serial_histories_keep_all_levels() {
+    let all = LEVEL_NAMES.map(|(name, _)| name).join(" ");
+    expect("", "", "", &all);
+    expect("0 ok rx ax1 ax2--1 ok rx12 ax3 rx123--0 ok rx123 ry ay1 ay2", "", "", &all);
+    expect("0 ok ax1--1 info ax2 ay1--2 ok rx12 ry1 ax3--3 fail ax4", "", "", &all);
+    expect("0 ok ax1--1 info ax2--2 ok rx1 ax3", "", "", &all);
+    expect("0 ok ax1--1 ok ax2--2 ok rx12--3 ok ax3--4 ok ax4", "", "", &all);
+}
+
+#[test]
+fn dirty_writes() {
+    let case = "0 ok ax1 ay1\n1 ok ax2 ay2\n2 ok rx12 ry21";
+    expect(case, "G0", "read-uncommitted strict-serializable", "");
+    expect("0 ok ax1 ax2 ax4\n1 ok ax3 rx1234", "internal G0", "read-uncommitted", "");
+}
+
+#[test]
+fn what_never_was() {
+    let kept = "read-uncommitted";
+    expect("0 fail ax1\n1 ok rx1", "G1a", "read-committed", kept);
+    expect("0 fail ax1\n1 ok ax2\n2 ok rx12", "dirty-update G1a", "read-committed", kept);
+    let case = "0 fail ax1\n1 info ax2\n2 ok ax3\n3 ok rx123";
+    expect(case, "dirty-update G1a", "read-committed", kept);
+    expect("0 ok rx1 ax1", "future-read", "read-committed", kept);
+    expect("0 ok rx1", "garbage-read", "read-uncommitted", "");
+    let case = "0 ok ax1 ry1\n1 ok ax2 ay1\n2 ok rx121";
+    expect(case, "duplicate-elements G1c", "read-uncommitted", "");
+}
+
+#[test]
+fn orders_that_do_not_fit() {
+    let case = "0 ok ax1 ry1\n1 ok ax2\n2 ok ax3 ay1\n3 ok rx13\n4 ok rx123";
+    expect(case, "incompatible-order G1c", "read-committed", "");
+    let case = "0 ok ax1 ax2\n1 ok rx21";
+    expect(case, "G1b incompatible-order", "read-committed", "");
+    let (case, found) = ("0 ok ax1 ax2\n1 ok rx2", "incompatible-order G-single-item");
+    expect(case, found, "read-committed", "");
+}
+
+#[test]
+fn intermediate_reads() {
+    let case = "0 ok ax1 ax2\n1 ok rx1";
+    expect(case, "G1b G-single-item", "read-committed", "read-uncommitted");
+    expect("0 ok ax1 ax2\n1 ok rx1\n2 ok rx12", "G1b G-single-item", "read-committed", "");
+}
+
+#[test]
+fn information_flows_in_circles() {
+    let case = "0 ok ax1 ry1\n1 ok ax2 ay1\n2 ok rx12 ry1";
+    expect(case, "G1c", "read-committed", "read-uncommitted");
+    let case = "1 ok rx1 ay1\n2 ok ry1--2 ok ax1";
+    expect(case, "G1c-process", "strong-session-read-committed", "serializable");
+}
+
+#[test]
+fn skewed_reads() {
+    let (out, kept) = ("consistent-view read-atomic", "cursor-stability");
+    expect("0 ok ax1 ay1\n1 ok ax2 ry\n2 ok rx12", "G-single-item", "consistent-view", kept);
+    expect("0 ok ax1 ay1\n1 ok rx1 ry", "fractured-read G-single-item", out, kept);
+    let case = "0 ok ax1\n1 ok ax2--2 ok rx1--3 ok rx12";
+    let (out, kept) = ("strong-snapshot-isolation", "strong-session-serializable");
+    expect(case, "G-single-item-realtime", out, kept);
+    let case = "0 ok ax1\n1 ok ax2--1 ok rx1\n2 ok rx12";
+    let (out, kept) = ("strong-session-snapshot-isolation", "serializable");
+    expect(case, "G-single-item-process", out, kept);
+}
+
+#[test]
+fn long_forks() {
+    let (out, kept) = ("snapshot-isolation", "consistent-view");
+    let case = "0 ok ax1\n1 ok rx1 ry\n2 ok ay1\n3 ok ry1 rx";
+    expect(case, "G-nonadjacent-item", out, kept);
+    let case = "0 ok ax1 at1\n1 ok rx1 ry\n2 ok ay1 az2\n3 ok rz2 rt";
+    expect(case, "G-nonadjacent-item", out, kept);
+    let case = "0 ok rx rz1\n1 ok ax1\n2 ok az1--1 ok rz";
+    let (out, kept) = ("strong-session-snapshot-isolation", "serializable");
+    expect(case, "G-single-item-realtime G-nonadjacent-item-process", out, kept);
+}
+
+#[test]
+fn skewed_writes() {
+    let (out, kept) = ("repeatable-read serializable", "snapshot-isolation");
+    expect("0 ok ax1 ry\n1 ok ay1 rx", "G2-item", out, kept);
+    let (out, kept) = ("update-atomic cursor-stability", "read-committed");
+    expect("0 ok ax0\n1 ok rx0 ax1\n2 ok rx0 ax2", "lost-update G2-item", out, kept);
+    let case = "0 ok ax0\n1 ok rx0 ax1\n2 ok rx0 ax2\n3 ok rx012";
+    expect(case, "lost-update G-single-item", out, kept);
+}
+
+#[test]
+fn reads_that_contradict_their_own_transaction() {
+    let (out, kept) = ("read-atomic serializable", "read-committed");
+    expect("0 ok ax2\n1 ok rx rx2", "internal", out, kept);
+    expect("0 ok ax1 rx", "internal", out, kept);
+    expect("0 ok ax1 ax2 rx21", "incompatible-order internal", "read-committed", "");
+}
+
+#[test]
+fn values_that_were_appended_twice_say_nothing() {
+    let report = check_transactions(&lists("0 ok ax1\n1 ok ax1"), &Options::default());
+    assert_eq!(report.verdict, Verdict::Unknown);
+    assert!(report.to_string().contains("1 was appended to x twice"), "{report}");
+}
+
+#[test]
+fn cycles_are_told_in_sentences() {
+    let case = "0 ok ax1 ay1\n1 ok ax2 ry\n2 ok rx12";
+    let report = check_transactions(&lists(case), &Options::default());
+    let text = report.to_string();
+    for part in [
+        "verdict     VIOLATED",
+        "T2 read y as [], without 1, which T1 appended",
+        "T1 appended 1 to x, and T2 appended 2 after it",
+        "where       T1 of process 0: append x 1; append y 1",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}

@@ -1,0 +1,301 @@
+//! Transactions against brute force: every order of starts and commits is tried.
+//!
+//! Would go wrong without it: an execution that exists and is called impossible, or the reverse.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use kv_check::transactions::{
+    KeyId, Level, NEVER, Txn, TxnHistory, TxnOp, TxnOutcome, Version, check_transactions,
+};
+use kv_check::{Options, Verdict};
+use support::Rng;
+
+/// What a key holds: all values that were appended to it, or the one that was written.
+type State = BTreeMap<KeyId, Vec<Version>>;
+
+/// Which executions are allowed.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Whether each transaction commits where it starts.
+    is_serial: bool,
+    /// Whether one that ended before another was invoked must commit before that starts.
+    keeps_time: bool,
+    /// The same for those of one process.
+    keeps_process: bool,
+}
+
+/// A search over all executions.
+struct Executions<'h> {
+    history: &'h TxnHistory,
+    rules: Rules,
+}
+
+#[derive(Clone)]
+struct Progress {
+    state: State,
+    /// Of each transaction, whether it started, and what was committed then.
+    started: Vec<Option<usize>>,
+    committed: Vec<bool>,
+    /// For each commit, the keys that it wrote.
+    written: Vec<Vec<KeyId>>,
+}
+
+impl Executions<'_> {
+    fn exist(&self) -> bool {
+        let count = self.history.transactions().len();
+        let (started, committed) = (vec![None; count], vec![false; count]);
+        let progress = Progress { state: State::new(), started, committed, written: vec![] };
+        self.go(progress)
+    }
+
+    fn go(&self, at: Progress) -> bool {
+        let txns = self.history.transactions();
+        let is_left = |txn: usize| !at.committed[txn];
+        if (0..txns.len()).all(|txn| !is_left(txn) || txns[txn].outcome != TxnOutcome::Committed) {
+            return true;
+        }
+        (0..txns.len()).any(|txn| {
+            if !is_left(txn) || txns[txn].outcome == TxnOutcome::Aborted {
+                return false;
+            }
+            match at.started[txn] {
+                Some(start) => self.commit(&at, txn, start).is_some_and(|next| self.go(next)),
+                None => self.start(&at, txn).is_some_and(|next| self.go(next)),
+            }
+        })
+    }
+
+    fn start(&self, at: &Progress, txn: usize) -> Option<Progress> {
+        let txns = self.history.transactions();
+        let must_precede = |other: usize| {
+            let (one, other) = (&txns[other], &txns[txn]);
+            (self.rules.keeps_time && one.completed < other.invoked)
+                || (self.rules.keeps_process
+                    && one.process == other.process
+                    && one.invoked < other.invoked)
+        };
+        let is_missing =
+            |other: usize| txns[other].outcome == TxnOutcome::Committed && !at.committed[other];
+        if (0..txns.len()).any(|other| is_missing(other) && must_precede(other)) {
+            return None;
+        }
+        self.run(txn, &at.state)?;
+        let mut next = at.clone();
+        next.started[txn] = Some(next.written.len());
+        let start = next.written.len();
+        if self.rules.is_serial { self.commit(&next, txn, start) } else { Some(next) }
+    }
+
+    /// What a transaction leaves behind, if its reads are those of this state.
+    fn run(&self, txn: usize, state: &State) -> Option<State> {
+        let mut state = state.clone();
+        for op in self.history.ops(txn) {
+            let held = state.entry(self.history.key_of_op(*op)).or_default();
+            match *op {
+                TxnOp::Append(version) => held.push(version),
+                TxnOp::Write(version) => *held = vec![version],
+                TxnOp::ReadList(_, list) if self.history.elements(list) == *held => {}
+                TxnOp::Read(_, version) if held.last().copied() == version => {}
+                TxnOp::ReadList(..) | TxnOp::Read(..) => return None,
+            }
+        }
+        Some(state)
+    }
+
+    fn commit(&self, at: &Progress, txn: usize, start: usize) -> Option<Progress> {
+        let ops = self.history.ops(txn).iter();
+        let written: Vec<_> =
+            ops.filter_map(|op| op.written()).map(|it| self.history.key_of(it)).collect();
+        let mut since = at.written[start..].iter().flatten();
+        if since.any(|key| written.contains(key)) {
+            return None;
+        }
+        let mut next = at.clone();
+        for op in self.history.ops(txn) {
+            let held = next.state.entry(self.history.key_of_op(*op)).or_default();
+            match *op {
+                TxnOp::Append(version) => held.push(version),
+                TxnOp::Write(version) => *held = vec![version],
+                TxnOp::ReadList(..) | TxnOp::Read(..) => {}
+            }
+        }
+        next.committed[txn] = true;
+        next.written.push(written);
+        Some(next)
+    }
+}
+
+const SERIAL: Rules = Rules { is_serial: true, keeps_time: false, keeps_process: false };
+const SNAPSHOT: Rules = Rules { is_serial: false, keeps_time: false, keeps_process: false };
+
+/// The levels that brute force decides.
+const LEVELS: [(Level, Rules); 6] = [
+    (Level::Serializable, SERIAL),
+    (Level::StrongSessionSerializable, Rules { keeps_process: true, ..SERIAL }),
+    (Level::StrictSerializable, Rules { keeps_time: true, ..SERIAL }),
+    (Level::SnapshotIsolation, SNAPSHOT),
+    (Level::StrongSessionSnapshotIsolation, Rules { keeps_process: true, ..SNAPSHOT }),
+    (Level::StrongSnapshotIsolation, Rules { keeps_time: true, ..SNAPSHOT }),
+];
+
+/// What a generated transaction does, by names.
+#[derive(Clone, Debug)]
+struct Plan {
+    txn: Txn,
+    /// Key, and what was written or read.
+    ops: Vec<(usize, PlanOp)>,
+}
+
+#[derive(Clone, Debug)]
+enum PlanOp {
+    Write(usize),
+    Read(Vec<usize>),
+}
+
+/// Random transactions, run one at a time or from snapshots, some with wrong results.
+fn plans(rng: &mut Rng) -> Vec<Plan> {
+    let processes = 2 + rng.below(3);
+    let keys = 1 + rng.below(2);
+    let mut plans: Vec<Plan> = Vec::new();
+    let (mut left, mut position) = (5 + rng.below(4), 0);
+    let mut open: Vec<Option<usize>> = vec![None; processes];
+    let mut value = 0;
+    while left > 0 || open.iter().any(Option::is_some) {
+        let process = rng.below(processes);
+        position += 1;
+        if let Some(ended) = open[process].take() {
+            plans[ended].txn.completed = position;
+            continue;
+        }
+        if left == 0 {
+            continue;
+        }
+        let count = (1 + rng.below(4)).min(left);
+        left -= count;
+        let op = |rng: &mut Rng| {
+            value += 1;
+            let what =
+                if rng.percent(50) { PlanOp::Write(value) } else { PlanOp::Read(Vec::new()) };
+            (rng.below(keys), what)
+        };
+        let mut op = op;
+        let ops = (0..count).map(|_| op(rng)).collect();
+        let outcome = match rng.below(10) {
+            0 => TxnOutcome::Aborted,
+            1 => TxnOutcome::Unknown,
+            _ => TxnOutcome::Committed,
+        };
+        open[process] = Some(plans.len());
+        let txn = Txn { process: process as u32, invoked: position, completed: NEVER, outcome };
+        plans.push(Plan { txn, ops });
+    }
+    plans.iter_mut().filter(|it| it.txn.outcome == TxnOutcome::Unknown).for_each(|it| {
+        it.txn.completed = NEVER;
+    });
+    run(rng, &mut plans);
+    plans
+}
+
+/// Lets each plan read from what some others, in a random order near that of time, left behind.
+fn run(rng: &mut Rng, plans: &mut [Plan]) {
+    let lag = [0, 30, 60, 90][rng.below(4)];
+    let mut order: Vec<usize> = (0..plans.len()).collect();
+    for place in 1..order.len() {
+        let is_concurrent = plans[order[place]].txn.invoked < plans[order[place - 1]].txn.completed;
+        if rng.percent(if is_concurrent { 50 } else { 20 }) {
+            order.swap(place - 1, place);
+        }
+    }
+    let mut states: Vec<BTreeMap<usize, Vec<usize>>> = vec![BTreeMap::new()];
+    for txn in order {
+        let behind = if rng.percent(lag) { rng.below(states.len()) } else { 0 };
+        let mut seen = states[states.len() - 1 - behind].clone();
+        let mut latest = states.last().unwrap().clone();
+        for (key, op) in &mut plans[txn].ops {
+            match op {
+                PlanOp::Write(value) => {
+                    seen.entry(*key).or_default().push(*value);
+                    latest.entry(*key).or_default().push(*value);
+                }
+                PlanOp::Read(values) => {
+                    let other = rng.below(states.len());
+                    let from = if rng.percent(lag / 4) { &states[other] } else { &seen };
+                    *values = from.get(key).cloned().unwrap_or_default();
+                }
+            }
+        }
+        let takes_effect = match plans[txn].txn.outcome {
+            TxnOutcome::Committed => true,
+            TxnOutcome::Aborted => rng.percent(20),
+            TxnOutcome::Unknown => rng.percent(50),
+        };
+        if takes_effect {
+            states.push(latest);
+        }
+    }
+}
+
+fn lists(plans: &[Plan]) -> TxnHistory {
+    let mut history = TxnHistory::new();
+    for plan in plans {
+        let mut ops = Vec::new();
+        for (key, op) in &plan.ops {
+            let key = history.key(&key.to_string());
+            let mut version = |value: &usize| history.version(key, &value.to_string());
+            ops.push(match op {
+                PlanOp::Write(value) => TxnOp::Append(version(value)),
+                PlanOp::Read(values) => {
+                    let values: Vec<_> = values.iter().map(version).collect();
+                    TxnOp::ReadList(key, history.list(&values).unwrap())
+                }
+            });
+        }
+        history.push(plan.txn, &ops).unwrap();
+    }
+    history
+}
+
+fn histories() -> u64 {
+    let is_full = std::env::var("KV_TEST_SCALE").is_ok_and(|scale| scale == "full");
+    if is_full { 30_000 } else { 2_000 }
+}
+
+/// Compares the levels of a history. Returns which hold, and how many are undecided.
+fn compare(history: &TxnHistory, seed: u64) -> ([bool; 6], u32) {
+    let mut undecided = 0;
+    let holds = LEVELS.map(|(level, rules)| {
+        let holds = Executions { history, rules }.exist();
+        let report = check_transactions(history, &Options { level, ..Options::default() });
+        match report.verdict {
+            Verdict::Holds => assert!(holds, "seed {seed}: {level} {history:?} {report}"),
+            Verdict::Violated => assert!(!holds, "seed {seed}: {level} {history:?} {report}"),
+            Verdict::Unknown => undecided += 1,
+        }
+        if rules.is_serial {
+            assert_ne!(report.verdict, Verdict::Unknown, "seed {seed}: {level} {report}");
+        }
+        holds
+    });
+    (holds, undecided)
+}
+
+#[test]
+fn lists_are_judged_as_by_trying_all_executions() {
+    let mut counts = [0; 6];
+    let mut undecided = 0;
+    for seed in 0..histories() {
+        let plans = plans(&mut Rng(seed));
+        let (holds, unknown) = compare(&lists(&plans), seed);
+        undecided += unknown;
+        for (count, holds) in counts.iter_mut().zip(holds) {
+            *count += u64::from(holds);
+        }
+    }
+    let enough = histories() / 20..histories() * 19 / 20;
+    assert!(counts.iter().all(|count| enough.contains(count)), "{counts:?}");
+    assert!(u64::from(undecided) < histories() / 10, "{undecided} are undecided");
+}
