@@ -15,6 +15,8 @@ pub enum Method {
     Zones,
     /// By the rules that forbid an order of the operations of a queue.
     QueueRules,
+    /// By the rules by which a history of a stack is made smaller.
+    StackRules,
     /// By the order of writes that strings show.
     ObservedOrder,
 }
@@ -50,6 +52,7 @@ impl Method {
             Self::Search => "a search for an order",
             Self::Zones => "zones of unique values",
             Self::QueueRules => "the rules of queues",
+            Self::StackRules => "the rules of stacks",
             Self::ObservedOrder => "the order of writes that is observed",
         }
     }

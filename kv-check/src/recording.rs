@@ -9,7 +9,9 @@ use crate::budget::Options;
 use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording};
-use crate::object::{Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, observed, search};
+use crate::object::{
+    Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, lifo, observed, search,
+};
 use crate::report::{Report, Verdict, as_count};
 use crate::transactions::{TxnReport, check_transactions};
 use crate::witness;
@@ -74,14 +76,16 @@ impl Recording {
                 Finding::Objects(objects)
             }
             Recorded::Queue(side, calls) => {
-                let name = match side {
-                    Side::Oldest => "queue",
-                    Side::Newest => "stack",
+                let (name, rules, method) = match side {
+                    Side::Oldest => ("queue", fifo::decide(calls), Method::QueueRules),
+                    Side::Newest => {
+                        let rules = lifo::decide(calls, options.steps(calls.len()));
+                        ("stack", rules, Method::StackRules)
+                    }
                 };
                 let mut objects = Objects::new(name);
-                let rules = (*side == Side::Oldest).then(|| fifo::decide(calls)).flatten();
                 let by_search = || decided(&Queue(*side), calls, options);
-                let decided = rules.map_or_else(by_search, |rules| rules.by(Method::QueueRules));
+                let decided = rules.map_or_else(by_search, |rules| rules.by(method));
                 objects.add(&Queue(*side), name, calls, decided);
                 Finding::Objects(objects)
             }

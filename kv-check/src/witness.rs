@@ -84,7 +84,9 @@ pub(crate) fn replay_calls<O: Object>(
     real_time(calls.len(), |place| Span::of_call(&calls[place]), order)?;
     let mut state = object.initial();
     for &place in order {
-        state = object.step(&state, &calls[place].action).ok_or(Flaw::OtherResult(place))?;
+        if !object.apply(&mut state, &calls[place].action) {
+            return Err(Flaw::OtherResult(place));
+        }
     }
     Ok(())
 }

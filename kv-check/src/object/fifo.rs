@@ -9,111 +9,60 @@
 //! 3. A removal found nothing, and at every moment of it something was there for certain: some value
 //!    whose addition was complete and whose removal had not begun.
 //!
-//! A pending removal may have had no effect. So if the rest is linearizable, all of it is; if not,
-//! the rules do not know.
+//! Rules 1 and 3 are [`stay`]'s. For rule 2, one value has to come before another if it was added
+//! or removed entirely before. Both relations are orders of intervals, and of two pairs in such
+//! an order the beginning of one is before the end of the other one; so the shortest cycle of both
+//! has two values, and without it the values are put in line one after the other.
+//!
+//! # From a line of values to an order of calls
+//!
+//! Additions and removals each come in that line, and a removal is taken as soon as its value was
+//! added and nothing that is not yet added was added entirely before it began; else the next
+//! value is added. Suppose that the addition of a could not be taken there, since some y not taken
+//! ended before it began. Then y is a removal, of a value already added, and the next removal r
+//! began before y ended, being before it in the line. But r is not taken because the
+//! addition of some b ended before r began, thus before a began to be added: b is before a in the
+//! line, and was taken. So it never gets stuck.
 //!
 //! O(n log n).
 
-use std::collections::HashMap;
-
-use super::{Call, PENDING, QueueAction, Removal};
+use super::stay::{self, Part, Stay};
+use super::{Call, QueueAction};
 use crate::decision::Decision;
 
-/// One value: positions of the events of its addition and removal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stay {
-    add_invoked: u32,
-    /// At most the end of the removal, if there is one.
-    add_completed: u32,
-    /// [`PENDING`] if it is never removed.
-    remove_invoked: u32,
-    remove_completed: u32,
-}
-
-/// Whether the calls have an order, without saying which; none if the rules do not know.
+/// Whether the calls have an order; nothing if the rules do not know.
 pub(crate) fn decide(calls: &[Call<QueueAction>]) -> Option<Decision> {
-    let mut stays = HashMap::new();
-    for call in calls {
-        if let QueueAction::Add(value) = call.action {
-            let stay = Stay {
-                add_invoked: call.invoked,
-                add_completed: call.completed,
-                remove_invoked: PENDING,
-                remove_completed: PENDING,
-            };
-            if stays.insert(value, stay).is_some() {
-                return None;
-            }
-        }
-    }
-    let (mut empties, mut is_unsure, mut is_good) = (Vec::new(), false, true);
-    for call in calls {
-        match call.action {
-            QueueAction::Remove(Removal::Value(value)) => {
-                is_good &= stays.get_mut(&value).is_some_and(|stay| stay.remove(call));
-            }
-            QueueAction::Remove(Removal::Empty) => empties.push((call.invoked, call.completed)),
-            QueueAction::Remove(Removal::Unknown) if call.completed == PENDING => is_unsure = true,
-            QueueAction::Remove(Removal::Unknown) => return None,
-            QueueAction::Add(_) => {}
-        }
-    }
-    let is_there = |stay: &Stay| stay.add_completed != PENDING || stay.is_removed();
-    let stays: Vec<_> = stays.into_values().filter(is_there).collect();
-    let is_good = is_good && is_in_order(&stays) && has_empty_moments(&stays, &empties);
-    match (is_good, is_unsure) {
-        (true, _) => Some(Decision::Holds(None)),
-        (false, false) => Some(Decision::Violated(())),
-        (false, true) => None,
-    }
+    stay::decide(calls, |stays, places| order(calls, stays, places))
 }
 
-impl Stay {
-    /// Whether it can be removed by `call`.
-    fn remove(&mut self, call: &Call<QueueAction>) -> bool {
-        let is_first = !self.is_removed();
-        (self.remove_invoked, self.remove_completed) = (call.invoked, call.completed);
-        self.add_completed = self.add_completed.min(call.completed);
-        is_first && self.add_invoked < call.completed
+fn order(calls: &[Call<QueueAction>], stays: &[Stay], places: &mut Vec<usize>) -> Part {
+    let spans = stays.iter().map(|stay| {
+        let add = (stay.add_invoked, stay.add_completed);
+        [add, (stay.remove_invoked, stay.remove_completed)]
+    });
+    let line = stay::take_first(&spans.collect::<Vec<_>>());
+    if line.len() < stays.len() {
+        return Part::Impossible;
     }
-
-    fn is_removed(&self) -> bool {
-        self.remove_invoked != PENDING
+    let line: Vec<_> = line.into_iter().map(|number| &stays[number]).collect();
+    // The earliest end of an addition from each one on.
+    let mut earliest = vec![u32::MAX; line.len() + 1];
+    for (number, stay) in line.iter().enumerate().rev() {
+        earliest[number] = earliest[number + 1].min(calls[stay.add as usize].completed);
     }
-}
-
-/// Rule 2.
-fn is_in_order(stays: &[Stay]) -> bool {
-    let mut by_add: Vec<_> = stays.iter().collect();
-    by_add.sort_unstable_by_key(|stay| stay.add_completed);
-    let mut removed: Vec<_> = stays.iter().filter(|stay| stay.is_removed()).collect();
-    removed.sort_unstable_by_key(|stay| stay.add_invoked);
-    let mut earlier = by_add.into_iter().peekable();
-    // The latest that the removal of a value began which was added entirely before.
-    let mut latest = 0;
-    removed.into_iter().all(|stay| {
-        while let Some(before) = earlier.next_if(|other| other.add_completed < stay.add_invoked) {
-            latest = latest.max(before.remove_invoked);
+    let mut removals = line.iter().filter_map(|stay| stay.remove).peekable();
+    let mut waiting = 0;
+    for (number, stay) in line.iter().enumerate() {
+        let may_go = |place: &u32| calls[*place as usize].invoked < earliest[number];
+        while waiting > 0
+            && let Some(place) = removals.next_if(may_go)
+        {
+            places.push(place as usize);
+            waiting -= 1;
         }
-        latest < stay.remove_completed
-    })
-}
-
-/// Rule 3.
-fn has_empty_moments(stays: &[Stay], empties: &[(u32, u32)]) -> bool {
-    let certain = stays.iter().filter(|stay| stay.add_completed < stay.remove_invoked);
-    let mut certain: Vec<_> =
-        certain.map(|stay| (stay.add_completed, stay.remove_invoked)).collect();
-    certain.sort_unstable();
-    let mut covered: Vec<(u32, u32)> = Vec::new();
-    for (begin, end) in certain {
-        match covered.last_mut() {
-            Some(last) if begin < last.1 => last.1 = last.1.max(end),
-            _ => covered.push((begin, end)),
-        }
+        places.push(stay.add as usize);
+        waiting += 1;
     }
-    empties.iter().all(|(invoked, completed)| {
-        let before = covered.partition_point(|(begin, _)| begin < invoked);
-        before == 0 || covered[before - 1].1 < *completed
-    })
+    places.extend(removals.map(|place| place as usize));
+    Part::Ordered
 }

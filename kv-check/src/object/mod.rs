@@ -8,10 +8,12 @@
 //! Keys with versions, which have a search of their own: see [`crate::check()`].
 
 pub(crate) mod fifo;
+pub(crate) mod lifo;
 mod mutex;
 pub(crate) mod observed;
 mod queue;
 mod search;
+mod stay;
 mod string;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,16 @@ pub(crate) trait Object {
 
     /// What it holds after `action`, or none if the result is not the one that `action` has.
     fn step(&self, state: &Self::State, action: &Self::Action) -> Option<Self::State>;
+
+    /// The same without a copy of the state, for who has no use for the old one. Whether the result
+    /// is the one that `action` has; if not, the state may be anything.
+    fn apply(&self, state: &mut Self::State, action: &Self::Action) -> bool {
+        let next = self.step(state, action);
+        next.is_some_and(|next| {
+            *state = next;
+            true
+        })
+    }
 
     /// Whether `action` changes nothing, wherever it is legal.
     fn is_observation(&self, action: &Self::Action) -> bool;

@@ -1,5 +1,7 @@
 //! A queue or a stack of values.
 
+use std::collections::VecDeque;
+
 use super::Object;
 
 /// Where values are removed.
@@ -22,7 +24,8 @@ pub(crate) enum Removal {
     Unknown,
 }
 
-/// An operation of a queue or a stack. Values are numbers; equal ones are equal values.
+/// An operation of a queue or a stack. Values are numbers, equal ones are equal values; there
+/// is an array as long as the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QueueAction {
     /// Adds a value.
@@ -37,34 +40,33 @@ pub(crate) struct Queue(pub(crate) Side);
 
 impl Object for Queue {
     /// The values, the oldest first.
-    type State = Vec<u32>;
+    type State = VecDeque<u32>;
     type Action = QueueAction;
 
-    fn initial(&self) -> Vec<u32> {
-        Vec::new()
+    fn initial(&self) -> VecDeque<u32> {
+        VecDeque::new()
     }
 
-    fn step(&self, state: &Vec<u32>, action: &QueueAction) -> Option<Vec<u32>> {
+    fn step(&self, state: &VecDeque<u32>, action: &QueueAction) -> Option<VecDeque<u32>> {
         let mut state = state.clone();
-        let next = match self.0 {
-            Side::Oldest => state.first(),
-            Side::Newest => state.last(),
+        self.apply(&mut state, action).then_some(state)
+    }
+
+    fn apply(&self, state: &mut VecDeque<u32>, action: &QueueAction) -> bool {
+        let next = match (action, self.0) {
+            (QueueAction::Add(value), _) => {
+                state.push_back(*value);
+                return true;
+            }
+            (QueueAction::Remove(_), Side::Oldest) => state.pop_front(),
+            (QueueAction::Remove(_), Side::Newest) => state.pop_back(),
         };
         match (action, next) {
-            (QueueAction::Add(value), _) => {
-                state.push(*value);
-                return Some(state);
-            }
-            (QueueAction::Remove(Removal::Empty | Removal::Unknown), None) => return Some(state),
-            (QueueAction::Remove(Removal::Unknown), Some(_)) => {}
-            (QueueAction::Remove(Removal::Value(value)), Some(next)) if value == next => {}
-            (QueueAction::Remove(_), _) => return None,
+            (QueueAction::Remove(Removal::Value(value)), Some(next)) => *value == next,
+            (QueueAction::Remove(Removal::Value(_)), None) => false,
+            (QueueAction::Remove(Removal::Empty), next) => next.is_none(),
+            (QueueAction::Remove(Removal::Unknown) | QueueAction::Add(_), _) => true,
         }
-        match self.0 {
-            Side::Oldest => state.remove(0),
-            Side::Newest => state.remove(state.len() - 1),
-        };
-        Some(state)
     }
 
     fn is_observation(&self, action: &QueueAction) -> bool {

@@ -20,20 +20,26 @@ pub(crate) enum StringAction {
 pub(crate) struct Text;
 
 impl Object for Text {
-    type State = Rc<str>;
+    type State = Rc<String>;
     type Action = StringAction;
 
-    fn initial(&self) -> Rc<str> {
-        "".into()
+    fn initial(&self) -> Rc<String> {
+        Rc::default()
     }
 
-    fn step(&self, state: &Rc<str>, action: &StringAction) -> Option<Rc<str>> {
+    fn step(&self, state: &Rc<String>, action: &StringAction) -> Option<Rc<String>> {
+        let mut state = state.clone();
+        self.apply(&mut state, action).then_some(state)
+    }
+
+    fn apply(&self, state: &mut Rc<String>, action: &StringAction) -> bool {
         match action {
-            StringAction::Get(Some(seen)) => (**seen == **state).then(|| state.clone()),
-            StringAction::Get(None) => Some(state.clone()),
-            StringAction::Put(value) => Some(value.as_str().into()),
-            StringAction::Append(value) => Some([&**state, value].concat().into()),
+            StringAction::Get(Some(seen)) => return *seen == **state,
+            StringAction::Get(None) => {}
+            StringAction::Put(value) => *state = Rc::new(value.clone()),
+            StringAction::Append(value) => Rc::make_mut(state).push_str(value),
         }
+        true
     }
 
     fn is_observation(&self, action: &StringAction) -> bool {

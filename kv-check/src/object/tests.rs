@@ -202,7 +202,7 @@ fn strings_are_decided_by_the_order_they_show_as_by_trying_all_orders() {
     for round in 0..30_000 {
         let (count, mut pieces) = (2 + draw.below(7), 0);
         let puts = draw.below(2) == 0;
-        let action = |draw: &mut Draw, state: &std::rc::Rc<str>| {
+        let action = |draw: &mut Draw, state: &std::rc::Rc<String>| {
             unique_action(draw, state, &mut pieces, puts)
         };
         let mut calls = simulated(&mut draw, &Text, count, action);
@@ -229,7 +229,7 @@ fn strings_with_a_lost_piece_are_rejected() {
     let (mut draw, mut rejected) = (Draw(5), 0);
     for _ in 0..300 {
         let mut pieces = 0;
-        let action = |draw: &mut Draw, state: &std::rc::Rc<str>| {
+        let action = |draw: &mut Draw, state: &std::rc::Rc<String>| {
             unique_action(draw, state, &mut pieces, false)
         };
         let mut calls = simulated(&mut draw, &Text, 200, action);
@@ -283,24 +283,105 @@ fn locks_are_searched_as_by_trying_all_orders() {
     compare(&Mutex, action, |_, _| {});
 }
 
+/// Compares rules with the known answer. Returns whether they know it.
+fn agree(side: Side, calls: &[Call<QueueAction>], holds: bool) -> bool {
+    let rules = match side {
+        Side::Oldest => fifo::decide(calls),
+        Side::Newest => lifo::decide(calls, Options::default().steps(calls.len())),
+    };
+    match &rules {
+        Some(Decision::Holds(Some(order))) => {
+            assert!(holds, "{calls:?}");
+            replay(&Queue(side), calls, order);
+        }
+        Some(Decision::Violated(())) => assert!(!holds, "{calls:?}"),
+        Some(other) => panic!("{other:?} of {calls:?}"),
+        None => {}
+    }
+    rules.is_some()
+}
+
+fn queues_are_decided(side: Side) {
+    let (mut added, mut decided) = (0, [0, 0]);
+    let action = |draw: &mut Draw, is: bool| queue_action(draw, is, &mut added);
+    compare(&Queue(side), action, |calls, holds| {
+        decided[usize::from(holds)] += u32::from(agree(side, calls, holds));
+    });
+    assert!(decided.iter().all(|count| *count > 3_000), "{decided:?}");
+    let (mut draw, mut held) = (Draw(11), [0, 0]);
+    for round in 0..30_000 {
+        let (count, mut added) = (2 + draw.below(8), 0);
+        let action = |draw: &mut Draw, state: &std::collections::VecDeque<u32>| {
+            if draw.below(2) == 0 {
+                added += 1;
+                return QueueAction::Add(added);
+            }
+            let next = if side == Side::Oldest { state.front() } else { state.back() };
+            QueueAction::Remove(next.map_or(Removal::Empty, |next| Removal::Value(*next)))
+        };
+        let mut calls = simulated(&mut draw, &Queue(side), count, action);
+        if round % 3 > 0 {
+            swap_removals(&mut draw, &mut calls);
+        }
+        for call in calls.iter_mut().filter(|call| call.completed == PENDING) {
+            if let QueueAction::Remove(removal) = &mut call.action {
+                *removal = Removal::Unknown;
+            }
+        }
+        let holds = brute_force(&Queue(side), &calls);
+        held[usize::from(holds)] += u32::from(agree(side, &calls, holds));
+    }
+    assert!(held.iter().all(|count| *count > 4_000), "{held:?}");
+}
+
+/// Lets two removals find what the other one found, or one find nothing.
+fn swap_removals(draw: &mut Draw, calls: &mut [Call<QueueAction>]) {
+    let is_removal = |at: &usize| matches!(calls[*at].action, QueueAction::Remove(_));
+    let removals: Vec<_> = (0..calls.len()).filter(is_removal).collect();
+    if removals.is_empty() {
+        return;
+    }
+    let [one, other] = [0; 2].map(|_| removals[draw.below(removals.len() as u32) as usize]);
+    if one == other {
+        calls[one].action = QueueAction::Remove(Removal::Empty);
+    } else {
+        let found = calls[one].action;
+        calls[one].action = std::mem::replace(&mut calls[other].action, found);
+    }
+}
+
 #[test]
-fn stacks_are_searched_as_by_trying_all_orders() {
-    let mut added = 0;
-    compare(&Queue(Side::Newest), |draw, is| queue_action(draw, is, &mut added), |_, _| {});
+fn stacks_are_searched_and_decided_by_rules_as_by_trying_all_orders() {
+    queues_are_decided(Side::Newest);
 }
 
 #[test]
 fn queues_are_searched_and_decided_by_rules_as_by_trying_all_orders() {
-    let (mut added, mut decided) = (0, [0, 0]);
-    let action = |draw: &mut Draw, is: bool| queue_action(draw, is, &mut added);
-    compare(&Queue(Side::Oldest), action, |calls, holds| {
-        if let Some(verdict) = fifo::decide(calls) {
-            let expected = if holds { Decision::Holds(None) } else { Decision::Violated(()) };
-            assert_eq!(verdict, expected, "{calls:?}");
-            decided[usize::from(holds)] += 1;
-        }
+    queues_are_decided(Side::Oldest);
+}
+
+#[test]
+fn a_stack_that_needs_more_steps_than_there_are_is_given_up() {
+    let rounds = 0..40;
+    // Each value is pushed after a pair that leaves a cut, so each nests one deeper.
+    let actions = rounds.clone().flat_map(|round| {
+        let value = 2 * round;
+        [
+            QueueAction::Add(value),
+            QueueAction::Add(value + 1),
+            QueueAction::Remove(Removal::Value(value + 1)),
+        ]
     });
-    assert!(decided.iter().all(|count| *count > 3_000), "{decided:?}");
+    let calls: Vec<_> = (0..)
+        .zip(actions)
+        .map(|(at, action)| Call { invoked: 2 * at, completed: 2 * at + 1, action })
+        .collect();
+    let decide = |steps| {
+        let options = Options { budget_steps: Some(steps), ..Options::default() };
+        lifo::decide(&calls, options.steps(0))
+    };
+    assert_eq!(decide(60), Some(Decision::Unknown));
+    assert!(matches!(decide(1_000), Some(Decision::Holds(_))));
 }
 
 #[test]
