@@ -51,7 +51,8 @@ pub fn check_with(history: &History, options: &Options) -> Report {
             Decision::Holds(order) => report.holds(history, key, operations, order.as_deref()),
             Decision::Unknown => report.undecided.push((*key).to_owned()),
             Decision::Violated(violation) => {
-                let explanation = Explanation { history, operations, violation: &violation };
+                let explanation =
+                    Explanation { history, operations, violation: &violation, options };
                 report.violations.push(explanation.key_violation(key));
             }
         }

@@ -1,64 +1,37 @@
 //! From a violation to what people see of it.
 //!
-//! People need to see a handful of operations, not thousands.
-//! Shown are the culprit, the last operations that were invoked before it completed, and the last
-//! ones that wrote the value it speaks of, in the order of invocation.
+//! People need to see a handful of operations, not thousands: those of a minimal
+//! [conflict](crate::linearizability::conflict()), in the order of invocation.
 
-use std::collections::BTreeSet;
-
+use crate::budget::Options;
 use crate::history::{Event, Expect, History, MicroOp, Observed};
-use crate::linearizability::Violation;
+use crate::linearizability::{Violation, conflict};
+use crate::minimal::Bad;
 use crate::operation::{Operation, Outcome};
 use crate::report::{KeyViolation, OperationView};
-
-/// How many operations a violation shows.
-const WINDOW_OPERATIONS_MAX: usize = 10;
-
-/// How many of those are there because they wrote the value in question.
-const WINDOW_WRITERS_MAX: usize = 2;
 
 /// A violation with all that is needed to explain it.
 pub(crate) struct Explanation<'a> {
     pub(crate) history: &'a History,
     pub(crate) operations: &'a [Operation<'a>],
     pub(crate) violation: &'a Violation,
+    pub(crate) options: &'a Options,
 }
 
 impl Explanation<'_> {
     pub(crate) fn key_violation(&self, key: &str) -> KeyViolation {
         let is_write = |place: &&usize| may_write(&self.operations[**place]);
+        let Bad { places, is_minimal } =
+            conflict(self.operations, self.violation.culprit, self.options);
         KeyViolation {
             key: key.to_owned(),
             prefix: self.violation.prefix,
             is_first: self.violation.is_first,
             culprit: self.view(self.violation.culprit),
             last_write: self.violation.order.iter().rev().find(is_write).map(|at| self.view(*at)),
-            window: self.window().into_iter().map(|place| self.view(place)).collect(),
+            window: places.into_iter().map(|place| self.view(place)).collect(),
+            is_minimal,
         }
-    }
-
-    /// Places of the operations to show.
-    fn window(&self) -> BTreeSet<usize> {
-        let culprit = &self.operations[self.violation.culprit];
-        let end = culprit.completed.unwrap_or(usize::MAX);
-        let count = self.operations.partition_point(|operation| operation.invoked < end);
-        let relevant = || (0..count).rev().filter(|at| !self.is_failed(*at));
-        let mut places = BTreeSet::from([self.violation.culprit]);
-        if let Some(value) = spoken_of(culprit) {
-            let writers = relevant().filter(|at| written(&self.operations[*at]) == Some(value));
-            places.extend(writers.take(WINDOW_WRITERS_MAX));
-        }
-        for place in relevant() {
-            if places.len() == WINDOW_OPERATIONS_MAX {
-                break;
-            }
-            places.insert(place);
-        }
-        places
-    }
-
-    fn is_failed(&self, place: usize) -> bool {
-        matches!(self.operations[place].outcome, Outcome::Failed)
     }
 
     fn view(&self, place: usize) -> OperationView {
@@ -96,24 +69,6 @@ fn may_write(operation: &Operation<'_>) -> bool {
                 | MicroOp::Delete { existed: Some(false), .. }
                 | MicroOp::Cas { applied: Some(false), .. }
         ),
-    }
-}
-
-fn written<'h>(operation: &Operation<'h>) -> Option<&'h str> {
-    match operation.request {
-        MicroOp::Put { value, .. } | MicroOp::Cas { value, .. } => Some(value),
-        MicroOp::Get { .. } | MicroOp::Delete { .. } => None,
-    }
-}
-
-/// The value that the result of the operation is about.
-fn spoken_of<'h>(operation: &Operation<'h>) -> Option<&'h str> {
-    match operation.outcome {
-        Outcome::Ok(
-            MicroOp::Get { value: Observed::Value(value), .. }
-            | MicroOp::Cas { expect: Expect::Value(value), .. },
-        ) => Some(value),
-        _ => None,
     }
 }
 

@@ -48,6 +48,7 @@ pub mod format;
 pub mod history;
 mod intern;
 mod linearizability;
+mod minimal;
 mod model;
 mod object;
 mod operation;

@@ -24,6 +24,9 @@ use crate::operation::HistoryError;
 /// The most lines that the text form has.
 pub const TEXT_LINES_MAX: usize = 25;
 
+/// How many operations of a window the text form shows, beside the culprit.
+const WINDOW_LINES_MAX: usize = 10;
+
 /// How many characters of an operation or of a result the text form shows.
 const CELL_CHARS_MAX: usize = 40;
 
@@ -104,8 +107,15 @@ pub struct KeyViolation {
     pub is_first: bool,
     /// The last write in one order of the prefix; `None` if the key is never written in it.
     pub last_write: Option<OperationView>,
-    /// The culprit and operations around it, in the order of their invocations.
+    /// The culprit and others that have no order together, in the order of their invocations.
+    ///
+    /// They have none even if all that the other operations asked to write may have been written at
+    /// any moment, as often as anybody likes or not at all, and the same for deletes.
+    /// They count as they were when the culprit completed: what completed later is still open.
     pub window: Vec<OperationView>,
+    /// Whether the operations of the window have an order, in that sense, once any one of them is
+    /// left out. If not, the limit was reached on the way.
+    pub is_minimal: bool,
 }
 
 /// One operation, for people.
@@ -216,10 +226,22 @@ impl KeyViolation {
             Some(write) => writeln!(out, "The last write of one such order: {write}")?,
             None => writeln!(out, "Nothing writes the key in one such order.")?,
         }
+        let (who, less) = match (self.window.len(), self.is_minimal) {
+            (1, _) => ("It alone has", ""),
+            (_, true) => ("These have", "; without any one of them there is one"),
+            (_, false) => ("These have", "; perhaps fewer of them would do"),
+        };
+        writeln!(out, "{who} no order, whatever else was written and when{less}:")?;
         writeln!(out)?;
-        for view in &self.window {
-            let mark = if view.index == self.culprit.index { '>' } else { ' ' };
-            writeln!(out, "{mark} {view}")?;
+        let is_culprit = |view: &OperationView| view.index == self.culprit.index;
+        // The last ones, and the culprit, which may have been invoked before them.
+        let skipped = self.window.len().saturating_sub(WINDOW_LINES_MAX);
+        let shown = |(place, view): &(usize, &OperationView)| *place >= skipped || is_culprit(view);
+        for (_, view) in self.window.iter().enumerate().filter(shown) {
+            writeln!(out, "{} {view}", if is_culprit(view) { '>' } else { ' ' })?;
+        }
+        if skipped > 0 {
+            writeln!(out, "next: --json shows all {} of them", self.window.len())?;
         }
         Ok(())
     }

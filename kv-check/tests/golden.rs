@@ -11,8 +11,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use kv_check::{
-    Event, EventKind, Expect, History, MicroOp, Model, Observed, Options, Problem, Process,
-    Verdict, check, check_with,
+    Event, EventKind, Expect, History, MicroOp, Model, Observed, OperationView, Options, Problem,
+    Process, Verdict, check, check_with,
 };
 use support::without_results;
 
@@ -182,12 +182,49 @@ verdict:    VIOLATED (not linearizable)
 key "k": the first 2 completed operations have a legal order,
 but none that includes the next one to complete, marked > below.
 The last write of one such order: process 2: put "b" => ok version 2 [2.000000 - 3.000000 ms]
+These have no order, whatever else was written and when; without any one of them there is one:
 
   process 1: put "a" => ok version 1 [0.000000 - 1.000000 ms]
   process 2: put "b" => ok version 2 [2.000000 - 3.000000 ms]
 > process 3: get => "a" [4.000000 - 5.000000 ms]
 "#;
     assert_eq!(report.to_string(), expected);
+}
+
+/// The lines of processes in the report.
+#[track_caller]
+fn window(script: &str, expected: &[&str]) {
+    let report = check(&history(script));
+    let [violation] = &report.violations[..] else { panic!("{report}") };
+    assert!(violation.is_minimal, "{report}");
+    let view = |view: &OperationView| format!("{} {}", view.process, view.operation);
+    let window: Vec<_> = violation.window.iter().map(view).collect();
+    assert_eq!(window, expected, "of {report}");
+}
+
+#[test]
+fn a_window_has_the_operations_that_exclude_each_other_and_no_others() {
+    let many = "5 put k x\n 5 ok put k x\n 6 get k\n 6 ok get k x\n";
+    // Nobody wrote it; somebody would have, but failed; somebody did later.
+    window(&format!("{many} 1 get k\n 1 ok get k a"), &["1 get"]);
+    window(
+        &format!("1 put k a\n 1 fail\n {many} 2 get k\n 2 ok get k a"),
+        &[r#"1 put "a""#, "2 get"],
+    );
+    window(
+        &format!("{many} 1 get k\n 1 ok get k a\n 1 put k a\n 1 ok put k a"),
+        &["1 get", r#"1 put "a""#],
+    );
+    // A value comes back, whoever wrote the one between; the order of writes shows by reads.
+    let begin = "1 put k a\n 1 ok put k a\n 2 put k b\n 3 get k\n 3 ok get k b\n";
+    let end = "3 get k\n 3 ok get k a\n 2 ok put k b";
+    window(&format!("{begin} {many} {end}"), &[r#"1 put "a""#, "6 get", "3 get"]);
+    window(&format!("{begin} {end}"), &[r#"1 put "a""#, "3 get", "3 get"]);
+    // Of versions it is enough that they fall.
+    window(
+        "1 put k a\n 1 ok put k a v5\n 1 get k\n 1 ok get k a v5\n 1 put k b\n 1 ok put k b v4",
+        &["1 get", r#"1 put "b""#],
+    );
 }
 
 #[test]

@@ -53,6 +53,7 @@
 //! beyond the culprit.
 
 mod breadth;
+mod conflict;
 mod counters;
 mod depth;
 mod memo;
@@ -68,6 +69,7 @@ mod tests;
 use crate::budget::Options;
 use crate::decision::{Decided, Decision, Method};
 use crate::operation::{Operation, Outcome};
+pub(crate) use conflict::conflict;
 use problem::Problem;
 use search::{Answer, search};
 pub(crate) use window::Window;
