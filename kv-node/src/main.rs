@@ -34,6 +34,7 @@ mod links;
 mod listener;
 mod random;
 mod run;
+mod scheduling;
 mod settings;
 
 use std::io::IsTerminal as _;
@@ -62,7 +63,10 @@ fn run(args: Args) -> Result<std::process::ExitCode, NodeError> {
         return Err(NodeError::Mutants);
     }
     match args.command {
-        Command::Start(args) => run::start(args.into())?,
+        Command::Start(args) => {
+            scheduling::choose(args.scheduling);
+            run::start(args.into())?;
+        }
         Command::Dev(args) => dev::run(&args)?,
         Command::Doctor(args) => return doctor::run(&args),
     }

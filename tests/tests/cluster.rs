@@ -5,6 +5,10 @@
 //! client whose retries are not the same request would still pass here, which is why the simulator
 //! checks that.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -130,4 +134,29 @@ fn acknowledged_keys_survive_sigkill_of_each_node_and_of_all() {
     });
     assert!(wrong.is_empty(), "{} of {key_count} keys are lost or wrong: {wrong:?}", wrong.len());
     (0..cluster.size()).for_each(|at| check_syncs(&cluster, at));
+}
+
+/// Policies of all threads of a process: 0 for `SCHED_OTHER`, 3 for `SCHED_BATCH` (proc(5)).
+fn policies(process: u32) -> BTreeSet<String> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let policy = |thread: fs::DirEntry| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap();
+        // The name may contain spaces; the field behind it is the third.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().nth(41 - 3).unwrap().to_owned()
+    };
+    threads.map(|thread| policy(thread.unwrap())).collect()
+}
+
+#[test]
+fn all_threads_of_a_node_are_scheduled_as_told() {
+    let mut cluster = Cluster::start(1);
+    cluster.wait_until_ready();
+    assert_eq!(policies(cluster.node(0).child().id()), BTreeSet::from(["3".to_owned()]));
+    cluster.kill(0);
+    let mut command = cluster.command(0);
+    command.args(["--scheduling", "normal"]);
+    cluster.start_with(0, command);
+    cluster.wait_until_ready();
+    assert_eq!(policies(cluster.node(0).child().id()), BTreeSet::from(["0".to_owned()]));
 }
