@@ -10,14 +10,14 @@
 //! Threads: keys are independent and could be searched in parallel, but a checker inside a
 //! deterministic simulation must not start any.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::budget::Options;
 use crate::decision::Decision;
 use crate::explain::Explanation;
 use crate::history::{History, Process};
 use crate::linearizability;
-use crate::operation::{self, Operation, Outcome};
+use crate::operation::{self, Operation, Outcome, PerClient};
 use crate::report::{Operations, Report, Verdict};
 use crate::witness;
 
@@ -39,10 +39,7 @@ pub fn check_with(history: &History, options: &Options) -> Report {
         }
     };
     report.operations = count(&operations);
-    let mut keys: BTreeMap<&str, Vec<Operation<'_>>> = BTreeMap::new();
-    for operation in operations {
-        keys.entry(operation.request.key()).or_default().push(operation);
-    }
+    let keys = by_key(operations);
     report.keys = keys.len();
     for (key, operations) in &keys {
         let decided = linearizability::check_key(operations, options);
@@ -59,6 +56,27 @@ pub fn check_with(history: &History, options: &Options) -> Report {
     }
     report.judge();
     report
+}
+
+/// The operations of each key, sorted by key.
+fn by_key(operations: Vec<Operation<'_>>) -> Vec<(&str, Vec<Operation<'_>>)> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for operation in &operations {
+        if counts.len() <= operation.key as usize {
+            counts.push((operation.request.key(), 0));
+        }
+        counts[operation.key as usize].1 += 1;
+    }
+    if let [(only, _)] = counts[..] {
+        return vec![(only, operations)];
+    }
+    let parts = counts.into_iter().map(|(key, count)| (key, Vec::with_capacity(count)));
+    let mut parts: Vec<_> = parts.collect();
+    for operation in operations {
+        parts[operation.key as usize].1.push(operation);
+    }
+    parts.sort_unstable_by_key(|(key, _)| *key);
+    parts
 }
 
 impl Report {
@@ -105,16 +123,17 @@ fn count(operations: &[Operation<'_>]) -> Operations {
 
 /// How many different clients there are, and how many faults began.
 pub(crate) fn clients_and_faults(history: &History) -> (usize, usize) {
-    let mut clients = BTreeSet::new();
+    let mut clients: PerClient<bool> = PerClient::default();
+    let mut count = 0;
     let mut switches: BTreeMap<&str, usize> = BTreeMap::new();
     for event in &history.events {
         match event.process {
             Process::Client(number) => {
-                clients.insert(number);
+                count += usize::from(!std::mem::replace(clients.of(number), true));
             }
             Process::Nemesis => *switches.entry(&event.f).or_default() += 1,
         }
     }
     // Every second event of a kind ends the fault that the one before it began.
-    (clients.len(), switches.values().map(|count| count.div_ceil(2)).sum())
+    (count, switches.values().map(|count| count.div_ceil(2)).sum())
 }

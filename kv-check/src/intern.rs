@@ -2,6 +2,9 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
+/// How many places the least table has.
+const TABLE_MIN: usize = 16;
+
 /// An empty place of the table.
 const FREE: u32 = u32::MAX;
 
@@ -10,7 +13,7 @@ const FREE: u32 = u32::MAX;
 /// An open-addressing table that keeps 32 bits of each hash beside the number: to grow it, or to
 /// pass a place that another text holds, no text is touched, and those lie all over the memory.
 /// The hash is keyed but the key is fixed, so equal inputs take equal steps.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Interner<'t> {
     /// Hash and number. Its length is a power of two, and at most half of it is in use.
     table: Vec<(u32, u32)>,
@@ -18,12 +21,11 @@ pub(crate) struct Interner<'t> {
 }
 
 impl<'t> Interner<'t> {
-    pub(crate) fn new() -> Self {
-        Self { table: vec![(0, FREE); 16], texts: Vec::new() }
-    }
-
     /// The number of `text`; the next free one if it is new.
     pub(crate) fn number(&mut self, text: &'t str) -> u32 {
+        if self.texts.len() * 2 >= self.table.len() {
+            self.grow();
+        }
         let hash = hash(text);
         let mask = self.table.len() - 1;
         let mut at = hash as usize & mask;
@@ -40,14 +42,11 @@ impl<'t> Interner<'t> {
         let number = number.expect("a history has fewer than 2^32 - 1 texts");
         self.table[at] = (hash, number);
         self.texts.push(text);
-        if self.texts.len() * 2 > self.table.len() {
-            self.grow();
-        }
         number
     }
 
     fn grow(&mut self) {
-        let mut table = vec![(0, FREE); self.table.len() * 2];
+        let mut table = vec![(0, FREE); TABLE_MIN.max(self.table.len() * 2)];
         let mask = table.len() - 1;
         for entry in self.table.iter().filter(|entry| entry.1 != FREE) {
             let mut at = entry.0 as usize & mask;
@@ -75,7 +74,7 @@ mod tests {
     fn equal_texts_have_equal_numbers() {
         let texts: Vec<String> =
             (0..5_000).map(|number| format!("text {}", number % 3_000)).collect();
-        let mut interner = Interner::new();
+        let mut interner = Interner::default();
         for (at, text) in texts.iter().enumerate() {
             assert_eq!(interner.number(text) as usize, at % 3_000);
         }

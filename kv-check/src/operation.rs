@@ -18,7 +18,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{Event, EventKind, History, MicroOp, Observed, Process};
+use crate::history::{Event, EventKind, Expect, History, MicroOp, Observed, Process};
+use crate::intern::Interner;
 
 /// Why a history means nothing. *No verdict exists.*
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +85,9 @@ pub enum Problem {
     NemesisShape,
 }
 
+/// The number of no value.
+pub(crate) const NO_VALUE: u32 = u32::MAX;
+
 /// One operation of one client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operation<'h> {
@@ -93,10 +97,32 @@ pub(crate) struct Operation<'h> {
     pub(crate) invoked: usize,
     /// Position of the completion, of whatever kind; `None` if there is none.
     pub(crate) completed: Option<usize>,
+    /// Number of the key.
+    pub(crate) key: u32,
+    /// Number of the value that it writes, among those of its key; [`NO_VALUE`] if it writes none.
+    pub(crate) writes: u32,
+    /// Number of the value that it saw, or that a cas expects; [`NO_VALUE`] if there is none.
+    pub(crate) sees: u32,
     /// What was asked.
     pub(crate) request: &'h MicroOp,
     /// What came of it.
     pub(crate) outcome: Outcome<'h>,
+}
+
+impl<'h> Operation<'h> {
+    /// An operation that nobody saw completed, with neither its key nor its values numbered.
+    pub(crate) fn open(process: u64, invoked: usize, request: &'h MicroOp) -> Self {
+        Self {
+            process,
+            invoked,
+            completed: None,
+            key: 0,
+            writes: NO_VALUE,
+            sees: NO_VALUE,
+            request,
+            outcome: Outcome::Unknown,
+        }
+    }
 }
 
 /// What came of an operation.
@@ -110,24 +136,52 @@ pub(crate) enum Outcome<'h> {
     Unknown,
 }
 
-#[derive(Clone, Copy)]
+/// Clients with numbers below this have a place in a list.
+const LISTED_CLIENTS_MAX: u64 = 1 << 16;
+
+/// Something for each client.
+///
+/// Numbers are small as a rule, and then a list is much faster than a map; it is as long as the
+/// greatest of them, hence the limit.
+#[derive(Debug, Default)]
+pub(crate) struct PerClient<T> {
+    listed: Vec<T>,
+    others: BTreeMap<u64, T>,
+}
+
+impl<T: Clone + Default> PerClient<T> {
+    /// That of client `number`.
+    pub(crate) fn of(&mut self, number: u64) -> &mut T {
+        if number >= LISTED_CLIENTS_MAX {
+            return self.others.entry(number).or_default();
+        }
+        let at = usize::try_from(number).expect("below the limit");
+        if at >= self.listed.len() {
+            self.listed.resize(at + 1, T::default());
+        }
+        &mut self.listed[at]
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
 enum Client {
+    #[default]
     Idle,
     Waiting(usize),
     Retired,
 }
 
-/// Pairs the events of a history.
+/// Pairs the events of a history, and numbers keys and values.
+///
+/// This is the one time that the texts are read: they lie all over the memory, so that each further
+/// time takes as long as everything else together.
 pub(crate) fn pair(history: &History) -> Result<Vec<Operation<'_>>, HistoryError> {
-    let mut pairing = Pairing::default();
-    let mut previous = None;
-    for (position, event) in history.events.iter().enumerate() {
-        in_order(previous, event)
-            .and_then(|()| pairing.add(position, event))
-            .map_err(|problem| HistoryError { event: position, problem })?;
-        previous = Some(event);
-    }
-    Ok(pairing.operations)
+    Pairing::new(history, Some(Names::default())).run(history)
+}
+
+/// Verifies that a history is well-formed.
+pub(crate) fn verify(history: &History) -> Result<(), HistoryError> {
+    Pairing::new(history, None).run(history).map(|_| ())
 }
 
 fn in_order(previous: Option<&Event>, event: &Event) -> Result<(), Problem> {
@@ -145,13 +199,69 @@ fn in_order(previous: Option<&Event>, event: &Event) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The numbers of all keys and values.
 #[derive(Default)]
+struct Names<'h> {
+    keys: Interner<'h>,
+    /// The values of each key.
+    values: Vec<Interner<'h>>,
+}
+
+impl<'h> Names<'h> {
+    fn key(&mut self, key: &'h str) -> u32 {
+        let number = self.keys.number(key);
+        if self.values.len() <= number as usize {
+            self.values.push(Interner::default());
+        }
+        number
+    }
+
+    fn value(&mut self, key: u32, value: &'h str) -> u32 {
+        self.values[key as usize].number(value)
+    }
+
+    fn request(&mut self, operation: &mut Operation<'h>) {
+        let key = self.key(operation.request.key());
+        operation.key = key;
+        if let MicroOp::Put { value, .. } | MicroOp::Cas { value, .. } = operation.request {
+            operation.writes = self.value(key, value);
+        }
+        if let MicroOp::Cas { expect: Expect::Value(value), .. } = operation.request {
+            operation.sees = self.value(key, value);
+        }
+    }
+
+    fn answer(&mut self, operation: &mut Operation<'h>) {
+        if let Outcome::Ok(MicroOp::Get { value: Observed::Value(value), .. }) = operation.outcome {
+            operation.sees = self.value(operation.key, value);
+        }
+    }
+}
+
 struct Pairing<'h> {
     operations: Vec<Operation<'h>>,
-    clients: BTreeMap<u64, Client>,
+    clients: PerClient<Client>,
+    /// If keys and values shall be numbered.
+    names: Option<Names<'h>>,
 }
 
 impl<'h> Pairing<'h> {
+    fn new(history: &History, names: Option<Names<'h>>) -> Self {
+        let operations = Vec::with_capacity(history.events.len().div_ceil(2));
+        Self { operations, clients: PerClient::default(), names }
+    }
+
+    fn run(mut self, history: &'h History) -> Result<Vec<Operation<'h>>, HistoryError> {
+        let mut previous = None;
+        for (position, event) in history.events.iter().enumerate() {
+            in_order(previous, event)
+                .and_then(|()| self.add(position, event))
+                .map_err(|problem| HistoryError { event: position, problem })?;
+            previous = Some(event);
+        }
+        Ok(self.operations)
+    }
+
     fn add(&mut self, position: usize, event: &'h Event) -> Result<(), Problem> {
         let process = match event.process {
             Process::Nemesis if event.kind == EventKind::Info && event.ops.is_empty() => {
@@ -172,18 +282,21 @@ impl<'h> Pairing<'h> {
 
     fn invoke(&mut self, position: usize, process: u64, event: &'h Event) -> Result<(), Problem> {
         let request = event.ops.first().ok_or(Problem::NoOperation)?;
-        let client = self.clients.entry(process).or_insert(Client::Idle);
+        let client = self.clients.of(process);
         if !matches!(client, Client::Idle) {
             return Err(Problem::ProcessBusy { process });
         }
         *client = Client::Waiting(self.operations.len());
-        let (invoked, completed, outcome) = (position, None, Outcome::Unknown);
-        self.operations.push(Operation { process, invoked, completed, request, outcome });
+        let mut operation = Operation::open(process, position, request);
+        if let Some(names) = &mut self.names {
+            names.request(&mut operation);
+        }
+        self.operations.push(operation);
         Ok(())
     }
 
     fn complete(&mut self, position: usize, process: u64, event: &'h Event) -> Result<(), Problem> {
-        let Some(client @ &mut Client::Waiting(open)) = self.clients.get_mut(&process) else {
+        let client @ &mut Client::Waiting(open) = self.clients.of(process) else {
             return Err(Problem::NothingOpen { process });
         };
         *client = if event.kind == EventKind::Info { Client::Retired } else { Client::Idle };
@@ -198,6 +311,9 @@ impl<'h> Pairing<'h> {
             EventKind::Fail => Outcome::Failed,
             EventKind::Info | EventKind::Invoke => Outcome::Unknown,
         };
+        if let Some(names) = &mut self.names {
+            names.answer(operation);
+        }
         Ok(())
     }
 }

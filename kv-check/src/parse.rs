@@ -100,8 +100,8 @@ impl Lines {
             None => header(b"")?,
         };
         let history = History { header, events: self.events };
-        match operation::pair(&history) {
-            Ok(_) => Ok(history),
+        match operation::verify(&history) {
+            Ok(()) => Ok(history),
             Err(error) => Err(whole_line(line_of(error.event), error.problem.to_string())),
         }
     }

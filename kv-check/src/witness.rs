@@ -2,7 +2,7 @@
 //!
 //! Whoever decides that operations have an order may be wrong: the search and the rules are long,
 //! and clever for the sake of speed. An order is easy to verify, and this module does it with
-//! nothing in common with those who find one but the sequential type:
+//! nothing in common with those who find one but the sequential type and the numbers of values:
 //!
 //! - each operation that was answered is in it once, and none that failed,
 //! - none that completed before another was invoked comes after that one,
@@ -20,9 +20,6 @@ use crate::history::{Expect, MicroOp, Observed};
 use crate::model::{Action, Seen, State, ValueId, Wanted};
 use crate::object::{Call, Object, PENDING};
 use crate::operation::{Operation, Outcome};
-
-/// The number of all values that a key does not hold.
-const OTHER: ValueId = ValueId(u32::MAX);
 
 /// What is wrong with an order. *The verdict is unknown*, as this checker is wrong.
 ///
@@ -65,7 +62,7 @@ enum Part {
 /// Verifies an order of the operations of a key.
 pub(crate) fn replay_key(operations: &[Operation<'_>], order: &[usize]) -> Result<(), Flaw> {
     real_time(operations.len(), |place| Span::of_operation(&operations[place]), order)?;
-    let mut copy = Copy { states: vec![State::initial()], texts: Vec::new() };
+    let mut copy = Copy { states: vec![State::initial()], spare: Vec::new() };
     for &place in order {
         copy.apply(&operations[place]);
         if copy.states.is_empty() {
@@ -135,74 +132,64 @@ impl Span {
 /// A single copy of a key.
 ///
 /// A result that is left out, as whether a cas applied, may leave several states possible.
-struct Copy<'h> {
+struct Copy {
     states: Vec<State>,
-    /// The values by their numbers, which are those of the writes.
-    texts: Vec<&'h str>,
+    /// Room for the next ones.
+    spare: Vec<State>,
 }
 
-impl<'h> Copy<'h> {
-    fn apply(&mut self, operation: &Operation<'h>) {
-        let written = ValueId(u32::try_from(self.texts.len()).unwrap_or(u32::MAX - 1));
-        let mut after: Vec<State> = Vec::new();
+impl Copy {
+    fn apply(&mut self, operation: &Operation<'_>) {
+        let mut after = std::mem::take(&mut self.spare);
+        after.clear();
+        let readings = readings(operation);
         for state in &self.states {
-            for action in self.readings(state, operation, written).into_iter().flatten() {
-                let next = state.step(&action);
+            for action in readings.iter().flatten() {
+                let next = state.step(action);
                 after.extend(next.filter(|next| !after.iter().any(|known| known.covers(next))));
             }
         }
-        self.states = after;
-        if let MicroOp::Put { value, .. } | MicroOp::Cas { value, .. } = operation.request {
-            self.texts.push(value);
-        }
+        self.spare = std::mem::replace(&mut self.states, after);
     }
+}
 
-    /// What the operation may have done to a key in `state`, its value being number `written`.
-    fn readings(
-        &self,
-        state: &State,
-        operation: &Operation<'_>,
-        written: ValueId,
-    ) -> [Option<Action>; 2] {
-        let (answer, is_known) = match operation.outcome {
-            Outcome::Ok(answer) => (answer, true),
-            Outcome::Failed | Outcome::Unknown => (operation.request, false),
-        };
-        let number = |text: &str| match state.value {
-            Some(value) if self.texts[value.0 as usize] == text => value,
-            _ => OTHER,
-        };
-        match answer {
-            MicroOp::Get { value, version, .. } => {
-                let seen = match value {
-                    Observed::Value(value) if is_known => Seen::Value(number(value)),
-                    Observed::Absent if is_known => Seen::Absent,
-                    _ => Seen::Anything,
-                };
-                [Some(Action::Get { seen, version: version.filter(|_| is_known) }), None]
-            }
-            MicroOp::Put { version, .. } => {
-                let version = version.filter(|_| is_known);
-                [Some(Action::Put { value: written, version }), None]
-            }
-            MicroOp::Delete { existed, .. } => {
-                [Some(Action::Delete { existed: existed.filter(|_| is_known) }), None]
-            }
-            MicroOp::Cas { expect, applied, version, .. } => {
-                let wanted = match expect {
-                    Expect::Value(value) => Wanted::Value(number(value)),
-                    Expect::Version(version) => Wanted::Version(*version),
-                    Expect::Absent => Wanted::Absent,
-                };
-                let version = version.filter(|_| is_known);
-                let applied = applied.filter(|_| is_known).or_else(|| version.map(|_| true));
-                let happened = Action::CasApplied { wanted, value: written, version };
-                let refused = Action::CasRefused { wanted };
-                [
-                    (applied != Some(false)).then_some(happened),
-                    (applied != Some(true)).then_some(refused),
-                ]
-            }
+/// What the operation may have done.
+fn readings(operation: &Operation<'_>) -> [Option<Action>; 2] {
+    let (answer, is_known) = match operation.outcome {
+        Outcome::Ok(answer) => (answer, true),
+        Outcome::Failed | Outcome::Unknown => (operation.request, false),
+    };
+    let (seen, written) = (ValueId(operation.sees), ValueId(operation.writes));
+    match answer {
+        MicroOp::Get { value, version, .. } => {
+            let seen = match value {
+                Observed::Value(_) if is_known => Seen::Value(seen),
+                Observed::Absent if is_known => Seen::Absent,
+                _ => Seen::Anything,
+            };
+            [Some(Action::Get { seen, version: version.filter(|_| is_known) }), None]
+        }
+        MicroOp::Put { version, .. } => {
+            let version = version.filter(|_| is_known);
+            [Some(Action::Put { value: written, version }), None]
+        }
+        MicroOp::Delete { existed, .. } => {
+            [Some(Action::Delete { existed: existed.filter(|_| is_known) }), None]
+        }
+        MicroOp::Cas { expect, applied, version, .. } => {
+            let wanted = match expect {
+                Expect::Value(_) => Wanted::Value(seen),
+                Expect::Version(version) => Wanted::Version(*version),
+                Expect::Absent => Wanted::Absent,
+            };
+            let version = version.filter(|_| is_known);
+            let applied = applied.filter(|_| is_known).or_else(|| version.map(|_| true));
+            let happened = Action::CasApplied { wanted, value: written, version };
+            let refused = Action::CasRefused { wanted };
+            [
+                (applied != Some(false)).then_some(happened),
+                (applied != Some(true)).then_some(refused),
+            ]
         }
     }
 }

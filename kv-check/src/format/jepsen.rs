@@ -166,8 +166,8 @@ impl Events {
     }
 
     fn finish(self) -> Result<History, ParseError> {
-        match operation::pair(&self.history) {
-            Ok(_) => Ok(self.history),
+        match operation::verify(&self.history) {
+            Ok(()) => Ok(self.history),
             Err(error) => Err(at_line(self.lines[error.event], error.problem.to_string())),
         }
     }

@@ -141,8 +141,7 @@ impl<'k> Rest<'k> {
 
 /// An operation of which nothing is known but what it asks for.
 fn free(request: &MicroOp) -> Operation<'_> {
-    let (process, invoked, completed, outcome) = (0, 0, None, Outcome::Unknown);
-    Operation { process, invoked, completed, request, outcome }
+    Operation::open(0, 0, request)
 }
 
 /// The value that the operation asks to write.

@@ -1,7 +1,6 @@
 //! The operations of a key by the values that they wrote or saw.
 
 use crate::history::{Expect, MicroOp, Observed};
-use crate::intern::Interner;
 use crate::linearizability::zones::absence;
 use crate::operation::{Operation, Outcome};
 
@@ -113,8 +112,7 @@ pub(super) struct Call {
 }
 
 /// Values in the making.
-struct Reader<'h> {
-    texts: Interner<'h>,
+struct Reader {
     values: Vec<Value>,
     of: Vec<u32>,
     bystanders: Vec<Bystander>,
@@ -131,7 +129,6 @@ impl Values {
     pub(super) fn new(operations: &[Operation<'_>], cut: usize) -> Option<Self> {
         let count = operations.partition_point(|operation| operation.invoked < cut);
         let mut reader = Reader {
-            texts: Interner::new(),
             values: vec![Value::default()],
             of: vec![NONE; count],
             bystanders: Vec::new(),
@@ -152,8 +149,8 @@ impl Values {
             let begun = time(operation.invoked)?;
             let call = Call { place: u32::try_from(place).ok()?, begun, ended };
             match outcome {
-                Outcome::Ok(answer) => reader.answer(answer, call)?,
-                _ => reader.request(operation.request, call)?,
+                Outcome::Ok(answer) => reader.answer(operation, answer, call)?,
+                _ => reader.request(operation, call)?,
             }
         }
         reader.finish()
@@ -206,25 +203,26 @@ pub(super) fn time(position: usize) -> Option<u32> {
     u32::try_from(position + 1).ok().filter(|time| *time != PENDING)
 }
 
-impl<'h> Reader<'h> {
-    fn text(&mut self, text: &'h str) -> u32 {
-        let number = self.texts.number(text) + 1;
+impl Reader {
+    /// The number of a value here, where no value is [`INITIAL`].
+    fn value(&mut self, number: u32) -> u32 {
+        let number = number.wrapping_add(1);
         if self.values.len() <= number as usize {
-            self.values.push(Value::default());
+            self.values.resize(number as usize + 1, Value::default());
         }
         number
     }
 
     /// The operation has an answer.
-    fn answer(&mut self, answer: &'h MicroOp, call: Call) -> Option<()> {
+    fn answer(&mut self, operation: &Operation<'_>, answer: &MicroOp, call: Call) -> Option<()> {
         match answer {
             MicroOp::Get { version: Some(_), .. } | MicroOp::Put { version: Some(_), .. } => {
                 return None;
             }
             MicroOp::Get { value: Observed::NotReported, .. } => self.bystander(call, NONE),
             MicroOp::Get { value: Observed::Absent, .. } => self.found_nothing.push((call, NONE)),
-            MicroOp::Get { value: Observed::Value(value), .. } => {
-                let value = self.text(value);
+            MicroOp::Get { value: Observed::Value(_), .. } => {
+                let value = self.value(operation.sees);
                 self.of[call.place as usize] = value;
                 self.values[value as usize].see(call);
             }
@@ -233,19 +231,19 @@ impl<'h> Reader<'h> {
                 self.has_found |= existed.is_some();
                 self.deletes.push(call);
             }
-            MicroOp::Put { .. } => self.request(answer, call)?,
+            MicroOp::Put { .. } => self.request(operation, call)?,
             MicroOp::Cas { expect: Expect::Version(_), .. }
             | MicroOp::Cas { version: Some(_), .. } => return None,
-            MicroOp::Cas { expect, applied: Some(false), .. } => {
-                let not = self.expected(expect);
+            MicroOp::Cas { applied: Some(false), .. } => {
+                let not = self.value(operation.sees);
                 self.bystander(call, not);
             }
-            MicroOp::Cas { applied: Some(true), .. } => self.request(answer, call)?,
-            MicroOp::Cas { expect, value, applied: None, .. } => {
-                self.request(answer, call)?;
-                let value = self.text(value);
+            MicroOp::Cas { applied: Some(true), .. } => self.request(operation, call)?,
+            MicroOp::Cas { applied: None, .. } => {
+                self.request(operation, call)?;
+                let value = self.value(operation.writes);
                 self.values[value as usize].is_possible = true;
-                let not = self.expected(expect);
+                let not = self.value(operation.sees);
                 self.bystander(call, not);
             }
         }
@@ -253,19 +251,19 @@ impl<'h> Reader<'h> {
     }
 
     /// The operation did what it asked for, or perhaps did if it is pending.
-    fn request(&mut self, request: &'h MicroOp, call: Call) -> Option<()> {
-        match request {
+    fn request(&mut self, operation: &Operation<'_>, call: Call) -> Option<()> {
+        match operation.request {
             MicroOp::Get { .. } => {}
-            MicroOp::Put { value, .. } => {
-                let value = self.text(value);
+            MicroOp::Put { .. } => {
+                let value = self.value(operation.writes);
                 self.of[call.place as usize] = value;
                 self.values[value as usize].write(call)?;
             }
             MicroOp::Delete { .. } => self.deletes.push(call),
             MicroOp::Cas { expect: Expect::Version(_), .. } => return None,
-            MicroOp::Cas { expect, value, .. } => {
-                let saw = self.expected(expect);
-                let value = self.text(value);
+            MicroOp::Cas { .. } => {
+                let saw = self.value(operation.sees);
+                let value = self.value(operation.writes);
                 self.of[call.place as usize] = value;
                 self.values[value as usize].write(call)?;
                 self.values[value as usize].saw = saw;
@@ -275,13 +273,6 @@ impl<'h> Reader<'h> {
             }
         }
         Some(())
-    }
-
-    fn expected(&mut self, expect: &'h Expect) -> u32 {
-        match expect {
-            Expect::Value(value) => self.text(value),
-            Expect::Absent | Expect::Version(_) => INITIAL,
-        }
     }
 
     fn bystander(&mut self, call: Call, not: u32) {
