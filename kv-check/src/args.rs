@@ -28,8 +28,8 @@ pub(crate) struct Arguments {
     /// its first lines look like.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
-    /// What a history in EDN is of: register, cas-register or mutex. Default: what its
-    /// events look like.
+    /// What a history in EDN is of, for example cas-register, set-full or list-append; a wrong name
+    /// lists all. Default: what its events look like.
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<Workload>,
     /// The level of isolation that transactions are held to, from read-uncommitted to

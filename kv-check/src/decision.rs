@@ -19,6 +19,10 @@ pub enum Method {
     StackRules,
     /// By the order of writes that strings show.
     ObservedOrder,
+    /// By the last read alone.
+    LastRead,
+    /// By what each read could find at least and at most.
+    Bounds,
 }
 
 /// Whether the operations of a key or an object have an order; `V` says why they have none.
@@ -54,6 +58,8 @@ impl Method {
             Self::QueueRules => "the rules of queues",
             Self::StackRules => "the rules of stacks",
             Self::ObservedOrder => "the order of writes that is observed",
+            Self::LastRead => "the last read",
+            Self::Bounds => "the bounds of each read",
         }
     }
 }

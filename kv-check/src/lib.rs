@@ -47,6 +47,7 @@ mod explain;
 pub mod format;
 pub mod history;
 mod intern;
+mod judge;
 mod linearizability;
 mod minimal;
 mod model;

@@ -8,9 +8,11 @@ use serde::Serialize;
 use crate::budget::Options;
 use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
-use crate::format::{Recorded, Recording};
+use crate::format::{Recorded, Recording, RegisterRecord};
+use crate::judge;
 use crate::object::{
-    Call, Mutex, Object, PENDING, Queue, Side, Text, fifo, lifo, observed, search,
+    Call, Counter, GrowSet, Mutex, Object, PENDING, Queue, Registers, Side, Text, fifo, lifo,
+    observed, search,
 };
 use crate::report::{Report, Verdict, as_count};
 use crate::transactions::{TxnReport, check_transactions};
@@ -51,6 +53,9 @@ pub struct Objects {
     pub violated: Vec<String>,
     /// The names of those whose search was given up.
     pub undecided: Vec<String>,
+    /// What is wrong, in words, where that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Orders that did not pass their replay. Each is a defect of this checker, so the verdict is
     /// unknown at best.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -97,6 +102,29 @@ impl Recording {
                 objects.add(&Mutex, "mutex", calls, decided(&Mutex, calls, options));
                 Finding::Objects(objects)
             }
+            Recorded::Set(record) => {
+                let mut objects = Objects::new("set");
+                let (decided, notes) = judge::set(record, options);
+                objects.add(&GrowSet, "set", &record.calls, decided);
+                objects.notes = notes;
+                Finding::Objects(objects)
+            }
+            Recorded::Counter(calls) => {
+                let mut objects = Objects::new("counter");
+                let (decided, notes) = judge::counter(calls);
+                objects.add(&Counter, "counter", calls, decided);
+                objects.notes = notes;
+                Finding::Objects(objects)
+            }
+            Recorded::Registers(groups) => {
+                let mut objects = Objects::new("groups of registers");
+                for RegisterRecord { names, calls } in groups {
+                    let object = Registers(names.len());
+                    let decided = decided(&object, calls, options);
+                    objects.add(&object, &names.join(" "), calls, decided);
+                }
+                Finding::Objects(objects)
+            }
         }
     }
 }
@@ -141,7 +169,8 @@ impl fmt::Display for Finding {
 impl Objects {
     fn new(kind: &'static str) -> Self {
         let (verdict, count, operations, pending) = (Verdict::Holds, 0, 0, 0);
-        let (violated, undecided, flaws) = (Vec::new(), Vec::new(), Vec::new());
+        let (violated, undecided) = (Vec::new(), Vec::new());
+        let (notes, flaws) = (Vec::new(), Vec::new());
         let (method, witness) = (Method::Search, BTreeMap::new());
         Self {
             verdict,
@@ -153,6 +182,7 @@ impl Objects {
             witness,
             violated,
             undecided,
+            notes,
             flaws,
         }
     }
@@ -208,6 +238,9 @@ impl fmt::Display for Objects {
             if names.len() > 10 {
                 writeln!(out, "            and {} more", names.len() - 10)?;
             }
+        }
+        for note in &self.notes {
+            writeln!(out, "            {note}")?;
         }
         Ok(())
     }

@@ -3,13 +3,15 @@
 //!
 //! Every byte is looked at once, and a value borrows its words from the text.
 
+use std::fmt;
+
 use crate::parse::ParseError;
 
 /// How deep values may be nested.
 const DEPTH_MAX: usize = 64;
 
 /// A value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Edn<'t> {
     /// `nil`
     Nil,
@@ -33,6 +35,34 @@ impl<'t> Edn<'t> {
         let Self::Map(entries) = self else { return None };
         let is_key = |name: &Self| matches!(name, Self::Keyword(name) if *name == key);
         entries.iter().find(|(name, _)| is_key(name)).map(|(_, value)| value)
+    }
+}
+
+/// As it is written, but for commas, tags and what kind of sequence it is.
+impl fmt::Display for Edn<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = |at: usize| if at > 0 { " " } else { "" };
+        match self {
+            Self::Nil => out.write_str("nil"),
+            Self::Number(number) => number.fmt(out),
+            Self::Text(text) => write!(out, "\"{text}\""),
+            Self::Keyword(word) => write!(out, ":{word}"),
+            Self::Symbol(word) => out.write_str(word),
+            Self::Sequence(values) => {
+                out.write_str("[")?;
+                for (at, value) in values.iter().enumerate() {
+                    write!(out, "{}{value}", space(at))?;
+                }
+                out.write_str("]")
+            }
+            Self::Map(entries) => {
+                out.write_str("{")?;
+                for (at, (key, value)) in entries.iter().enumerate() {
+                    write!(out, "{}{key} {value}", space(at))?;
+                }
+                out.write_str("}")
+            }
+        }
     }
 }
 

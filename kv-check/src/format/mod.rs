@@ -18,7 +18,9 @@ mod workload;
 use std::str::FromStr;
 
 use crate::history::History;
-use crate::object::{Call, MutexAction, QueueAction, Side, StringAction};
+use crate::object::{
+    Access, Call, CounterAction, MutexAction, QueueAction, SetAction, Side, StringAction,
+};
 use crate::parse::ParseError;
 use crate::transactions::TxnHistory;
 
@@ -63,8 +65,31 @@ pub(crate) enum Recorded {
     Queue(Side, Vec<Call<QueueAction>>),
     /// One lock.
     Mutex(Vec<Call<MutexAction>>),
+    /// One set.
+    Set(SetRecord),
+    /// One counter.
+    Counter(Vec<Call<CounterAction>>),
+    /// Several registers, those apart that no transactions connect.
+    Registers(Vec<RegisterRecord>),
     /// Transactions.
     Transactions(Box<TxnHistory>),
+}
+
+/// The history of registers that transactions connect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RegisterRecord {
+    pub(crate) names: Vec<String>,
+    pub(crate) calls: Vec<Call<Vec<Access>>>,
+}
+
+/// The history of a set that grows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SetRecord {
+    pub(crate) calls: Vec<Call<SetAction>>,
+    /// Each element's text, by its number.
+    pub(crate) elements: Vec<String>,
+    /// Whether all reads count, not the last alone.
+    pub(crate) is_full: bool,
 }
 
 impl Format {
@@ -119,6 +144,10 @@ impl Format {
             Workload::Register => Recorded::Keys(jepsen::read_edn(text, false)?),
             Workload::CasRegister => Recorded::Keys(jepsen::read_edn(text, true)?),
             Workload::Mutex => jepsen_objects::read_mutex(text)?,
+            Workload::MultiRegister => jepsen_objects::read_registers(text)?,
+            Workload::Set => jepsen_objects::read_set(text, false)?,
+            Workload::SetFull => jepsen_objects::read_set(text, true)?,
+            Workload::Counter => jepsen_objects::read_counter(text)?,
             Workload::ListAppend => Recorded::Transactions(Box::new(txn_events::read_lists(text)?)),
         }))
     }

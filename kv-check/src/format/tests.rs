@@ -128,6 +128,106 @@ fn locks_are_told_by_their_events() {
     }
 }
 
+/// Events of one process after the other, each `f value` with what was found.
+fn events(operations: &[(&str, &str, &str)]) -> String {
+    let event = |process: usize, kind: &str, f: &str, value: &str| {
+        format!("{{:process {process}, :type {kind}, :f :{f}, :value {value}}}\n")
+    };
+    let both = |(process, (f, asked, found)): (usize, &(&str, &str, &str))| {
+        let (kind, found) = found.split_once(' ').unwrap_or((found, asked));
+        event(process, ":invoke", f, asked) + &event(process, kind, f, found)
+    };
+    operations.iter().enumerate().map(both).collect()
+}
+
+#[test]
+fn sets_are_told_by_their_events() {
+    let set = |ends: &[(&str, &str, &str)]| {
+        let begin = [
+            ("read", "nil", ":ok #{}"),
+            ("add", "0", ":ok"),
+            ("add", "\"b\"", ":info"),
+            ("add", "[2 :c]", ":fail"),
+            ("read", "nil", ":fail"),
+        ];
+        events(&[&begin[..], ends].concat())
+    };
+    check(Format::JepsenEdn, &set(&[("read", "nil", ":ok (0)")]), Verdict::Holds);
+    check(Format::JepsenEdn, &set(&[("read", "nil", ":ok (\"b\" 0)")]), Verdict::Holds);
+    for (found, note) in [
+        ("(0 0)", "1 duplicated in the last read: 0"),
+        ("[\"b\"]", "1 lost in the last read: 0"),
+        ("[0 [2 :c]]", "1 unexpected in the last read: [2 :c]"),
+        ("#{0 7 8 9 4 5 6}", "6 unexpected in the last read: 7, 8, 9, 4, 5, ..."),
+    ] {
+        let text = set(&[("read", "nil", &format!(":ok {found}"))]);
+        check(Format::JepsenEdn, &text, Verdict::Violated);
+        let finding = Format::JepsenEdn.read(&text).expect("it is one");
+        let finding = finding.check(&Options::default()).to_string();
+        assert!(finding.contains("the last read") && finding.contains(note), "{finding}");
+    }
+    // Only the last read counts, unless all do.
+    let back = set(&[("read", "nil", ":ok [\"b\" 0]"), ("read", "nil", ":ok [0]")]);
+    check(Format::JepsenEdn, &back, Verdict::Holds);
+    let full = Format::JepsenEdn.read_as(&back, Workload::SetFull).expect("it is one");
+    assert_eq!(full.check(&Options::default()).verdict(), Verdict::Violated);
+    check(Format::JepsenEdn, &events(&[("add", "1", ":ok")]), Verdict::Unknown);
+    refused(Format::JepsenEdn, &events(&[("add", "nil", ":ok")]), 1, 1, "that is added");
+    refused(Format::JepsenEdn, &set(&[("read", "nil", ":ok 3")]), 12, 1, "all elements or nil");
+    refused(Format::JepsenEdn, &set(&[("pop", "nil", ":ok")]), 11, 1, "an :f of :add or :read");
+}
+
+#[test]
+fn counters_are_told_by_their_events() {
+    let counter = |found: &str| {
+        events(&[
+            ("read", "nil", ":ok nil"),
+            ("add", "2", ":ok"),
+            ("add", "3", ":info"),
+            ("add", "9", ":fail"),
+            ("read", "nil", &format!(":ok {found}")),
+        ])
+    };
+    check(Format::JepsenEdn, &counter("2"), Verdict::Holds);
+    check(Format::JepsenEdn, &counter("5"), Verdict::Holds);
+    check(Format::JepsenEdn, &counter("1"), Verdict::Violated);
+    check(Format::JepsenEdn, &counter("6"), Verdict::Violated);
+    let reads = [("read", "nil", ":ok 6"); 7];
+    let text = events(&[&[("add", "2", ":ok"), ("add", "3", ":ok")], &reads[..]].concat());
+    let finding = Format::JepsenEdn.read(&text).expect("it is one");
+    let finding = finding.check(&Options::default()).to_string();
+    assert!(finding.contains("the read that event 4 invoked found 6, not 5 to 5"), "{finding}");
+    assert!(finding.contains("and 2 reads more"), "{finding}");
+    let either = Format::JepsenEdn.read_as(&counter("[]"), Workload::Counter);
+    assert_eq!(either.expect_err("it is a set").line, 10);
+    refused(Format::JepsenEdn, &counter("6").replacen("3", "1.5", 1), 5, 1, "a number that is");
+}
+
+#[test]
+fn registers_that_no_transaction_connects_are_apart() {
+    let text = |found: &str| {
+        events(&[
+            ("txn", "[[:write :x 1] [:read :y nil]]", ":ok [[:write :x 1] [:read :y 0]]"),
+            ("txn", "[[:write :z 1]]", ":info"),
+            ("txn", "[]", ":ok"),
+            ("txn", "[[:write :y 2] [:read :y 7]]", ":ok nil"),
+            ("txn", "[[:read :y nil] [:read :x nil]]", &format!(":ok {found}")),
+        ])
+    };
+    let of = |found: &str| text(&format!("[[:read :y {found}]]"));
+    check(Format::JepsenEdn, &of("2] [:read :x 1"), Verdict::Holds);
+    check(Format::JepsenEdn, &of("2] [:read :x nil"), Verdict::Holds);
+    check(Format::JepsenEdn, &of("0] [:read :x 1"), Verdict::Violated);
+    let finding = Format::JepsenEdn.read(&of("2] [:read :x 0")).expect("it is one");
+    let finding = finding.check(&Options::default()).to_string();
+    assert!(finding.contains("2 groups of registers, 4 operations, 1 pending"), "{finding}");
+    assert!(finding.contains("violated    :x :y\n"), "{finding}");
+    refused(Format::JepsenEdn, &of("2] [:read :z 1"), 10, 1, "that was asked for");
+    refused(Format::JepsenEdn, &of("2] [:write :x 1"), 10, 1, "that was asked for");
+    refused(Format::JepsenEdn, &of("2"), 10, 1, "that was asked for");
+    refused(Format::JepsenEdn, &of("two"), 10, 1, "[[:read :x nil] [:write :y 2]]");
+}
+
 #[test]
 fn what_edn_has_that_histories_do_not_need_is_passed_over_or_refused() {
     let read = |more: &str| {
@@ -203,6 +303,8 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
         r#"({:process 1, :type :invoke, :f :acquire} #op {:process 1 :type :info :error "\"" :f :release})"#
             .to_owned(),
         "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n".to_owned(),
+        events(&[("add", "1", ":ok"), ("read", "nil", ":ok [1]")]),
+        events(&[("txn", "[[:write :x 1]]", ":ok"), ("read", "nil", ":ok 1")]),
         r#"{"version":1,"model":"kv"}"#.to_owned(),
         "{:type :invoke, :f :txn, :value [[:append :x 1]]}\n{:type :info, :value []}\n\
          {:type :invoke, :value [[:r :x nil]]}{:type :ok, :value [[:r :x [1]]]}"

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::edn::Edn;
 use super::edn_events::{EdnEvent, EdnEvents};
 use super::txn_events;
 
@@ -15,26 +16,48 @@ pub enum Workload {
     CasRegister,
     /// One lock, free at first: `:acquire` and `:release`, by whomever.
     Mutex,
+    /// Several registers, 0 at first: `:txn` with `:read` and `:write`.
+    MultiRegister,
+    /// A set: `:add`, and `:read` of all. Only the last read counts.
+    Set,
+    /// The same, and every read counts.
+    SetFull,
+    /// A counter, 0 at first: `:add`, and `:read` of the sum. Each read counts for itself.
+    Counter,
     /// Transactions over lists, empty at first: `:txn` with `:append` and `:r`.
     ListAppend,
 }
 
 /// The names of all workloads, for people.
-pub(super) const WORKLOAD_NAMES: [(&str, Workload); 4] = [
+pub(super) const WORKLOAD_NAMES: [(&str, Workload); 8] = [
     ("register", Workload::Register),
     ("cas-register", Workload::CasRegister),
     ("mutex", Workload::Mutex),
+    ("multi-register", Workload::MultiRegister),
+    ("set", Workload::Set),
+    ("set-full", Workload::SetFull),
+    ("counter", Workload::Counter),
     ("list-append", Workload::ListAppend),
 ];
 
 impl Workload {
-    /// Which workload a text is of, by the first event that tells.
+    /// Which workload a text is of, by the first events that tell.
     ///
     /// A text that does not tell, or cannot be read, is one of a register.
     #[must_use]
     pub fn recognize(text: &str) -> Self {
-        let mut events = EdnEvents::new(text).map_while(Result::ok);
-        events.find_map(|event| Self::of(&event)).unwrap_or(Self::CasRegister)
+        let (mut adds, mut sums) = (false, false);
+        for event in EdnEvents::new(text).map_while(Result::ok) {
+            if let Some(workload) = Self::of(&event) {
+                return workload;
+            }
+            adds |= event.f == "add";
+            sums |= event.f == "read" && matches!(event.value, Edn::Number(_));
+            if adds && sums {
+                return Self::Counter;
+            }
+        }
+        if adds { Self::Set } else { Self::CasRegister }
     }
 
     /// Which workload has an event like this, if only one has.
@@ -42,9 +65,24 @@ impl Workload {
         match event.f {
             "write" | "cas" => Some(Self::CasRegister),
             "acquire" | "release" => Some(Self::Mutex),
+            "read" if is_all_elements(&event.value) => Some(Self::Set),
+            "txn" if is_of_registers(&event.value) => Some(Self::MultiRegister),
             _ => txn_events::is_of_lists(event).then_some(Self::ListAppend),
         }
     }
+}
+
+/// Whether a read found the elements of a set, not parts of a transaction.
+fn is_all_elements(value: &Edn<'_>) -> bool {
+    let Edn::Sequence(elements) = value else { return false };
+    !matches!(elements.first(), Some(Edn::Sequence(_)))
+}
+
+/// Whether a transaction reads and writes registers.
+fn is_of_registers(value: &Edn<'_>) -> bool {
+    let Edn::Sequence(accesses) = value else { return false };
+    let Some(Edn::Sequence(access)) = accesses.first() else { return false };
+    matches!(access.first(), Some(Edn::Keyword("read" | "write")))
 }
 
 impl FromStr for Workload {

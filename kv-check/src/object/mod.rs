@@ -7,11 +7,14 @@
 //!
 //! Keys with versions, which have a search of their own: see [`crate::check()`].
 
+pub(crate) mod counter;
 pub(crate) mod fifo;
+pub(crate) mod grow_set;
 pub(crate) mod lifo;
 mod mutex;
 pub(crate) mod observed;
 mod queue;
+mod registers;
 mod search;
 mod stay;
 mod string;
@@ -20,8 +23,11 @@ mod tests;
 
 use std::hash::Hash;
 
+pub(crate) use counter::{Counter, CounterAction};
+pub(crate) use grow_set::{GrowSet, LastRead, SetAction};
 pub(crate) use mutex::{Mutex, MutexAction};
 pub(crate) use queue::{Queue, QueueAction, Removal, Side};
+pub(crate) use registers::{Access, Registers};
 pub(crate) use search::search;
 pub(crate) use string::{StringAction, Text};
 
@@ -67,4 +73,14 @@ pub(crate) trait Object {
 
     /// Whether `action` changes nothing, wherever it is legal.
     fn is_observation(&self, action: &Self::Action) -> bool;
+}
+
+/// Whether nobody was completed before somebody was invoked who stands earlier.
+fn respects_real_time<A>(calls: &[Call<A>], order: &[usize]) -> bool {
+    let mut latest = 0;
+    order.iter().all(|place| {
+        let call = &calls[*place];
+        latest = latest.max(call.invoked);
+        latest < call.completed
+    })
 }

@@ -41,7 +41,7 @@
 //!
 //! Pieces that begin with one another, and results that nobody knows: those are for the search.
 
-use super::{Call, PENDING, StringAction};
+use super::{Call, PENDING, StringAction, respects_real_time};
 use crate::decision::Decision;
 
 /// Where an operation stands in its chain: chain, number of the write before it there, and whether
@@ -184,14 +184,4 @@ fn order(calls: &[Call<StringAction>], stations: Vec<Option<Station>>) -> Vec<us
     blocks.sort_unstable();
     let places = blocks.into_iter().flat_map(|(_, begin, end)| &line[begin..end]);
     places.map(|(_, _, place)| *place).collect()
-}
-
-/// Whether nobody was completed before somebody was invoked who stands earlier.
-fn respects_real_time<A>(calls: &[Call<A>], order: &[usize]) -> bool {
-    let mut latest = 0;
-    order.iter().all(|place| {
-        let call = &calls[*place];
-        latest = latest.max(call.invoked);
-        latest < call.completed
-    })
 }

@@ -1,0 +1,61 @@
+//! Objects whose violations are told in words: sets and counters.
+
+use crate::budget::Options;
+use crate::decision::{Decided, Decision, Method};
+use crate::format::SetRecord;
+use crate::object::{Call, CounterAction, GrowSet, LastRead, counter, grow_set, search};
+
+/// How many elements or reads are told.
+const TOLD_MAX: usize = 5;
+
+/// Decides a set, and says what is wrong with it.
+pub(crate) fn set(record: &SetRecord, options: &Options) -> (Decided, Vec<String>) {
+    let SetRecord { calls, elements, is_full } = record;
+    let last = grow_set::last_read(calls);
+    let notes = last.as_ref().map_or_else(Vec::new, |last| tell(last, elements));
+    if *is_full {
+        let decided = match grow_set::decide(calls) {
+            Some(decision) => decision.by(Method::ObservedOrder),
+            None => search(&GrowSet, calls, options).by(Method::Search),
+        };
+        return (decided, notes);
+    }
+    let decision = match last {
+        None => {
+            let note = "no read says what is there in the end".to_owned();
+            return (Decision::Unknown.by(Method::LastRead), vec![note]);
+        }
+        Some(last) if last == LastRead::default() => Decision::Holds(None),
+        Some(_) => Decision::Violated(()),
+    };
+    (decision.by(Method::LastRead), notes)
+}
+
+fn tell(last: &LastRead, elements: &[String]) -> Vec<String> {
+    let kinds =
+        [("lost", &last.lost), ("unexpected", &last.unexpected), ("duplicated", &last.duplicated)];
+    let told = kinds.into_iter().filter(|(_, numbers)| !numbers.is_empty());
+    let note = |(what, numbers): (&str, &Vec<u32>)| {
+        let names = numbers.iter().take(TOLD_MAX).map(|number| &*elements[*number as usize]);
+        let names: Vec<_> = names.collect();
+        let more = if numbers.len() > TOLD_MAX { ", ..." } else { "" };
+        format!("{} {what} in the last read: {}{more}", numbers.len(), names.join(", "))
+    };
+    told.map(note).collect()
+}
+
+/// Decides a counter, and says which reads are wrong.
+pub(crate) fn counter(calls: &[Call<CounterAction>]) -> (Decided, Vec<String>) {
+    let wrong = counter::out_of_bounds(calls);
+    let note = |wrong: &counter::OutOfBounds| {
+        let counter::OutOfBounds { found, low, high, place } = wrong;
+        let begin = calls[*place].invoked;
+        format!("the read that event {begin} invoked found {found}, not {low} to {high}")
+    };
+    let mut notes: Vec<_> = wrong.iter().take(TOLD_MAX).map(note).collect();
+    if wrong.len() > TOLD_MAX {
+        notes.push(format!("and {} reads more", wrong.len() - TOLD_MAX));
+    }
+    let decision = if wrong.is_empty() { Decision::Holds(None) } else { Decision::Violated(()) };
+    (decision.by(Method::Bounds), notes)
+}
