@@ -43,6 +43,12 @@ pub(crate) struct Arguments {
     /// Time that the check may take, reading apart, before giving up: 500ms, 10s, 2m.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) budget: Option<Duration>,
+    /// Also write a page for a browser: operations as bars, what is marked, and why.
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
+    /// Also write the orders that prove what holds, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) witness: Option<PathBuf>,
     /// File with the history, or - for standard input.
     #[arg(required = true)]
     pub(crate) history: Option<PathBuf>,

@@ -28,6 +28,7 @@
 //! - `linearizability`: the search, per key.
 //! - `decision`: what came of a key, and how.
 //! - `witness`: replays the orders that were found; `explain`: what people see of a violation.
+//! - `page`: the finding for a browser.
 //! - `check`: runs it over all keys; [`report`]: the result and its text.
 //! - `budget`: when a search is given up.
 //! - [`transactions`]: which levels of isolation transactions keep.
@@ -53,6 +54,7 @@ mod minimal;
 mod model;
 mod object;
 mod operation;
+mod page;
 pub mod parse;
 mod recording;
 pub mod report;

@@ -5,6 +5,7 @@
 
 mod args;
 mod input;
+mod output;
 mod verify;
 
 use std::io::{self, Write};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser as _;
-use kv_check::{Finding, Format, Options, ParseError, Stop, Verdict};
+use kv_check::{Format, Options, ParseError, Stop, Verdict};
 
 use crate::args::{Arguments, Command, Exit};
 
@@ -45,7 +46,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         stop_after(budget, stop.clone());
     }
     let finding = recording.check(&arguments.options(stop));
-    print(&finding, arguments.json).context("cannot write the report")?;
+    output::files(arguments, &recording, &finding)?;
+    output::print(&finding, arguments.json).context("cannot write the report")?;
     if !finding.flaws().is_empty() {
         return Ok(Exit::Internal);
     }
@@ -67,13 +69,4 @@ fn stop_after(budget: Duration, stop: Stop) {
         thread::sleep(budget);
         stop.stop();
     });
-}
-
-/// Prints the finding; a reader that went away early has seen what it wanted.
-fn print(finding: &Finding, is_json: bool) -> io::Result<()> {
-    let text = if is_json { serde_json::to_string(finding)? + "\n" } else { finding.to_string() };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
 }

@@ -13,6 +13,7 @@
 //!
 //! O(n).
 
+mod lines;
 #[cfg(test)]
 mod tests;
 

@@ -117,6 +117,29 @@ fn write(path: &Path, history: &History) {
 }
 
 #[test]
+fn files_are_written_beside_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (witness, page) = (name("witness.jsonl"), name("page.html"));
+    expect(&["--witness", &witness, "--report", &page, "-"], GOOD, 0, "proof:      an order of");
+    let expected = r#"{"key":"k","position":0,"index":0,"process":1,"operation":"put \"a\"","result":"ok version 1"}
+{"key":"k","position":1,"index":4,"process":1,"operation":"get","result":"\"a\" version 1"}
+"#;
+    assert_eq!(std::fs::read_to_string(&witness).unwrap(), expected);
+    assert!(std::fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
+    expect(&["--witness", &witness, "-"], &bad(), 1, "VIOLATED");
+    assert_eq!(std::fs::read_to_string(&witness).unwrap(), "");
+    let queue = "[7] call enqueue(x)\n[7] return\n[8] call dequeue\n[8] return x\n";
+    expect(&["--witness", &witness, "-"], queue, 0, "proof       an order of");
+    let lines = std::fs::read_to_string(&witness).unwrap();
+    assert!(
+        lines.ends_with("\"index\":2,\"operation\":\"dequeue\",\"result\":\"#0\"}\n"),
+        "{lines}"
+    );
+    expect(&["--report", &name("none/page.html"), "-"], GOOD, 3, "cannot write");
+}
+
+#[test]
 fn a_closed_pipe_is_no_panic() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kv-check"))
         .arg("-")

@@ -20,7 +20,9 @@ mod stay;
 mod string;
 #[cfg(test)]
 mod tests;
+mod visit;
 
+use std::fmt;
 use std::hash::Hash;
 
 pub(crate) use counter::{Counter, CounterAction};
@@ -30,6 +32,7 @@ pub(crate) use queue::{Queue, QueueAction, Removal, Side};
 pub(crate) use registers::{Access, Registers};
 pub(crate) use search::search;
 pub(crate) use string::{StringAction, Text};
+pub(crate) use visit::{Visitor, visit_objects};
 
 /// The completion of a call that nobody saw completed.
 pub(crate) const PENDING: u32 = u32::MAX;
@@ -53,7 +56,7 @@ pub(crate) trait Object {
     /// What a copy of it holds.
     type State: Clone + Eq + Hash;
     /// An operation with its result.
-    type Action;
+    type Action: fmt::Debug;
 
     /// What it holds at first.
     fn initial(&self) -> Self::State;
@@ -73,6 +76,11 @@ pub(crate) trait Object {
 
     /// Whether `action` changes nothing, wherever it is legal.
     fn is_observation(&self, action: &Self::Action) -> bool;
+
+    /// The request and the result for people; the result is empty if there is none to speak of.
+    fn describe(&self, action: &Self::Action) -> (String, String) {
+        (format!("{action:?}"), String::new())
+    }
 }
 
 /// Whether nobody was completed before somebody was invoked who stands earlier.

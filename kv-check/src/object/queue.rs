@@ -69,6 +69,19 @@ impl Object for Queue {
         }
     }
 
+    fn describe(&self, action: &QueueAction) -> (String, String) {
+        let (add, remove) = match self.0 {
+            Side::Oldest => ("enqueue", "dequeue"),
+            Side::Newest => ("push", "pop"),
+        };
+        match action {
+            QueueAction::Add(value) => (format!("{add} #{value}"), String::new()),
+            QueueAction::Remove(Removal::Value(value)) => (remove.to_owned(), format!("#{value}")),
+            QueueAction::Remove(Removal::Empty) => (remove.to_owned(), "empty".to_owned()),
+            QueueAction::Remove(Removal::Unknown) => (remove.to_owned(), "unknown".to_owned()),
+        }
+    }
+
     fn is_observation(&self, action: &QueueAction) -> bool {
         matches!(action, QueueAction::Remove(Removal::Empty))
     }

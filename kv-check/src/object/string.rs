@@ -42,6 +42,15 @@ impl Object for Text {
         true
     }
 
+    fn describe(&self, action: &StringAction) -> (String, String) {
+        match action {
+            StringAction::Get(None) => ("get".to_owned(), "unknown".to_owned()),
+            StringAction::Get(Some(seen)) => ("get".to_owned(), format!("{seen:?}")),
+            StringAction::Put(value) => (format!("put {value:?}"), String::new()),
+            StringAction::Append(value) => (format!("append {value:?}"), String::new()),
+        }
+    }
+
     fn is_observation(&self, action: &StringAction) -> bool {
         matches!(action, StringAction::Get(_))
     }

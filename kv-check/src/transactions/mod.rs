@@ -31,6 +31,7 @@ mod report;
 mod tests;
 
 pub use anomaly::Anomaly;
+pub(crate) use anomaly::describe;
 pub use history::{
     ANYBODY, HistoryFull, KeyId, List, NEVER, Txn, TxnHistory, TxnOp, TxnOutcome, Version,
 };

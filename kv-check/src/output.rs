@@ -1,0 +1,35 @@
+//! Writing what was found.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kv_check::{Finding, Recording};
+
+use crate::args::Arguments;
+
+/// Writes the files that were asked for.
+pub(crate) fn files(arguments: &Arguments, recording: &Recording, finding: &Finding) -> Result<()> {
+    if let Some(path) = &arguments.report {
+        write(path, |out| recording.write_page(finding, out))?;
+    }
+    if let Some(path) = &arguments.witness {
+        write(path, |out| recording.write_witness(finding, out))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, write: impl FnOnce(BufWriter<File>) -> io::Result<()>) -> Result<()> {
+    let written = File::create(path).and_then(|file| write(BufWriter::new(file)));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Prints the finding; a reader that went away early has seen what it wanted.
+pub(crate) fn print(finding: &Finding, is_json: bool) -> io::Result<()> {
+    let text = if is_json { serde_json::to_string(finding)? + "\n" } else { finding.to_string() };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
