@@ -49,13 +49,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ("one register with cas, 5 values, 20 clients", few(20, 1_000)),
     ];
     for (name, shape) in &shapes {
-        let history = shape.record();
+        let history = read_back(&shape.record())?;
         let (verdict, times) = checks(args.rounds, || check_with(&history, &options()).verdict);
         let operations = grouped(shape.operations as f64, 0);
         println!("| {name} | {operations} | {verdict} | {} |", with_spread(&times, 2));
     }
     reading(args, &shapes[0].1.record())?;
     args.manifest.as_deref().map_or(Ok(()), |manifest| beside_porcupine(manifest, args.rounds))
+}
+
+/// The history as it is in memory once it was read.
+fn read_back(history: &History) -> anyhow::Result<History> {
+    let mut text = Vec::new();
+    write_to(history, &mut text)?;
+    Ok(History::read(&text[..])?)
 }
 
 fn options() -> Options {

@@ -41,10 +41,11 @@
 //! Transactions: `ops` is a list so that they fit later, but a client event with more than one
 //! micro-operation is refused (see [`crate::Problem::Transaction`]).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
-use serde::de::{Deserializer, Error as _, Visitor};
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// The one version of the format that this crate reads and writes.
@@ -102,8 +103,10 @@ pub struct Event {
     #[serde(rename = "type")]
     pub kind: EventKind,
     /// Name of the operation or, for the nemesis, kind of the fault; for people only.
-    pub f: String,
+    #[serde(deserialize_with = "name")]
+    pub f: Cow<'static, str>,
     /// The operation: one element for clients, none for the nemesis.
+    #[serde(deserialize_with = "micro_ops")]
     pub ops: Vec<MicroOp>,
 }
 
@@ -218,7 +221,7 @@ impl History {
     ///
     /// `time_ns` must not be less than that of the event before.
     pub fn push(&mut self, time_ns: u64, process: Process, kind: EventKind, ops: Vec<MicroOp>) {
-        let f = ops.first().map_or("", MicroOp::name).to_owned();
+        let f = Cow::Borrowed(ops.first().map_or("", MicroOp::name));
         let index = self.next_index();
         self.events.push(Event { index, time_ns, process, kind, f, ops });
     }
@@ -231,7 +234,7 @@ impl History {
             time_ns,
             process: Process::Nemesis,
             kind: EventKind::Info,
-            f: kind.to_owned(),
+            f: Cow::Owned(kind.to_owned()),
             ops: Vec::new(),
         });
     }
@@ -383,6 +386,55 @@ impl Visitor<'_> for ProcessVisitor {
             "nemesis" => Ok(Process::Nemesis),
             _ => Err(E::invalid_value(serde::de::Unexpected::Str(name), &self)),
         }
+    }
+}
+
+/// Reads the name of an operation; those that are known need no memory of their own.
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, str>, D::Error> {
+    deserializer.deserialize_str(NameVisitor)
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Cow<'static, str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Cow<'static, str>, E> {
+        Ok(match name {
+            "get" => Cow::Borrowed("get"),
+            "put" => Cow::Borrowed("put"),
+            "delete" => Cow::Borrowed("delete"),
+            "cas" => Cow::Borrowed("cas"),
+            other => Cow::Owned(other.to_owned()),
+        })
+    }
+}
+
+/// Reads micro-operations into a list without room for more, as nearly every event has one.
+fn micro_ops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MicroOp>, D::Error> {
+    deserializer.deserialize_seq(MicroOpsVisitor)
+}
+
+struct MicroOpsVisitor;
+
+impl<'de> Visitor<'de> for MicroOpsVisitor {
+    type Value = Vec<MicroOp>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut ops: A) -> Result<Vec<MicroOp>, A::Error> {
+        let Some(first) = ops.next_element()? else { return Ok(Vec::new()) };
+        let mut all = vec![first];
+        while let Some(next) = ops.next_element()? {
+            all.push(next);
+        }
+        Ok(all)
     }
 }
 

@@ -203,13 +203,19 @@ fn in_order(previous: Option<&Event>, event: &Event) -> Result<(), Problem> {
 #[derive(Default)]
 struct Names<'h> {
     keys: Interner<'h>,
+    /// The last key, which often comes again.
+    last: Option<(&'h str, u32)>,
     /// The values of each key.
     values: Vec<Interner<'h>>,
 }
 
 impl<'h> Names<'h> {
     fn key(&mut self, key: &'h str) -> u32 {
+        if let Some((_, number)) = self.last.filter(|(last, _)| *last == key) {
+            return number;
+        }
         let number = self.keys.number(key);
+        self.last = Some((key, number));
         if self.values.len() <= number as usize {
             self.values.push(Interner::default());
         }

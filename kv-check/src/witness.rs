@@ -62,15 +62,9 @@ enum Part {
 
 /// Verifies an order of the operations of a key.
 pub(crate) fn replay_key(operations: &[Operation<'_>], order: &[usize]) -> Result<(), Flaw> {
-    real_time(operations.len(), |place| Span::of_operation(&operations[place]), order)?;
     let mut copy = Copy { states: vec![State::initial()], spare: Vec::new() };
-    for &place in order {
-        copy.apply(&operations[place]);
-        if copy.states.is_empty() {
-            return Err(Flaw::OtherResult(place));
-        }
-    }
-    Ok(())
+    let span = |place: usize| Span::of_operation(&operations[place]);
+    real_time(operations.len(), span, order, |place| copy.apply(&operations[place]))
 }
 
 /// Verifies an order of the calls of an object.
@@ -79,20 +73,21 @@ pub(crate) fn replay_calls<O: Object>(
     calls: &[Call<O::Action>],
     order: &[usize],
 ) -> Result<(), Flaw> {
-    real_time(calls.len(), |place| Span::of_call(&calls[place]), order)?;
     let mut state = object.initial();
-    for &place in order {
-        if !object.apply(&mut state, &calls[place].action) {
-            return Err(Flaw::OtherResult(place));
-        }
-    }
-    Ok(())
+    let span = |place: usize| Span::of_call(&calls[place]);
+    real_time(calls.len(), span, order, |place| object.apply(&mut state, &calls[place].action))
 }
 
-/// Verifies who is in the order, and the order of those that did not run at the same time.
-fn real_time(count: usize, span: impl Fn(usize) -> Span, order: &[usize]) -> Result<(), Flaw> {
+/// Verifies who is in the order, the order of those that did not run at the same time, and with
+/// `apply` whether each result is the one that the operation has there.
+fn real_time(
+    count: usize,
+    span: impl Fn(usize) -> Span,
+    order: &[usize],
+    mut apply: impl FnMut(usize) -> bool,
+) -> Result<(), Flaw> {
     let mut is_taken = vec![false; count];
-    let mut latest_invoked = 0;
+    let (mut latest_invoked, mut result) = (0, Ok(()));
     for &place in order {
         let taken = is_taken.get_mut(place).ok_or(Flaw::NoOperation(place))?;
         if std::mem::replace(taken, true) {
@@ -106,9 +101,13 @@ fn real_time(count: usize, span: impl Fn(usize) -> Span, order: &[usize]) -> Res
             return Err(Flaw::TooLate(place));
         }
         latest_invoked = latest_invoked.max(span.invoked);
+        // Who comes too late or not at all explains why others have another result.
+        if result.is_ok() && !apply(place) {
+            result = Err(Flaw::OtherResult(place));
+        }
     }
     let missing = |place: &usize| !is_taken[*place] && span(*place).part == Part::Must;
-    (0..count).find(missing).map_or(Ok(()), |place| Err(Flaw::Missing(place)))
+    (0..count).find(missing).map_or(result, |place| Err(Flaw::Missing(place)))
 }
 
 impl Span {
@@ -140,10 +139,17 @@ struct Copy {
 }
 
 impl Copy {
-    fn apply(&mut self, operation: &Operation<'_>) {
+    /// Whether any state is possible afterwards.
+    fn apply(&mut self, operation: &Operation<'_>) -> bool {
+        let readings = readings(operation);
+        if let ([state], [Some(action), None]) = (&mut self.states[..], &readings) {
+            let next = state.step(action);
+            let is_possible = next.is_some();
+            *state = next.unwrap_or_else(State::initial);
+            return is_possible;
+        }
         let mut after = std::mem::take(&mut self.spare);
         after.clear();
-        let readings = readings(operation);
         for state in &self.states {
             for action in readings.iter().flatten() {
                 let next = state.step(action);
@@ -151,6 +157,7 @@ impl Copy {
             }
         }
         self.spare = std::mem::replace(&mut self.states, after);
+        !self.states.is_empty()
     }
 }
 

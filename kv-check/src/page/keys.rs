@@ -121,11 +121,11 @@ fn faults(history: &History) -> Vec<Fault> {
         if event.process != Process::Nemesis {
             continue;
         }
-        if let Some(begun) = open.remove(event.f.as_str()) {
+        if let Some(begun) = open.remove(&*event.f) {
             faults[begun].end = Some(position);
         } else {
             open.insert(&event.f, faults.len());
-            faults.push(Fault { kind: event.f.clone(), begin: position, end: None });
+            faults.push(Fault { kind: event.f.to_string(), begin: position, end: None });
         }
     }
     faults
