@@ -252,6 +252,21 @@ fn nodes_that_join_together_get_a_share_each() {
     assert_eq!(moved(&before, &after), 3 * (128 * 3 / 9), "nothing moves between the old ones");
 }
 
+/// Nobody is far too small here, so nobody asks for a share.
+#[test]
+fn a_node_above_the_bound_gives_what_is_too_much_to_the_least_loaded() {
+    let nodes: Vec<_> = (1..=4).map(NodeId).collect();
+    let holders = [(NodeId(1), 38), (NodeId(2), 8), (NodeId(3), 9), (NodeId(4), 9)];
+    let holders = holders.iter().flat_map(|(node, count)| std::iter::repeat_n(vec![*node], *count));
+    let before: Placement = (1..).map(ShardId).zip(holders).collect();
+    let after = rebalance(&before, &nodes, 64, 1);
+    let load = load(&after, &nodes.iter().copied().collect());
+    // The bound is ceil(1.25 * 64 / 4), and the 18 that are too many make the others even.
+    assert_eq!(load.into_values().collect::<Vec<_>>(), [20, 15, 15, 14]);
+    assert_eq!(moved(&before, &after), 18);
+    assert_eq!(rebalance(&after, &nodes, 64, 1), after);
+}
+
 #[test]
 fn a_node_that_replaces_another_takes_its_share_and_nothing_else_moves() {
     let nodes: Vec<_> = (1..=7).map(NodeId).collect();
