@@ -24,8 +24,8 @@ pub(crate) struct Arguments {
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The history's format: json-lines, porcupine-kv, jepsen-log, jepsen-edn or violin. Default: what
-    /// its first lines look like.
+    /// The history's format: json-lines, porcupine-kv, jepsen-log, jepsen-edn, violin or
+    /// unit-json. Default: what its first lines look like.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
     /// What a history in EDN is of, for example cas-register, set-full or list-append; a wrong name

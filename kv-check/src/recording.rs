@@ -15,7 +15,9 @@ use crate::object::{
     observed, search,
 };
 use crate::report::{Report, Verdict, as_count};
-use crate::transactions::{TxnReport, check_transactions};
+use crate::transactions::{
+    Cases, Rules, TxnReport, bank, check_cases, check_transactions, long_fork, session_guarantees,
+};
 use crate::witness;
 
 /// What a check of a [`Recording`] found.
@@ -28,6 +30,10 @@ pub enum Finding {
     Objects(Objects),
     /// Of transactions.
     Transactions(Box<TxnReport>),
+    /// Of rules of transactions that need no order.
+    Rules(Rules),
+    /// Of small histories with known verdicts.
+    Cases(Cases),
 }
 
 /// What a check of objects found.
@@ -94,6 +100,10 @@ impl Recording {
                 objects.add(&Queue(*side), name, calls, decided);
                 Finding::Objects(objects)
             }
+            Recorded::Sessions(history) => Finding::Rules(session_guarantees(history)),
+            Recorded::Bank(reads, allows_negative) => Finding::Rules(bank(reads, *allows_negative)),
+            Recorded::LongFork(reads) => Finding::Rules(long_fork(reads)),
+            Recorded::Cases(cases) => Finding::Cases(check_cases(cases, options)),
             Recorded::Transactions(history) => {
                 Finding::Transactions(Box::new(check_transactions(history, options)))
             }
@@ -141,7 +151,7 @@ impl Finding {
         match self {
             Self::Keys(report) => &report.flaws,
             Self::Objects(objects) => &objects.flaws,
-            Self::Transactions(_) => &[],
+            Self::Transactions(_) | Self::Rules(_) | Self::Cases(_) => &[],
         }
     }
 
@@ -152,6 +162,8 @@ impl Finding {
             Self::Keys(report) => report.verdict,
             Self::Objects(objects) => objects.verdict,
             Self::Transactions(report) => report.verdict,
+            Self::Rules(rules) => rules.verdict,
+            Self::Cases(cases) => cases.verdict,
         }
     }
 }
@@ -162,6 +174,8 @@ impl fmt::Display for Finding {
             Self::Keys(report) => report.fmt(out),
             Self::Objects(objects) => objects.fmt(out),
             Self::Transactions(report) => report.fmt(out),
+            Self::Rules(rules) => rules.fmt(out),
+            Self::Cases(cases) => cases.fmt(out),
         }
     }
 }

@@ -84,11 +84,14 @@ fn check(row: &Row, folder: &Path, options: &Options) -> Result<(Outcome, String
 /// What a file is in and of, as far as it does not say so by itself.
 fn format_of(name: &str) -> Option<(Format, Option<Workload>)> {
     if let Some(workload) = name.strip_prefix("jepsen-edn ") {
+        // The size of groups is told by the reads themselves.
+        let workload = workload.split(' ').next()?;
         return Some((Format::JepsenEdn, Some(workload.parse().ok()?)));
     }
     let format = match name {
         "porcupine-kv" => Format::PorcupineKv,
         "jepsen-log" => Format::JepsenLog,
+        "unit-json" => Format::UnitJson,
         "violin atomic-queue" | "violin atomic-stack" => Format::Violin,
         _ => return None,
     };
@@ -112,7 +115,7 @@ const CLAIMS: [(&str, Level, Verdict); 5] = [
 fn expected(text: &str) -> Option<Vec<(Level, Option<Verdict>)>> {
     let one = |verdict| Some(vec![(Level::Serializable, verdict)]);
     match text {
-        "linearizable" | "valid" => one(Some(Verdict::Holds)),
+        "linearizable" | "valid" | "per case" => one(Some(Verdict::Holds)),
         "NOT linearizable" | "invalid" => one(Some(Verdict::Violated)),
         _ if text.starts_with("UNKNOWN") || text.starts_with("not run") => one(None),
         _ => {

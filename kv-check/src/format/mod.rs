@@ -3,12 +3,14 @@
 //! Each module reads one format into operations; [`Format::detect`] tells them apart by content.
 //! Readers trust nothing: any text gives a recording or a [`ParseError`] with a position.
 
+mod cases;
 mod edn;
 mod edn_events;
 mod events;
 mod jepsen;
 mod jepsen_objects;
 mod porcupine;
+mod rule_events;
 #[cfg(test)]
 mod tests;
 mod txn_events;
@@ -22,7 +24,8 @@ use crate::object::{
     Access, Call, CounterAction, MutexAction, QueueAction, SetAction, Side, StringAction,
 };
 use crate::parse::ParseError;
-use crate::transactions::TxnHistory;
+use crate::transactions::{Balances, Case, Group, TxnHistory};
+use txn_events::Keys;
 
 pub use workload::Workload;
 
@@ -40,15 +43,18 @@ pub enum Format {
     JepsenEdn,
     /// Calls and returns of a queue or a stack, as Violin records them: `[1] call add(2)`.
     Violin,
+    /// Small histories of transactions with what is known of each, as one JSON array.
+    UnitJson,
 }
 
 /// The names of all formats, for people.
-pub const FORMAT_NAMES: [(&str, Format); 5] = [
+pub const FORMAT_NAMES: [(&str, Format); 6] = [
     ("json-lines", Format::JsonLines),
     ("porcupine-kv", Format::PorcupineKv),
     ("jepsen-log", Format::JepsenLog),
     ("jepsen-edn", Format::JepsenEdn),
     ("violin", Format::Violin),
+    ("unit-json", Format::UnitJson),
 ];
 
 /// What was recorded.
@@ -73,6 +79,14 @@ pub(crate) enum Recorded {
     Registers(Vec<RegisterRecord>),
     /// Transactions.
     Transactions(Box<TxnHistory>),
+    /// Transactions of which only the guarantees of sessions count.
+    Sessions(Box<TxnHistory>),
+    /// Balances, and whether they may be negative.
+    Bank(Vec<Balances>, bool),
+    /// Reads of groups of keys.
+    LongFork(Vec<Group>),
+    /// Small histories with known verdicts.
+    Cases(Vec<Case>),
 }
 
 /// The history of registers that transactions connect.
@@ -96,6 +110,11 @@ impl Format {
     /// Which format a text is in, by what stands in its first lines that say something.
     #[must_use]
     pub fn detect(text: &str) -> Self {
+        let first = text.trim_start().strip_prefix('[').map(str::trim_start);
+        let first = first.and_then(|rest| rest.strip_prefix('{')).map(str::trim_start);
+        if first.is_some_and(|rest| rest.starts_with('"')) {
+            return Self::UnitJson;
+        }
         for line in text.lines().map(str::trim) {
             if line.starts_with("INFO") || line.starts_with("WARN") {
                 return Self::JepsenLog;
@@ -128,6 +147,7 @@ impl Format {
             Self::JepsenLog => Recorded::Keys(jepsen::read_log(text)?),
             Self::JepsenEdn => return self.read_as(text, Workload::recognize(text)),
             Self::Violin => violin::read(text)?,
+            Self::UnitJson => Recorded::Cases(cases::read(text)?),
         }))
     }
 
@@ -148,7 +168,18 @@ impl Format {
             Workload::Set => jepsen_objects::read_set(text, false)?,
             Workload::SetFull => jepsen_objects::read_set(text, true)?,
             Workload::Counter => jepsen_objects::read_counter(text)?,
-            Workload::ListAppend => Recorded::Transactions(Box::new(txn_events::read_lists(text)?)),
+            Workload::ListAppend => {
+                Recorded::Transactions(Box::new(txn_events::read(text, Keys::Lists)?))
+            }
+            Workload::RwRegister => {
+                Recorded::Transactions(Box::new(txn_events::read(text, Keys::Registers)?))
+            }
+            Workload::SessionGuarantees => {
+                Recorded::Sessions(Box::new(txn_events::read(text, Keys::Registers)?))
+            }
+            Workload::Bank => Recorded::Bank(rule_events::read_bank(text)?, false),
+            Workload::BankNegative => Recorded::Bank(rule_events::read_bank(text)?, true),
+            Workload::LongFork => Recorded::LongFork(rule_events::read_forks(text)?),
         }))
     }
 }

@@ -276,6 +276,83 @@ fn transactions_over_lists_are_read_and_refused() {
 }
 
 #[test]
+fn transactions_over_registers_are_read_and_refused() {
+    let txns = |read: &str| {
+        format!(
+            "{{:process 0, :type :invoke, :f :txn, :value [[:w :x 1] [:r :y nil]]}}\n\
+             {{:process 0, :type :ok, :f :txn, :value [[:w :x 1] [:r :y nil]]}}\n\
+             {{:process 1, :type :invoke, :f :txn, :value [[:r :x nil]]}}\n\
+             {{:process 1, :type :ok, :f :txn, :value [{read}]}}\n"
+        )
+    };
+    let format = Format::JepsenEdn;
+    check(format, &txns("[:r :x 1]"), Verdict::Holds);
+    check(format, &txns("[:r :x nil]"), Verdict::Violated);
+    refused(format, &txns("[:r :x [1]]"), 4, 1, "keys and values that are");
+    refused(format, &txns("[:append :x 1]"), 4, 1, "an operation like [:w :x 1]");
+    let judge = |text: &str| {
+        let recording = format.read_as(text, Workload::SessionGuarantees).expect("it is read");
+        recording.check(&Options::default()).verdict()
+    };
+    assert_eq!(judge(&txns("[:r :x nil]")), Verdict::Holds);
+    assert_eq!(judge(&txns("[:r :x nil]").replace(":process 1", ":process 0")), Verdict::Violated);
+}
+
+#[test]
+fn banks_and_long_forks_are_read_and_refused() {
+    let reads = |one: &str, other: &str| {
+        format!(
+            "[{{:type :ok, :process 1, :f :read, :value {one}}}\n\
+             {{:type :invoke, :process 1, :f :transfer, :value {{:from 0, :to 1, :amount 5}}}}\n\
+             {{:type :ok, :process 2, :f :read, :value {other}}}]"
+        )
+    };
+    let format = Format::JepsenEdn;
+    check(format, &reads("{0 9, 1 1}", "{0 4, 1 6}"), Verdict::Holds);
+    check(format, &reads("{0 9, 1 1}", "{0 4, 1 5}"), Verdict::Violated);
+    let negative = reads("{0 9, 1 1}", "{0 -1, 1 11}");
+    check(format, &negative, Verdict::Violated);
+    let read = format.read_as(&negative, Workload::BankNegative).expect("it is read");
+    assert_eq!(read.check(&Options::default()).verdict(), Verdict::Holds);
+    refused(format, &reads("{0 9}", "{0 nil}"), 3, 1, "balances that are whole numbers");
+    refused(format, &reads("{0 9}", "3"), 3, 1, "a :value like {0 90, 1 10}");
+
+    let forks = |one: &str, other: &str| reads(one, other).replace(":transfer", ":write");
+    let seen = "[[:r 0 1] [:r 1 nil]]";
+    check(format, &forks(seen, "[[:r 1 1] [:r 0 1]]"), Verdict::Holds);
+    check(format, &forks(seen, "[[:r 1 1] [:r 0 nil]]"), Verdict::Violated);
+    check(format, &forks(seen, "[[:r 1 1] [:r 2 nil]]"), Verdict::Holds);
+    refused(format, &forks(seen, "[[:r 1 1] [:r 0 2]]"), 3, 1, "one value, written once");
+    refused(format, &reads(seen, seen), 2, 1, "an :f of :read or :write");
+}
+
+#[test]
+fn cases_are_compared_with_what_is_known_of_them() {
+    let registers = |ser: bool| {
+        format!(
+            "[\n {{\"name\": \"skew\", \"ser\": {ser}, \"si\": true, \"sessions\": [\
+             [{{\"committed\": true, \"events\": [[\"w\", \"x\", 1], [\"r\", \"y\", 0]]}}],\
+             [{{\"committed\": true, \"events\": [[\"w\", \"y\", 1], [\"r\", \"x\", 0]]}}]]}}]"
+        )
+    };
+    check(Format::UnitJson, &registers(false), Verdict::Holds);
+    check(Format::UnitJson, &registers(true), Verdict::Violated);
+    let lists = |anomaly: &str, level: &str| {
+        format!(
+            r#"[{{"name":"G2","anomalies":["{anomaly}"],"not_":["{level}"],"ops":[
+               {{"process":0,"type":"ok","txn":"ax1ry"}},
+               {{"process":1,"type":"ok","txn":"ay1rx"}}]}}]"#
+        )
+    };
+    check(Format::UnitJson, &lists("G2-item", "repeatable-read"), Verdict::Holds);
+    check(Format::UnitJson, &lists("G0", "repeatable-read"), Verdict::Violated);
+    check(Format::UnitJson, &lists("G2-item", "snapshot-isolation"), Verdict::Violated);
+    refused(Format::UnitJson, &lists("G2-item", "none"), 1, 1, "one of read-uncommitted");
+    refused(Format::UnitJson, &lists("", "").replace("ay1", "a1"), 1, 1, "operations like ax1");
+    refused(Format::UnitJson, "[{\"name\": 3}]", 1, 11, "an array of cases");
+}
+
+#[test]
 fn queues_and_stacks_are_told_apart() {
     let calls = |object: &str, first: u32| {
         format!(
@@ -306,6 +383,14 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
         events(&[("add", "1", ":ok"), ("read", "nil", ":ok [1]")]),
         events(&[("txn", "[[:write :x 1]]", ":ok"), ("read", "nil", ":ok 1")]),
         r#"{"version":1,"model":"kv"}"#.to_owned(),
+        "{:type :ok :f :read :value {0 1}} {:type :ok :f :read :value [[:r 0 1] [:r 1 nil]]}"
+            .to_owned(),
+        r#"[{"name":"a","ser":true,"sessions":[[{"committed":true,"events":[["w","x",0]]}]]},"#
+            .to_owned()
+            + r#"{"name":"b","ops":[{"process":0,"type":"ok","txn":"ax1rx1"}]}]"#,
+        "{:type :invoke, :f :txn, :value [[:w :x 1] [:r :y nil]]}\n{:type :ok, :value []}\n\
+         {:type :invoke, :value [[:r :x nil]]}{:type :ok, :value [[:r :x 1]]}"
+            .to_owned(),
         "{:type :invoke, :f :txn, :value [[:append :x 1]]}\n{:type :info, :value []}\n\
          {:type :invoke, :value [[:r :x nil]]}{:type :ok, :value [[:r :x [1]]]}"
             .to_owned(),

@@ -5,11 +5,12 @@
 //! {:process 0, :type :ok,     :f :txn, :value [[:append :x 1] [:r :y [2 3]]]}
 //! ```
 //!
-//! What was read is in the `:ok`; there `nil` is an empty list. A `:fail` is aborted. Of an
-//! `:info`, and of what has no end, nobody will ever know.
+//! What was read is in the `:ok`; there `nil` is an empty list, or a register that nothing was
+//! written to. A `:fail` is aborted. Of an `:info`, and of what has no end, nobody will ever know.
 //! Events without a `:process` are of one client.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use super::edn::Edn;
 use super::edn_events::{EdnEvent, EdnEvents};
@@ -17,25 +18,36 @@ use crate::history::EventKind;
 use crate::parse::ParseError;
 use crate::transactions::{ANYBODY, NEVER, Txn, TxnHistory, TxnOp, TxnOutcome};
 
-/// Whether an event tells that the keys hold lists.
-pub(super) fn is_of_lists(event: &EdnEvent<'_>) -> bool {
-    let Edn::Sequence(ops) = &event.value else { return false };
-    let is_of_list = |op: &Edn<'_>| match op {
-        Edn::Sequence(parts) => {
-            matches!(
-                parts[..],
-                [Edn::Keyword("append"), ..] | [Edn::Keyword("r"), _, Edn::Sequence(_)]
-            )
+/// What the keys are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// Lists: `:append` and `:r`.
+    Lists,
+    /// Registers: `:w` and `:r`.
+    Registers,
+}
+
+/// What a text tells of its keys by one event, if it does.
+pub(super) fn keys_of(event: &EdnEvent<'_>) -> Option<Keys> {
+    let (Edn::Sequence(ops), "txn" | "") = (&event.value, event.f) else { return None };
+    ops.iter().find_map(|op| {
+        let Edn::Sequence(parts) = op else { return None };
+        match parts[..] {
+            [Edn::Keyword("append"), ..] | [Edn::Keyword("r"), _, Edn::Sequence(_)] => {
+                Some(Keys::Lists)
+            }
+            [Edn::Keyword("w"), ..] | [Edn::Keyword("r"), _, Edn::Number(_)] => {
+                Some(Keys::Registers)
+            }
+            _ => None,
         }
-        _ => false,
-    };
-    matches!(event.f, "txn" | "") && ops.iter().any(is_of_list)
+    })
 }
 
 /// Reads transactions.
-pub(super) fn read_lists(text: &str) -> Result<TxnHistory, ParseError> {
+pub(super) fn read(text: &str, keys: Keys) -> Result<TxnHistory, ParseError> {
     let mut reading =
-        Reading { history: TxnHistory::new(), open: BTreeMap::new(), name: String::new() };
+        Reading { keys, history: TxnHistory::new(), open: BTreeMap::new(), name: String::new() };
     for (position, event) in (0..).zip(EdnEvents::new(text)) {
         let event = event?;
         if position >= NEVER - 1 {
@@ -48,6 +60,7 @@ pub(super) fn read_lists(text: &str) -> Result<TxnHistory, ParseError> {
 
 /// Transactions in the making.
 struct Reading {
+    keys: Keys,
     history: TxnHistory,
     /// The open transaction of each process.
     open: BTreeMap<Option<u64>, Open>,
@@ -115,25 +128,33 @@ impl Reading {
         op: &Edn<'_>,
         is_end: bool,
     ) -> Result<TxnOp, ParseError> {
-        let expected = "an operation like [:append :x 1] or [:r :x [1]]";
+        let expected = match self.keys {
+            Keys::Lists => "an operation like [:append :x 1] or [:r :x [1]]",
+            Keys::Registers => "an operation like [:w :x 1] or [:r :x 1]",
+        };
         let Edn::Sequence(parts) = op else { return Err(event.expected(expected)) };
         let [Edn::Keyword(f), key, value] = parts.as_slice() else {
             return Err(event.expected(expected));
         };
         self.name(event, key)?;
         let key = self.history.key(&self.name);
+        let keys = self.keys;
         let mut version = |value: &Edn<'_>| {
             self.name(event, value)?;
             Ok(self.history.version(key, &self.name))
         };
-        Ok(match (*f, value) {
-            ("append", value) => TxnOp::Append(version(value)?),
-            ("r", Edn::Sequence(elements)) if is_end => {
+        Ok(match (*f, keys, value) {
+            ("append", Keys::Lists, value) => TxnOp::Append(version(value)?),
+            ("w", Keys::Registers, value) => TxnOp::Write(version(value)?),
+            ("r", Keys::Registers, Edn::Nil) => TxnOp::Read(key, None),
+            ("r", Keys::Registers, value) if is_end => TxnOp::Read(key, Some(version(value)?)),
+            ("r", Keys::Registers, _) => TxnOp::Read(key, None),
+            ("r", Keys::Lists, Edn::Sequence(elements)) if is_end => {
                 let elements: Vec<_> = elements.iter().map(version).collect::<Result<_, _>>()?;
                 let list = self.history.list(&elements);
                 TxnOp::ReadList(key, list.map_err(|full| event.expected(&full.to_string()))?)
             }
-            ("r", value) if !is_end || *value == Edn::Nil => {
+            ("r", Keys::Lists, value) if !is_end || *value == Edn::Nil => {
                 let list = self.history.list(&[]);
                 TxnOp::ReadList(key, list.map_err(|full| event.expected(&full.to_string()))?)
             }
@@ -143,21 +164,8 @@ impl Reading {
 
     /// Takes down the name of a key or a value.
     fn name(&mut self, event: &EdnEvent<'_>, value: &Edn<'_>) -> Result<(), ParseError> {
-        use std::fmt::Write as _;
         self.name.clear();
-        match value {
-            Edn::Number(number) => {
-                write!(self.name, "{number}").expect("a text takes everything");
-            }
-            Edn::Text(text) => {
-                write!(self.name, "\"{text}\"").expect("a text takes everything");
-            }
-            Edn::Keyword(word) | Edn::Symbol(word) => self.name.push_str(word),
-            Edn::Nil | Edn::Sequence(_) | Edn::Map(_) => {
-                return Err(event.expected("keys and values that are numbers, words or texts"));
-            }
-        }
-        Ok(())
+        write_name(&mut self.name, event, value)
     }
 
     fn finish(mut self) -> Result<TxnHistory, ParseError> {
@@ -178,4 +186,23 @@ fn process(event: &EdnEvent<'_>) -> Result<u32, ParseError> {
     let Some(process) = event.process else { return Ok(ANYBODY) };
     let process = u32::try_from(process).ok().filter(|process| *process != ANYBODY);
     process.ok_or_else(|| event.expected("a :process below 2^32"))
+}
+
+/// The name of a key, an account or a value.
+pub(super) fn name_of(event: &EdnEvent<'_>, value: &Edn<'_>) -> Result<String, ParseError> {
+    let mut name = String::new();
+    write_name(&mut name, event, value)?;
+    Ok(name)
+}
+
+fn write_name(name: &mut String, event: &EdnEvent<'_>, value: &Edn<'_>) -> Result<(), ParseError> {
+    match value {
+        Edn::Number(number) => write!(name, "{number}").expect("a text takes everything"),
+        Edn::Text(text) => write!(name, "\"{text}\"").expect("a text takes everything"),
+        Edn::Keyword(word) | Edn::Symbol(word) => name.push_str(word),
+        Edn::Nil | Edn::Sequence(_) | Edn::Map(_) => {
+            return Err(event.expected("keys and values that are numbers, words or texts"));
+        }
+    }
+    Ok(())
 }

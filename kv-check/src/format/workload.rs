@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use super::edn::Edn;
 use super::edn_events::{EdnEvent, EdnEvents};
-use super::txn_events;
+use super::rule_events;
+use super::txn_events::{self, Keys};
 
 /// What Jepsen's events are of: which operations there are, and what they promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +27,20 @@ pub enum Workload {
     Counter,
     /// Transactions over lists, empty at first: `:txn` with `:append` and `:r`.
     ListAppend,
+    /// Transactions over registers, without a value at first: `:txn` with `:w` and `:r`.
+    RwRegister,
+    /// The same, held to the guarantees of sessions only.
+    SessionGuarantees,
+    /// A bank whose accounts keep their sum, and are not negative: `:read` and `:transfer`.
+    Bank,
+    /// The same with negative balances.
+    BankNegative,
+    /// Groups of keys that are written once: `:read` and `:write`, with `:r` and `:w`.
+    LongFork,
 }
 
 /// The names of all workloads, for people.
-pub(super) const WORKLOAD_NAMES: [(&str, Workload); 8] = [
+pub(super) const WORKLOAD_NAMES: [(&str, Workload); 13] = [
     ("register", Workload::Register),
     ("cas-register", Workload::CasRegister),
     ("mutex", Workload::Mutex),
@@ -38,6 +49,11 @@ pub(super) const WORKLOAD_NAMES: [(&str, Workload); 8] = [
     ("set-full", Workload::SetFull),
     ("counter", Workload::Counter),
     ("list-append", Workload::ListAppend),
+    ("rw-register", Workload::RwRegister),
+    ("session-guarantees", Workload::SessionGuarantees),
+    ("bank", Workload::Bank),
+    ("bank-negative", Workload::BankNegative),
+    ("long-fork", Workload::LongFork),
 ];
 
 impl Workload {
@@ -62,12 +78,21 @@ impl Workload {
 
     /// Which workload has an event like this, if only one has.
     fn of(event: &EdnEvent<'_>) -> Option<Self> {
+        if rule_events::is_of_bank(event) {
+            return Some(Self::Bank);
+        }
+        if rule_events::is_of_forks(event) {
+            return Some(Self::LongFork);
+        }
         match event.f {
             "write" | "cas" => Some(Self::CasRegister),
             "acquire" | "release" => Some(Self::Mutex),
             "read" if is_all_elements(&event.value) => Some(Self::Set),
             "txn" if is_of_registers(&event.value) => Some(Self::MultiRegister),
-            _ => txn_events::is_of_lists(event).then_some(Self::ListAppend),
+            _ => txn_events::keys_of(event).map(|keys| match keys {
+                Keys::Lists => Self::ListAppend,
+                Keys::Registers => Self::RwRegister,
+            }),
         }
     }
 }

@@ -33,6 +33,11 @@ pub(crate) fn visit_objects(recorded: &Recorded, visitor: &mut impl Visitor) {
                 visitor.visit(&Registers(names.len()), &names.join(" "), calls);
             }
         }
-        Recorded::Keys(_) | Recorded::Transactions(_) => {}
+        Recorded::Keys(_)
+        | Recorded::Transactions(_)
+        | Recorded::Sessions(_)
+        | Recorded::Bank(..)
+        | Recorded::LongFork(_)
+        | Recorded::Cases(_) => {}
     }
 }

@@ -2,8 +2,7 @@
 
 use super::anomaly::name;
 use super::appends::{Appends, NONE};
-use super::cycle::Link;
-use super::graph::Kind;
+use super::graph::{Kind, Link};
 use super::history::{KeyId, TxnOp, Version, index};
 
 impl Appends<'_> {

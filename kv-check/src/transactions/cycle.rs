@@ -5,23 +5,15 @@
 //! Within the components a breadth-first search from an edge to its own beginning gives a short
 //! cycle to show; what is found is named by what it holds.
 
-use super::graph::{Components, Graph, Kind, Rule};
+use super::graph::{Components, Graph, Kind, Link, Rule};
 use super::level::{AnomalyKind, Cycle, Level, Variant};
 use crate::budget::{Options, Stop};
-
-/// An edge of a cycle, between transactions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) from: u32,
-    pub(crate) to: u32,
-    pub(crate) kind: Kind,
-    pub(crate) key: u32,
-}
 
 /// What cycles there are.
 #[derive(Debug, Default)]
 pub(crate) struct Cycles {
-    /// A short cycle of each kind that was found, from the worst to the mildest.
+    /// A short cycle of each kind that was found, from the worst to the mildest; its edges are between
+    /// transactions.
     pub(crate) found: Vec<(AnomalyKind, Vec<Link>)>,
     /// Kinds of which nobody knows whether there are some: the steps were used up.
     pub(crate) undecided: Vec<AnomalyKind>,

@@ -25,6 +25,16 @@ pub(crate) enum Kind {
     Onward = 32,
 }
 
+/// An edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) kind: Kind,
+    /// The key that it is about, if it is about one.
+    pub(crate) key: u32,
+}
+
 /// Edges in the making.
 #[derive(Debug, Default)]
 pub(crate) struct Edges {
@@ -45,6 +55,16 @@ impl Edges {
     pub(crate) fn helper(&mut self) -> u32 {
         self.nodes += 1;
         self.nodes - 1
+    }
+
+    /// All edges, to helpers and from them as well.
+    pub(crate) fn links(&self) -> impl Iterator<Item = Link> {
+        (0..self.from.len()).map(|edge| Link {
+            from: self.from[edge],
+            to: self.to[edge],
+            kind: self.kinds[edge],
+            key: self.keys[edge],
+        })
     }
 
     pub(crate) fn add(&mut self, from: u32, to: u32, kind: Kind, key: u32) {

@@ -143,6 +143,19 @@ impl Level {
         }
     }
 
+    /// Whether whatever keeps this level keeps the other one.
+    pub(crate) fn implies(self, other: Self) -> bool {
+        let ((cycle, variant), (other_cycle, other_variant)) = (self.cycles(), other.cycles());
+        match self {
+            _ if self == other || other == Self::ReadUncommitted => true,
+            _ if other_variant > variant || other_cycle > cycle => false,
+            _ if cycle > Cycle::G1c => true,
+            Self::UpdateAtomic if other == Self::ReadAtomic => true,
+            Self::UpdateAtomic if other == Self::CursorStability => true,
+            _ => other == Self::ReadCommitted && self != Self::ReadUncommitted,
+        }
+    }
+
     /// Whether it takes the order of all versions to say that it holds. Where serial orders or
     /// cycles of writes are forbidden, writes that nobody saw can always be ordered.
     pub(crate) fn needs_order(self) -> bool {

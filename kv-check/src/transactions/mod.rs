@@ -5,6 +5,8 @@
 //!
 //! Lists that are appended to show the order of their versions, so everything follows in linear
 //! time (`appends`). The result is a graph of transactions; levels forbid its cycles (`cycle`).
+//! Registers that are overwritten do not show the order of writes (`registers`), so an order is
+//! looked for that leaves no forbidden cycle (`polygraph`).
 //!
 //! # Why it holds
 //!
@@ -21,73 +23,56 @@ mod anomaly;
 mod append_edges;
 mod append_story;
 mod appends;
+mod cases;
 mod cycle;
 mod graph;
 mod history;
+mod judge;
 mod level;
 mod order;
+mod polygraph;
+mod registers;
 mod report;
+mod rules;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
 pub use anomaly::Anomaly;
 pub(crate) use anomaly::describe;
+pub use cases::Cases;
 pub use history::{
     ANYBODY, HistoryFull, KeyId, List, NEVER, Txn, TxnHistory, TxnOp, TxnOutcome, Version,
 };
 pub use level::{AnomalyKind, Cycle, LEVEL_NAMES, Level, Variant};
 pub use report::{LevelVerdict, TxnCounts, TxnReport};
+pub use rules::{Rule, Rules};
+
+pub(crate) use cases::{Case, Expected, check as check_cases};
+pub(crate) use history::index;
+pub(crate) use rules::{Balances, Group, bank, long_fork};
+pub(crate) use sessions::session_guarantees;
 
 use crate::budget::Options;
-use crate::report::Verdict;
-use anomaly::Anomalies;
 use appends::Appends;
-use cycle::{Cycles, cycles};
-use graph::{Edges, Graph};
+use registers::Registers;
 
 /// Checks which levels of isolation a history keeps; the verdict is that for the level of the
 /// options. Their budget bounds what is not linear.
 #[must_use]
 pub fn check_transactions(history: &TxnHistory, options: &Options) -> TxnReport {
     let mut report = TxnReport::new(history, options.level);
-    match Appends::new(history) {
-        Ok(appends) => judge_lists(appends, options, &mut report),
-        Err(reason) => report.unknown(reason),
+    let is_of_lists = |op: &TxnOp| matches!(op, TxnOp::Append(_) | TxnOp::ReadList(..));
+    let lists = history.all_ops().iter().filter(|op| is_of_lists(op)).count();
+    let done = if lists == history.op_count() {
+        Appends::new(history).map(|appends| judge::lists(appends, options, &mut report))
+    } else if lists == 0 {
+        Registers::new(history).and_then(|it| judge::registers(it, options, &mut report))
+    } else {
+        Err("a history has either lists or registers".to_owned())
+    };
+    if let Err(reason) = done {
+        report.unknown(reason);
     }
     report
-}
-
-fn judge_lists(mut appends: Appends<'_>, options: &Options, report: &mut TxnReport) {
-    let history = appends.history;
-    let transactions = history.transactions().len();
-    let mut edges = Edges::new(transactions);
-    appends.add_edges(&mut edges);
-    order::add_edges(history, &appends.committed, &mut edges);
-    let graph = Graph::new(transactions, &edges);
-    drop(edges);
-    let cycles = cycles(&graph, options);
-    let mut anomalies = std::mem::take(&mut appends.anomalies);
-    for (kind, links) in &cycles.found {
-        let involved: Vec<u32> = links.iter().map(|link| link.from).collect();
-        let sentences = || links.iter().map(|link| appends.sentence(link)).collect();
-        anomalies.add(*kind, &involved, sentences);
-    }
-    let is_ordered = appends.unordered.is_empty();
-    let judge = |level| judge(level, &anomalies, &cycles, is_ordered);
-    report.judged(judge);
-    report.found(history, anomalies.into_vec());
-}
-
-/// What is known about a level. `is_ordered` says that the order of all versions that matter is
-/// known.
-fn judge(level: Level, anomalies: &Anomalies, cycles: &Cycles, is_ordered: bool) -> Verdict {
-    let is_serial = !cycles.has(Cycle::G2, level.cycles().1);
-    let is_doubtful = anomalies.has(AnomalyKind::IncompatibleOrder)
-        || (!is_ordered && !is_serial && level.needs_order());
-    match cycles.rule_out(level) {
-        _ if anomalies.forbid(level) => Verdict::Violated,
-        Some(true) => Verdict::Violated,
-        Some(false) if !is_doubtful => Verdict::Holds,
-        _ => Verdict::Unknown,
-    }
 }

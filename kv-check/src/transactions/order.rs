@@ -8,14 +8,30 @@
 
 use super::graph::{Edges, Kind};
 use super::history::{NEVER, TxnHistory, index};
+use super::level::Variant;
 
-/// Adds the edges between the transactions of `is_kept`; only those count.
-pub(crate) fn add_edges(history: &TxnHistory, is_kept: &[bool], edges: &mut Edges) {
+/// Adds the edges of a variant between the transactions of `is_kept`; only those count.
+pub(crate) fn add_edges(
+    history: &TxnHistory,
+    is_kept: &[bool],
+    variant: Variant,
+    edges: &mut Edges,
+) {
     let kept = |txn: &u32| is_kept[*txn as usize];
     let mut begins: Vec<u32> = (0..index(is_kept.len())).filter(kept).collect();
     let transactions = history.transactions();
     begins.sort_by_key(|txn| transactions[*txn as usize].invoked);
-    sessions(history, &begins, edges);
+    if variant >= Variant::Process {
+        sessions(history, &begins, edges);
+    }
+    if variant >= Variant::RealTime {
+        real_time(history, &begins, edges);
+    }
+}
+
+/// Edges through barriers from each transaction to all that were invoked after it completed.
+fn real_time(history: &TxnHistory, begins: &[u32], edges: &mut Edges) {
+    let transactions = history.transactions();
     let is_completed = |txn: &u32| transactions[*txn as usize].completed != NEVER;
     let mut ends: Vec<u32> = begins.iter().copied().filter(is_completed).collect();
     ends.sort_by_key(|txn| transactions[*txn as usize].completed);

@@ -5,6 +5,7 @@
 
 use super::history::index;
 use super::*;
+use crate::report::Verdict;
 
 fn lists(text: &str) -> TxnHistory {
     let mut history = TxnHistory::new();
@@ -44,7 +45,12 @@ fn op(history: &mut TxnHistory, word: &str) -> TxnOp {
 /// The anomalies of a case, and the weakest levels that they rule out.
 #[track_caller]
 fn expect(text: &str, anomalies: &str, ruled_out: &str, kept: &str) {
-    let report = check_transactions(&lists(text), &Options::default());
+    expect_of(&lists(text), anomalies, ruled_out, kept);
+}
+
+#[track_caller]
+fn expect_of(history: &TxnHistory, anomalies: &str, ruled_out: &str, kept: &str) {
+    let report = check_transactions(history, &Options::default());
     let found: Vec<_> = report.anomalies.iter().map(|it| it.kind.to_string()).collect();
     assert_eq!(found.join(" "), anomalies, "{report}");
     for (names, verdict) in [(ruled_out, Verdict::Violated), (kept, Verdict::Holds)] {
@@ -172,4 +178,85 @@ fn cycles_are_told_in_sentences() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+/// Registers: `wx1` writes 1 to x, `rx1` read it, `rx` found nothing.
+fn registers(text: &str) -> TxnHistory {
+    let lists = lists(&text.replace('w', "a"));
+    let mut history = TxnHistory::new();
+    for (place, txn) in lists.transactions().iter().enumerate() {
+        let op = |op: &TxnOp| {
+            let key = history.key(lists.key_name(lists.key_of_op(*op)));
+            let mut version = |it: Version| history.version(key, lists.value_name(it));
+            match *op {
+                TxnOp::Append(it) => TxnOp::Write(version(it)),
+                TxnOp::ReadList(_, list) => {
+                    TxnOp::Read(key, lists.elements(list).last().map(|it| version(*it)))
+                }
+                other => other,
+            }
+        };
+        let ops: Vec<_> = lists.ops(place).iter().map(op).collect();
+        history.push(*txn, &ops).unwrap();
+    }
+    history
+}
+
+#[track_caller]
+fn expect_registers(text: &str, anomalies: &str, ruled_out: &str, kept: &str) {
+    expect_of(&registers(text), anomalies, ruled_out, kept);
+}
+
+#[test]
+fn registers_show_what_is_certain_without_an_order() {
+    let all = LEVEL_NAMES.map(|(name, _)| name).join(" ");
+    expect_registers("0 ok rx wx1--1 info wx2--2 ok rx2 wx3--3 fail wx4--4 ok rx3", "", "", &all);
+    let (out, kept) = ("read-committed", "read-uncommitted");
+    expect_registers("0 fail wx1--1 ok rx1", "G1a", out, kept);
+    expect_registers("0 ok wx1 wx2--1 ok rx1", "G1b", out, kept);
+    expect_registers("0 ok rx1 wx1", "future-read", out, kept);
+    expect_registers("0 ok wx1 ry1\n1 ok wy1 rx1", "G1c", out, kept);
+    expect_registers("0 ok rx rx1--1 ok wx1", "internal", "read-atomic", "read-committed");
+    expect_registers("0 ok rx1\n1 ok rx", "garbage-read", "read-uncommitted", "");
+    let case = "0 ok wx0\n1 ok rx0 wx1\n2 ok rx0 wx2";
+    expect_registers(case, "lost-update", "cursor-stability", "read-committed");
+    let case = "0 ok wx1 wy1\n1 ok rx1 ry";
+    expect_registers(case, "G-single-item", "snapshot-isolation", "read-committed");
+}
+
+#[test]
+fn orders_of_writes_are_looked_for() {
+    let case = "0 ok wx1\n1 ok wx2\n2 ok rx1--2 ok rx2--2 ok rx1";
+    expect_registers(case, "no-order", "strong-session-serializable", "serializable");
+    let case = "0 ok wx0 wy0--1 ok rx0 wy1\n2 ok ry0 wx1";
+    let (out, kept) = ("serializable", "strong-snapshot-isolation");
+    expect_registers(case, "no-order", out, kept);
+    let report = check_transactions(&registers(case), &Options::default());
+    let text = report.to_string();
+    assert!(text.contains("no order of the writes is serializable"), "{text}");
+    assert!(
+        text.contains(
+            "one way: T3 read y as 0, before T2 wrote 1; T2 read x as 0, before T3 wrote 1"
+        ),
+        "{text}"
+    );
+    let spent = Options { budget_steps: Some(0), ..Options::default() };
+    assert_eq!(check_transactions(&registers(case), &spent).verdict, Verdict::Unknown);
+}
+
+#[test]
+fn sessions_have_guarantees() {
+    let broken = |text: &str| {
+        let rules = session_guarantees(&registers(text)).rules;
+        let broken = rules.iter().filter(|rule| rule.verdict == Verdict::Violated);
+        broken.map(|rule| rule.name).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(broken("0 ok wx1--0 ok rx1--1 ok rx wx2--0 ok rx2"), "");
+    assert_eq!(broken("0 ok wx1--0 ok rx"), "read-your-writes");
+    let all = "monotonic-reads monotonic-writes writes-follow-reads";
+    assert_eq!(broken("0 ok wx1\n1 ok wx2--2 ok rx1--2 ok rx2--2 ok rx1"), all);
+    assert_eq!(broken("0 ok wx1\n1 ok wx2--0 ok rx2\n1 ok rx1"), "read-your-writes");
+    assert_eq!(broken("0 ok wx1--0 ok wx2--1 ok rx2--1 ok rx1"), "monotonic-writes");
+    assert_eq!(broken("0 ok wx1--1 ok rx1--1 ok wx2--2 ok rx2--2 ok rx1"), "writes-follow-reads");
+    assert_eq!(broken("0 info wx1--0 ok rx"), "");
 }

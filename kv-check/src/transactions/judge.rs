@@ -1,0 +1,160 @@
+//! From what a history shows to what is known about each level.
+
+use super::anomaly::Anomalies;
+use super::appends::Appends;
+use super::cycle::{Cycles, cycles};
+use super::graph::{Edges, Graph, Link};
+use super::level::{AnomalyKind, Cycle, LEVEL_NAMES, Level, Variant};
+use super::order;
+use super::polygraph::{Answer, EDGES_MAX, solve};
+use super::registers::Registers;
+use super::report::TxnReport;
+use crate::budget::Options;
+use crate::report::Verdict;
+
+/// Adds the cycles to the anomalies, in sentences.
+fn tell(cycles: &Cycles, anomalies: &mut Anomalies, sentence: impl Fn(&Link) -> String) {
+    for (kind, links) in &cycles.found {
+        let involved: Vec<u32> = links.iter().map(|link| link.from).collect();
+        anomalies.add(*kind, &involved, || links.iter().map(&sentence).collect());
+    }
+}
+
+/// Judges lists.
+pub(crate) fn lists(mut appends: Appends<'_>, options: &Options, report: &mut TxnReport) {
+    let history = appends.history;
+    let transactions = history.transactions().len();
+    let mut edges = Edges::new(transactions);
+    appends.add_edges(&mut edges);
+    order::add_edges(history, &appends.committed, Variant::RealTime, &mut edges);
+    let graph = Graph::new(transactions, &edges);
+    drop(edges);
+    let cycles = cycles(&graph, options);
+    let mut anomalies = std::mem::take(&mut appends.anomalies);
+    tell(&cycles, &mut anomalies, |link| appends.sentence(link));
+    let is_ordered = appends.unordered.is_empty();
+    report.judged(|level| of_lists(level, &anomalies, &cycles, is_ordered));
+    report.found(history, anomalies.into_vec());
+}
+
+/// What is known about a level of lists. `is_ordered` says that the order of all versions that
+/// matter is known.
+fn of_lists(level: Level, anomalies: &Anomalies, cycles: &Cycles, is_ordered: bool) -> Verdict {
+    let is_serial = !cycles.has(Cycle::G2, level.cycles().1);
+    let is_doubtful = anomalies.has(AnomalyKind::IncompatibleOrder)
+        || (!is_ordered && !is_serial && level.needs_order());
+    match cycles.rule_out(level) {
+        _ if anomalies.forbid(level) => Verdict::Violated,
+        Some(true) => Verdict::Violated,
+        Some(false) if !is_doubtful => Verdict::Holds,
+        _ => Verdict::Unknown,
+    }
+}
+
+/// The levels for which an order of writes is looked for. Serializability comes first: it is found
+/// sooner, and implies snapshot isolation.
+const SOLVED: [Level; 6] = [
+    Level::StrictSerializable,
+    Level::StrongSessionSerializable,
+    Level::Serializable,
+    Level::StrongSessionSnapshotIsolation,
+    Level::SnapshotIsolation,
+    Level::StrongSnapshotIsolation,
+];
+
+/// Judges registers. An error says why nothing can be said.
+pub(crate) fn registers(
+    mut registers: Registers<'_>,
+    options: &Options,
+    report: &mut TxnReport,
+) -> Result<(), String> {
+    let history = registers.history;
+    let transactions = history.transactions().len();
+    if registers.first_count() > EDGES_MAX {
+        return Err("there are too many reads of initial states of keys".to_owned());
+    }
+    let mut edges = Edges::new(transactions);
+    for Link { from, to, kind, key } in registers.certain() {
+        edges.add(from, to, kind, key);
+    }
+    order::add_edges(history, &registers.committed, Variant::RealTime, &mut edges);
+    let cycles = cycles(&Graph::new(transactions, &edges), options);
+    drop(edges);
+    let mut anomalies = std::mem::take(&mut registers.anomalies);
+    tell(&cycles, &mut anomalies, |link| registers.sentence(link));
+    let mut known = Known::default();
+    for (_, level) in LEVEL_NAMES {
+        if anomalies.forbid(level) || cycles.rule_out(level) == Some(true) {
+            known.violated.push(level);
+        } else if needs_no_order(level) {
+            known.holds.push(level);
+        }
+    }
+    for level in SOLVED {
+        if known.of(level) == Verdict::Unknown {
+            known.solve(level, &registers, options);
+        }
+    }
+    if let Some((level, links)) = known.excluded.take() {
+        let involved: Vec<u32> = links.iter().flatten().map(|link| link.from).collect();
+        let sentences = || no_order(level, &registers, &links);
+        anomalies.add(AnomalyKind::NoOrder, &involved, sentences);
+    }
+    report.judged(|level| known.of(level));
+    report.found(history, anomalies.into_vec());
+    Ok(())
+}
+
+/// Whether a level without known anomalies holds, as an order that suits writes and reads does.
+fn needs_no_order(level: Level) -> bool {
+    level.cycles().0 <= Cycle::G1c && !matches!(level, Level::ReadAtomic | Level::UpdateAtomic)
+}
+
+/// What is known about levels, without what follows.
+#[derive(Debug, Default)]
+struct Known {
+    holds: Vec<Level>,
+    violated: Vec<Level>,
+    /// The weakest level for which there is no order of the writes, and the cycles that show it.
+    excluded: Option<(Level, Vec<Vec<Link>>)>,
+}
+
+impl Known {
+    fn of(&self, level: Level) -> Verdict {
+        if self.violated.iter().any(|violated| level.implies(*violated)) {
+            Verdict::Violated
+        } else if self.holds.iter().any(|holds| holds.implies(level)) {
+            Verdict::Holds
+        } else {
+            Verdict::Unknown
+        }
+    }
+
+    /// Looks for an order of the writes that keeps a level.
+    fn solve(&mut self, level: Level, registers: &Registers<'_>, options: &Options) {
+        let (cycle, variant) = level.cycles();
+        let mut order = Edges::new(registers.committed.len());
+        order::add_edges(registers.history, &registers.committed, variant, &mut order);
+        match solve(registers, &order, cycle == Cycle::GNonadjacent, options) {
+            Answer::Unknown => {}
+            Answer::Possible => self.holds.push(level),
+            Answer::Impossible(cycles) => {
+                self.violated.push(level);
+                let is_weaker = |(known, _): &(Level, _)| known.implies(level);
+                if self.excluded.as_ref().is_none_or(is_weaker) {
+                    self.excluded = Some((level, cycles));
+                }
+            }
+        }
+    }
+}
+
+/// That there is no order, in sentences.
+fn no_order(level: Level, registers: &Registers<'_>, cycles: &[Vec<Link>]) -> Vec<String> {
+    let mut sentences = vec![format!("no order of the writes is {level}")];
+    for (way, links) in ["one way", "the other way"].iter().zip(cycles) {
+        let told: Vec<_> = links.iter().map(|link| registers.sentence(link)).collect();
+        sentences.push(format!("{way}: {}", told.join("; ")));
+    }
+    sentences
+}
