@@ -11,8 +11,8 @@ use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording, RegisterRecord};
 use crate::judge;
 use crate::object::{
-    Call, Counter, GrowSet, Mutex, Object, PENDING, Queue, Registers, Side, Text, fifo, lifo,
-    observed, search,
+    Call, Counter, GrowSet, Mutex, Object, PENDING, Presence, Queue, Registers, Side, Text, fifo,
+    lifo, observed, search,
 };
 use crate::report::{Report, Verdict, as_count};
 use crate::transactions::{
@@ -110,6 +110,13 @@ impl Recording {
             Recorded::Mutex(calls) => {
                 let mut objects = Objects::new("mutex");
                 objects.add(&Mutex, "mutex", calls, decided(&Mutex, calls, options));
+                Finding::Objects(objects)
+            }
+            Recorded::Elements(elements) => {
+                let mut objects = Objects::new("elements of a set");
+                for (name, calls) in elements {
+                    objects.add(&Presence, name, calls, decided(&Presence, calls, options));
+                }
                 Finding::Objects(objects)
             }
             Recorded::Set(record) => {

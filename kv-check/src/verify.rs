@@ -92,7 +92,7 @@ fn format_of(name: &str) -> Option<(Format, Option<Workload>)> {
         "porcupine-kv" => Format::PorcupineKv,
         "jepsen-log" => Format::JepsenLog,
         "unit-json" => Format::UnitJson,
-        "violin atomic-queue" | "violin atomic-stack" => Format::Violin,
+        "violin atomic-queue" | "violin atomic-stack" | "violin atomic-set" => Format::Violin,
         _ => return None,
     };
     Some((format, None))

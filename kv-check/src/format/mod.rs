@@ -21,7 +21,8 @@ use std::str::FromStr;
 
 use crate::history::History;
 use crate::object::{
-    Access, Call, CounterAction, MutexAction, QueueAction, SetAction, Side, StringAction,
+    Access, Call, CounterAction, MutexAction, PresenceAction, QueueAction, SetAction, Side,
+    StringAction,
 };
 use crate::parse::ParseError;
 use crate::transactions::{Balances, Case, Group, TxnHistory};
@@ -69,6 +70,8 @@ pub(crate) enum Recorded {
     Strings(Vec<(String, Vec<Call<StringAction>>)>),
     /// One queue or stack.
     Queue(Side, Vec<Call<QueueAction>>),
+    /// The elements of a set, by name.
+    Elements(Vec<(String, Vec<Call<PresenceAction>>)>),
     /// One lock.
     Mutex(Vec<Call<MutexAction>>),
     /// One set.

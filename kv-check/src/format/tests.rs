@@ -365,10 +365,30 @@ fn queues_and_stacks_are_told_apart() {
     check(Format::Violin, &calls("atomic-stack", 1), Verdict::Violated);
     check(Format::Violin, &calls("atomic-stack", 2), Verdict::Holds);
     check(Format::Violin, "[1] call pop()\n[1] return empty", Verdict::Holds);
-    refused(Format::Violin, &calls("atomic-set", 2), 1, 1, "atomic-queue or atomic-stack");
+    refused(Format::Violin, &calls("atomic-list", 2), 1, 1, "atomic-queue, atomic-stack or");
     refused(Format::Violin, "[1] call push", 1, 1, "push(VALUE)");
     refused(Format::Violin, "[1] call add(1)\n[1] return 1", 2, 1, "adds one");
     refused(Format::Violin, "[1] call add(1)\n[1] call add(2)", 2, 1, "open call of 1");
+}
+
+#[test]
+fn sets_are_decided_element_by_element() {
+    let set = |third: &str, fourth: &str| {
+        format!(
+            "# @object atomic-set\n[1] call add(a)\n[1] return true\n[2] call insert( b )\n\
+             [2] return\n[3] call contains(a)\n[3] return {third}\n[4] call remove(b)\n\
+             [4] return {fourth}\n[5] call delete(a)\n"
+        )
+    };
+    check(Format::Violin, &set("true", "true"), Verdict::Holds);
+    check(Format::Violin, &set("", "true"), Verdict::Holds);
+    check(Format::Violin, &set("false", "true"), Verdict::Violated);
+    let finding = Format::Violin.read(&set("true", "false")).expect("it is one");
+    let finding = finding.check(&Options::default()).to_string();
+    assert!(finding.contains("2 elements of a set, 5 operations, 1 pending"), "{finding}");
+    assert!(finding.contains("violated    b\n"), "{finding}");
+    refused(Format::Violin, &set("yes", "true"), 7, 1, "true, false or nothing");
+    refused(Format::Violin, &set("", "").replace("delete(a)", "delete"), 10, 1, "remove(VALUE)");
 }
 
 #[test]
@@ -380,6 +400,7 @@ fn no_cut_and_no_changed_byte_ends_the_program() {
         r#"({:process 1, :type :invoke, :f :acquire} #op {:process 1 :type :info :error "\"" :f :release})"#
             .to_owned(),
         "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n".to_owned(),
+        "# @object atomic-set\n[1] call add(1)\n[1] return true\n[2] call remove(1)\n".to_owned(),
         events(&[("add", "1", ":ok"), ("read", "nil", ":ok [1]")]),
         events(&[("txn", "[[:write :x 1]]", ":ok"), ("read", "nil", ":ok 1")]),
         r#"{"version":1,"model":"kv"}"#.to_owned(),

@@ -1,4 +1,4 @@
-//! Queues and stacks as Violin records them.
+//! Queues, stacks and sets as Violin records them.
 //!
 //! ```text
 //! # @object atomic-queue
@@ -9,27 +9,90 @@
 //! ```
 //!
 //! The number in brackets is that of the operation, which has one call and at most one return. The
-//! methods are `add` and `remove`, `enqueue` and `dequeue`, `push` and `pop`.
+//! methods are `add` and `remove`, `enqueue` and `dequeue`, `push` and `pop`; those of an
+//! `atomic-set` are `add(2)`, `remove(2)` and `contains(2)`, which return `true` or `false`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Recorded;
 use super::events::{Pairing, at_line};
-use crate::object::{QueueAction, Removal, Side};
+use crate::object::{Call, PresenceAction, QueueAction, Removal, Side, Touch};
 use crate::parse::ParseError;
 
 pub(super) fn read(text: &str) -> Result<Recorded, ParseError> {
+    let is_set = |line: &str| object_of(line) == Some("atomic-set");
+    if text.lines().take_while(|line| !line.trim().starts_with('[')).any(is_set) {
+        return read_set(text);
+    }
     let mut reader =
         Reader { side: None, values: HashMap::new(), pairing: Pairing::new(), is_named: false };
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
-        match line.strip_prefix('#') {
-            Some(comment) => reader.comment(number, comment)?,
-            None if line.is_empty() => {}
-            None => reader.event(number, line)?,
+        match line.starts_with('#') {
+            true => reader.comment(number, line)?,
+            false if line.is_empty() => {}
+            false => reader.event(number, line)?,
         }
     }
     Ok(Recorded::Queue(reader.side.unwrap_or(Side::Oldest), reader.pairing.finish()))
+}
+
+/// What a comment says that the history is of.
+fn object_of(line: &str) -> Option<&str> {
+    Some(line.trim().strip_prefix('#')?.trim().strip_prefix("@object")?.trim())
+}
+
+/// The number of the operation, whether it is called or returns, and the rest.
+fn event(number: usize, line: &str) -> Result<(u64, bool, &str), ParseError> {
+    let expected = || at_line(number, "expected '[ID] call METHOD' or '[ID] return'".into());
+    let rest = line.strip_prefix('[').ok_or_else(expected)?;
+    let (id, rest) = rest.split_once(']').ok_or_else(expected)?;
+    let id = id.trim().parse().map_err(|_| expected())?;
+    let (kind, rest) = rest.trim().split_once(' ').unwrap_or_else(|| (rest.trim(), ""));
+    match kind {
+        "call" => Ok((id, true, rest.trim())),
+        "return" => Ok((id, false, rest.trim())),
+        _ => Err(expected()),
+    }
+}
+
+/// A set, element by element.
+fn read_set(text: &str) -> Result<Recorded, ParseError> {
+    let mut pairing: Pairing<u64, (&str, PresenceAction)> = Pairing::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (id, is_call, rest) = event(number, line)?;
+        let expected = |what: &str| at_line(number, format!("expected {what}"));
+        if is_call {
+            let parts = rest
+                .split_once('(')
+                .and_then(|(method, rest)| Some((method.trim(), rest.strip_suffix(')')?.trim())));
+            let (touch, element) = match parts {
+                Some(("add" | "insert", element)) => (Touch::Add, element),
+                Some(("remove" | "delete", element)) => (Touch::Remove, element),
+                Some(("contains", element)) => (Touch::Contains, element),
+                _ => return Err(expected("add(VALUE), remove(VALUE) or contains(VALUE)")),
+            };
+            pairing.invoke(number, id, (element, PresenceAction { touch, found: None }))?;
+        } else {
+            let (_, action) = pairing.complete(number, id)?;
+            action.found = match rest {
+                "true" => Some(true),
+                "false" => Some(false),
+                "" => None,
+                _ => return Err(expected("true, false or nothing")),
+            };
+        }
+    }
+    let mut elements = BTreeMap::<_, Vec<_>>::new();
+    for Call { invoked, completed, action: (element, action) } in pairing.finish() {
+        elements.entry(element).or_default().push(Call { invoked, completed, action });
+    }
+    let named = elements.into_iter().map(|(element, calls)| (element.to_owned(), calls));
+    Ok(Recorded::Elements(named.collect()))
 }
 
 struct Reader<'t> {
@@ -43,12 +106,13 @@ struct Reader<'t> {
 
 impl<'t> Reader<'t> {
     fn comment(&mut self, number: usize, comment: &str) -> Result<(), ParseError> {
-        let Some(object) = comment.trim().strip_prefix("@object") else { return Ok(()) };
-        self.side = Some(match object.trim() {
+        let Some(object) = object_of(comment) else { return Ok(()) };
+        self.side = Some(match object {
             "atomic-queue" => Side::Oldest,
             "atomic-stack" => Side::Newest,
             other => {
-                let what = format!("expected atomic-queue or atomic-stack; found {other:?}");
+                let what =
+                    format!("expected atomic-queue, atomic-stack or atomic-set; found {other:?}");
                 return Err(at_line(number, what));
             }
         });
@@ -57,30 +121,20 @@ impl<'t> Reader<'t> {
     }
 
     fn event(&mut self, number: usize, line: &'t str) -> Result<(), ParseError> {
-        let expected = || at_line(number, "expected '[ID] call METHOD' or '[ID] return'".into());
-        let rest = line.strip_prefix('[').ok_or_else(expected)?;
-        let (id, rest) = rest.split_once(']').ok_or_else(expected)?;
-        let id = id.trim().parse().map_err(|_| expected())?;
-        let (kind, rest) = rest.trim().split_once(' ').unwrap_or_else(|| (rest.trim(), ""));
-        match kind {
-            "call" => {
-                let action = self.action(number, rest.trim())?;
-                self.pairing.invoke(number, id, action)
-            }
-            "return" => {
-                let found = self.found(rest.trim());
-                let action = self.pairing.complete(number, id)?;
-                match (action, found) {
-                    (QueueAction::Remove(removal), found) => *removal = found,
-                    (QueueAction::Add(_), Removal::Unknown) => {}
-                    (QueueAction::Add(_), _) => {
-                        return Err(at_line(number, "expected no value: this adds one".into()));
-                    }
-                }
-                Ok(())
-            }
-            _ => Err(expected()),
+        let (id, is_call, rest) = event(number, line)?;
+        if is_call {
+            let action = self.action(number, rest)?;
+            return self.pairing.invoke(number, id, action);
         }
+        let found = self.found(rest);
+        match (self.pairing.complete(number, id)?, found) {
+            (QueueAction::Remove(removal), found) => *removal = found,
+            (QueueAction::Add(_), Removal::Unknown) => {}
+            (QueueAction::Add(_), _) => {
+                return Err(at_line(number, "expected no value: this adds one".into()));
+            }
+        }
+        Ok(())
     }
 
     fn action(&mut self, number: usize, call: &'t str) -> Result<QueueAction, ParseError> {

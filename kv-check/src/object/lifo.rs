@@ -25,8 +25,8 @@
 //! The ways to decide a stack in polynomial time are those of Abdulla, Grahn, Jonsson, Krishna and
 //! Mishra ("Efficient linearizability monitoring", PLDI 2025) and of Lee and Mathur ("Efficient
 //! decrease-and-conquer linearizability monitoring", 2024). Here all bottoms are taken at once and all
-//! cuts made at once, so each value is looked at as often as cuts nest around it: O(n log n) times
-//! that depth. The steps are counted.
+//! cuts made at once, so each value is looked at as often as cuts nest around it. The steps are
+//! counted.
 
 use super::stay::{self, Part, Stay};
 use super::{Call, QueueAction};
@@ -34,7 +34,11 @@ use crate::budget::Steps;
 use crate::decision::Decision;
 
 /// So many values are looked at in the time of one step of a search.
-const VALUES_PER_STEP: usize = 16;
+const VALUES_PER_STEP: usize = 64;
+
+/// How often values are looked through for bottoms before they are sorted for that: most often there
+/// is one, or none.
+const SCANS_MAX: usize = 3;
 
 /// Whether the calls have an order; nothing if the rules do not know.
 pub(crate) fn decide(calls: &[Call<QueueAction>], mut steps: Steps) -> Option<Decision> {
@@ -46,14 +50,13 @@ enum Task {
     /// A call is put into the order.
     Take(u32),
     /// Values are ordered that are sorted by s.
-    Order(Vec<u32>),
+    Order(Vec<Stay>),
 }
 
 fn order(stays: &[Stay], places: &mut Vec<usize>, steps: &mut Steps) -> Part {
-    let all = 0..u32::try_from(stays.len()).expect("positions are 32 bits wide");
-    let mut tasks = vec![Task::Order(all.collect())];
+    let mut tasks = vec![Task::Order(stays.to_vec())];
     while let Some(task) = tasks.pop() {
-        let values = match task {
+        let mut values = match task {
             Task::Take(place) => {
                 places.push(place as usize);
                 continue;
@@ -64,11 +67,11 @@ fn order(stays: &[Stay], places: &mut Vec<usize>, steps: &mut Steps) -> Part {
         if steps.part(cost as u64).is_spent() {
             return Part::Spent;
         }
-        let rest = take_bottoms(stays, &values, places, &mut tasks);
-        if rest.is_empty() {
+        take_bottoms(&mut values, places, &mut tasks);
+        if values.is_empty() {
             continue;
         }
-        let parts = cut(stays, rest);
+        let parts = cut(values);
         if parts.len() == 1 {
             return Part::Impossible;
         }
@@ -78,46 +81,53 @@ fn order(stays: &[Stay], places: &mut Vec<usize>, steps: &mut Steps) -> Part {
 }
 
 /// Takes the pushes of all values that go around the others, and leaves their pops to be done.
-/// Returns the others.
-fn take_bottoms(
-    stays: &[Stay],
-    values: &[u32],
-    places: &mut Vec<usize>,
-    tasks: &mut Vec<Task>,
-) -> Vec<u32> {
-    let spans = values.iter().map(|value| {
-        let stay = &stays[*value as usize];
+fn take_bottoms(values: &mut Vec<Stay>, places: &mut Vec<usize>, tasks: &mut Vec<Task>) {
+    let mut take = |stay: &Stay| {
+        places.push(stay.add as usize);
+        tasks.extend(stay.remove.map(Task::Take));
+    };
+    for _ in 0..SCANS_MAX {
+        let Some(latest) = values.last().map(|stay| stay.remove_invoked) else { return };
+        let first = values.iter().fold(u32::MAX, |first, stay| first.min(stay.add_completed));
+        let count = values.len();
+        values.retain(|stay| {
+            let is_bottom = stay.add_invoked < first && latest < stay.remove_completed;
+            if is_bottom {
+                take(stay);
+            }
+            !is_bottom
+        });
+        if values.len() == count {
+            return;
+        }
+    }
+    let spans = values.iter().map(|stay| {
         // The end comes after all beginnings if it comes first when time runs backwards.
         [(stay.add_invoked, stay.add_completed), (!stay.remove_completed, !stay.remove_invoked)]
     });
     let mut is_left = vec![true; values.len()];
     for number in stay::take_first(&spans.collect::<Vec<_>>()) {
-        let stay = &stays[values[number] as usize];
         is_left[number] = false;
-        places.push(stay.add as usize);
-        tasks.extend(stay.remove.map(Task::Take));
+        take(&values[number]);
     }
-    values.iter().zip(is_left).filter(|(_, is_left)| *is_left).map(|(value, _)| *value).collect()
+    let mut is_left = is_left.into_iter();
+    values.retain(|_| is_left.next() == Some(true));
 }
 
 /// Cuts values into parts, the last one first. One part if there is no cut.
-fn cut(stays: &[Stay], mut values: Vec<u32>) -> Vec<Vec<u32>> {
-    let (s, f) = (
-        |value: u32| stays[value as usize].remove_invoked,
-        |value: u32| stays[value as usize].add_completed,
-    );
-    let latest = s(values[values.len() - 1]);
+fn cut(mut values: Vec<Stay>) -> Vec<Vec<Stay>> {
+    let latest = values[values.len() - 1].remove_invoked;
     let mut parts = Vec::new();
     let mut earliest = u32::MAX;
     for number in (1..values.len()).rev() {
-        earliest = earliest.min(f(values[number]));
-        if s(values[number - 1]) < earliest {
+        earliest = earliest.min(values[number].add_completed);
+        if values[number - 1].remove_invoked < earliest {
             parts.push(values.split_off(number));
         }
     }
     if parts.is_empty() {
         let (behind, before): (Vec<_>, Vec<_>) =
-            values.iter().partition(|value| f(**value) > latest);
+            values.iter().partition(|stay| stay.add_completed > latest);
         if !behind.is_empty() && !before.is_empty() {
             return vec![behind, before];
         }

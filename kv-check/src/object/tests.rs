@@ -1,6 +1,6 @@
 //! What would go wrong: an order that does not exist, or one that is missed.
 
-use std::collections::BTreeSet;
+mod collections;
 
 use super::*;
 use crate::budget::Options;
@@ -252,148 +252,67 @@ fn strings_with_a_lost_piece_are_rejected() {
     assert!(rejected > 50, "{rejected}");
 }
 
-/// A set's history in which elements are added once, or some twice.
-fn set_history(draw: &mut Draw, count: u32, is_unique: bool) -> Vec<Call<SetAction>> {
+/// A long history of a queue or a stack that holds.
+fn long_history(draw: &mut Draw, side: Side) -> Vec<Call<QueueAction>> {
     let mut added = 0;
-    let action = |draw: &mut Draw, state: &BTreeSet<u32>| {
+    simulated(draw, &Queue(side), 300, |draw, state| {
         if draw.below(2) == 0 {
-            let element = if is_unique { added } else { draw.below(4) };
             added += 1;
-            return SetAction::Add(element);
+            return QueueAction::Add(added);
         }
-        SetAction::Read(Some(state.iter().copied().collect()))
-    };
-    simulated(draw, &GrowSet, count, action)
-}
-
-/// Lets a read miss an element, find another one, or find one twice; then forgets what pending ones
-/// found.
-fn spoil_set(draw: &mut Draw, calls: &mut [Call<SetAction>], spoils: bool) {
-    let at = draw.below(calls.len() as u32) as usize;
-    if let (SetAction::Read(Some(found)), true) = (&mut calls[at].action, spoils) {
-        let other = draw.below(1 + found.len() as u32);
-        match draw.below(3) {
-            0 if (other as usize) < found.len() => drop(found.remove(other as usize)),
-            1 if (other as usize) < found.len() => found.push(found[other as usize]),
-            _ => found.push(other),
-        }
-        found.sort_unstable();
-    }
-    for call in calls.iter_mut().filter(|call| call.completed == PENDING) {
-        if let SetAction::Read(found) = &mut call.action {
-            *found = None;
-        }
-    }
+        let next = if side == Side::Oldest { state.front() } else { state.back() };
+        QueueAction::Remove(next.map_or(Removal::Empty, |next| Removal::Value(*next)))
+    })
 }
 
 #[test]
-fn sets_are_decided_by_the_order_they_show_as_by_trying_all_orders() {
-    let (mut draw, mut held) = (Draw(17), [0, 0]);
-    for round in 0..30_000 {
-        let (count, is_unique) = (2 + draw.below(7), round % 4 > 0);
-        let mut calls = set_history(&mut draw, count, is_unique);
-        spoil_set(&mut draw, &mut calls, round % 3 > 0);
-        let holds = brute_force(&GrowSet, &calls);
-        held[usize::from(holds)] += 1;
-        let searched = search(&GrowSet, &calls, &Options::default());
-        let decided = grow_set::decide(&calls);
-        assert!(decided.is_some() || !is_unique, "{calls:?}");
-        for decision in decided.into_iter().chain([searched]) {
-            match decision {
-                Decision::Holds(Some(order)) => {
-                    assert!(holds, "{calls:?}");
-                    replay(&GrowSet, &calls, &order);
-                }
-                other => assert_eq!((other, holds), (Decision::Violated(()), false), "{calls:?}"),
+fn long_queues_and_stacks_hold_and_do_not_with_a_value_that_is_lost() {
+    for side in [Side::Oldest, Side::Newest] {
+        let (mut draw, mut rejected) = (Draw(29), 0);
+        for _ in 0..100 {
+            let mut calls = long_history(&mut draw, side);
+            calls.retain(|call| call.completed != PENDING);
+            let at = draw.below(calls.len() as u32) as usize;
+            let lost = calls[at].action;
+            // Without the pending ones it may not hold; if it does, then not without an addition.
+            if agree_if_it_holds(side, &calls) && matches!(lost, QueueAction::Add(_)) {
+                calls.remove(at);
+                let QueueAction::Add(value) = lost else { continue };
+                let is_removal =
+                    |call: &Call<_>| call.action == QueueAction::Remove(Removal::Value(value));
+                let is_removed = calls.iter().any(is_removal);
+                assert_eq!(agree_if_it_holds(side, &calls), !is_removed);
+                rejected += u32::from(is_removed);
             }
         }
+        assert!(rejected > 10, "{rejected}");
     }
-    assert!(held.iter().all(|count| *count > 5_000), "{held:?}");
 }
 
-#[test]
-fn the_last_read_of_a_set_alone_is_judged_as_by_trying_all_orders() {
-    let (mut draw, mut held) = (Draw(19), [0, 0]);
-    for round in 0..30_000 {
-        let count = 2 + draw.below(7);
-        let mut calls = set_history(&mut draw, count, round % 2 > 0);
-        spoil_set(&mut draw, &mut calls, round % 3 > 0);
-        let is_read = |call: &&Call<_>| matches!(call.action, SetAction::Read(Some(_)));
-        let last = calls.iter().filter(is_read).map(|call| call.completed).max();
-        let Some(result) = grow_set::last_read(&calls) else {
-            assert_eq!(last, None, "{calls:?}");
-            continue;
-        };
-        calls.retain(|call| !is_read(&call) || Some(call.completed) == last);
-        let holds = brute_force(&GrowSet, &calls);
-        assert_eq!(result == LastRead::default(), holds, "{result:?} of {calls:?}");
-        held[usize::from(holds)] += 1;
-    }
-    assert!(held.iter().all(|count| *count > 3_000), "{held:?}");
-}
-
-#[test]
-fn each_read_of_a_counter_is_judged_as_by_trying_all_orders() {
-    let (mut draw, mut held) = (Draw(23), [0, 0]);
-    for _ in 0..30_000 {
-        let count = 2 + draw.below(7);
-        // All sums between the bounds can be made of amounts like these.
-        let calls: Vec<_> = intervals(&mut draw, count)
-            .into_iter()
-            .map(|(invoked, completed)| {
-                let action = match draw.below(5) {
-                    0 => CounterAction::Add(-1),
-                    1 | 2 => CounterAction::Add(1),
-                    _ if completed == PENDING => CounterAction::Read(None),
-                    _ => CounterAction::Read(Some(i64::from(draw.below(4)) - 1)),
-                };
-                Call { invoked, completed, action }
-            })
-            .collect();
-        let wrong: Vec<_> =
-            counter::out_of_bounds(&calls).into_iter().map(|wrong| wrong.place).collect();
-        for (place, call) in calls.iter().enumerate() {
-            if let CounterAction::Read(Some(_)) = call.action {
-                let is_add = |call: &&Call<_>| matches!(call.action, CounterAction::Add(_));
-                let alone: Vec<_> = calls.iter().filter(is_add).chain([call]).cloned().collect();
-                let holds = brute_force(&Counter, &alone);
-                assert_eq!(!wrong.contains(&place), holds, "{alone:?}");
-                held[usize::from(holds)] += 1;
-            }
-        }
-    }
-    assert!(held.iter().all(|count| *count > 10_000), "{held:?}");
-}
-
-#[test]
-fn a_counter_says_what_a_read_could_find() {
-    let call = |(at, action): (u32, CounterAction)| Call {
-        invoked: 2 * at,
-        completed: 2 * at + 1,
-        action,
+/// Whether rules say that it holds, by an order that is replayed.
+fn agree_if_it_holds(side: Side, calls: &[Call<QueueAction>]) -> bool {
+    let rules = match side {
+        Side::Oldest => fifo::decide(calls),
+        Side::Newest => lifo::decide(calls, Options::default().steps(calls.len())),
     };
-    let actions =
-        [CounterAction::Add(i64::MAX), CounterAction::Add(i64::MAX), CounterAction::Read(Some(1))];
-    let mut calls: Vec<_> = (0..).zip(actions).map(call).collect();
-    calls[1].completed = PENDING;
-    let max = i128::from(i64::MAX);
-    let wrong = counter::OutOfBounds { place: 2, found: 1, low: max, high: 2 * max };
-    assert_eq!(counter::out_of_bounds(&calls), [wrong]);
+    let Some(Decision::Holds(Some(order))) = rules else { return false };
+    replay(&Queue(side), calls, &order);
+    true
 }
 
 #[test]
-fn registers_are_searched_as_by_trying_all_orders() {
-    let action = |draw: &mut Draw, is_pending: bool| {
-        let access = |draw: &mut Draw| {
-            let (register, value) = (draw.below(2), i64::from(draw.below(2)));
-            match draw.below(3) {
-                0 => Access::Write(register, value),
-                _ => Access::Read(register, (!is_pending).then_some(value)),
-            }
-        };
-        (0..=draw.below(2)).map(|_| access(draw)).collect()
+fn deep_stacks_are_popped_in_the_order_of_their_depth() {
+    let history = |pops: &mut dyn Iterator<Item = u32>| {
+        let pops = pops.map(|value| QueueAction::Remove(Removal::Value(value)));
+        let actions = (0..50).map(QueueAction::Add).chain(pops);
+        let call = |(at, action): (u32, _)| Call { invoked: 2 * at, completed: 2 * at + 1, action };
+        (0..).zip(actions).map(call).collect::<Vec<_>>()
     };
-    compare(&Registers(2), action, |_, _| {});
+    assert!(agree_if_it_holds(Side::Newest, &history(&mut (0..50).rev())));
+    let mut wrong: Vec<_> = (0..50).rev().collect();
+    wrong.swap(40, 41);
+    assert!(!agree_if_it_holds(Side::Newest, &history(&mut wrong.into_iter())));
+    assert!(agree_if_it_holds(Side::Oldest, &history(&mut (0..50))));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One thing done to whatever objects a history has.
 
-use super::{Call, Counter, GrowSet, Mutex, Object, Queue, Registers, Side, Text};
+use super::{Call, Counter, GrowSet, Mutex, Object, Presence, Queue, Registers, Side, Text};
 use crate::format::{Recorded, RegisterRecord};
 
 /// What is done to each object.
@@ -24,6 +24,11 @@ pub(crate) fn visit_objects(recorded: &Recorded, visitor: &mut impl Visitor) {
                 Side::Newest => "stack",
             };
             visitor.visit(&Queue(*side), name, calls);
+        }
+        Recorded::Elements(elements) => {
+            for (name, calls) in elements {
+                visitor.visit(&Presence, name, calls);
+            }
         }
         Recorded::Mutex(calls) => visitor.visit(&Mutex, "mutex", calls),
         Recorded::Set(record) => visitor.visit(&GrowSet, "set", &record.calls),

@@ -1,0 +1,52 @@
+//! One element of a set: whether it is there.
+//!
+//! The elements of a set do not know of each other, so its history has an order exactly if that of
+//! each element has (Herlihy and Wing 1990, theorem 1).
+
+use super::Object;
+
+/// What is done with an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Touch {
+    /// Adds it; the result is whether it was not there.
+    Add,
+    /// Removes it; the result is whether it was there.
+    Remove,
+    /// Looks; the result is whether it is there.
+    Contains,
+}
+
+/// An operation on an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PresenceAction {
+    pub(crate) touch: Touch,
+    /// The result; none if nobody knows.
+    pub(crate) found: Option<bool>,
+}
+
+/// An element, not there at first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Presence;
+
+impl Object for Presence {
+    /// Whether it is there.
+    type State = bool;
+    type Action = PresenceAction;
+
+    fn initial(&self) -> bool {
+        false
+    }
+
+    fn step(&self, state: &bool, action: &PresenceAction) -> Option<bool> {
+        let (result, next) = match action.touch {
+            Touch::Add => (!*state, true),
+            Touch::Remove => (*state, false),
+            Touch::Contains => (*state, *state),
+        };
+        action.found.is_none_or(|found| found == result).then_some(next)
+    }
+
+    fn is_observation(&self, action: &PresenceAction) -> bool {
+        action.touch == Touch::Contains || action.found == Some(false)
+    }
+}
