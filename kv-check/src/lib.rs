@@ -73,5 +73,5 @@ pub use history::{
 };
 pub use operation::{HistoryError, Problem};
 pub use parse::{ParseError, ReadError};
-pub use recording::{Finding, Objects};
+pub use recording::{CallView, Finding, ObjectWindow, Objects};
 pub use report::{KeyViolation, OperationView, Operations, Report, Verdict};

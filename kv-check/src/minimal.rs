@@ -27,12 +27,24 @@ pub(crate) struct Bad {
     pub(crate) is_minimal: bool,
 }
 
+/// How often `is_bad` may not know before a set is taken as it is: each time costs a whole budget.
+const UNDECIDED_MAX: u32 = 8;
+
+/// The length of the shortest part from the front of the list, which is bad as a whole, that is known to
+/// be bad; none if that takes too long.
+pub(crate) fn shortest(
+    list: &[usize],
+    is_bad: impl FnMut(&[usize]) -> Option<bool>,
+) -> Option<usize> {
+    Search::new(list.to_vec(), is_bad).shortest()
+}
+
 /// Finds a minimal bad set among `list`, which is bad as a whole and lists what one would like to see
 /// first.
 ///
 /// `is_bad` says whether a set of places in increasing order is bad, or none if it cannot decide that.
 pub(crate) fn minimal(list: Vec<usize>, is_bad: impl FnMut(&[usize]) -> Option<bool>) -> Bad {
-    let mut search = Search { list, chosen: Vec::new(), is_bad, questions: 0 };
+    let mut search = Search::new(list, is_bad);
     let is_complete = search.choose();
     let mut places = search.chosen.clone();
     places.append(&mut search.list);
@@ -46,9 +58,14 @@ struct Search<F> {
     chosen: Vec<usize>,
     is_bad: F,
     questions: u32,
+    undecided: u32,
 }
 
 impl<F: FnMut(&[usize]) -> Option<bool>> Search<F> {
+    fn new(list: Vec<usize>, is_bad: F) -> Self {
+        Self { list, chosen: Vec::new(), is_bad, questions: 0, undecided: 0 }
+    }
+
     /// Chooses until what was chosen is bad; `false` if there were too many questions.
     ///
     /// The chosen ones and the list are always bad together.
@@ -86,14 +103,16 @@ impl<F: FnMut(&[usize]) -> Option<bool>> Search<F> {
 
     /// Whether the first `length` of the list are known to be bad together with the chosen ones.
     fn asks(&mut self, length: usize) -> Option<bool> {
-        if self.questions == QUESTIONS_MAX {
+        if self.questions == QUESTIONS_MAX || self.undecided == UNDECIDED_MAX {
             return None;
         }
         self.questions += 1;
         let mut places = self.chosen.clone();
         places.extend(&self.list[..length]);
         places.sort_unstable();
-        Some((self.is_bad)(&places) == Some(true))
+        let answer = (self.is_bad)(&places);
+        self.undecided += u32::from(answer.is_none());
+        Some(answer == Some(true))
     }
 
     /// Whether no place can be left out, for certain.

@@ -161,6 +161,10 @@ fn histories_of_others_are_told_by_their_content_or_by_name() {
         "# @object atomic-queue\n[1] call add(1)\n[1] return\n[2] call remove\n[2] return 1\n";
     expect(&["-"], queue, 0, "method      the rules of queues");
     expect(&["-"], &queue.replace("return 1", "return empty"), 1, "violated    queue");
+    let story = "because     of queue these have no order, whatever else was done and when;\n            \
+                 without any one of them there is one:\n            enqueue #0 [events 0 - 1]\n          \
+                 > dequeue => empty [events 2 - 3]\n";
+    expect(&["-"], &queue.replace("return 1", "return empty"), 1, story);
     expect(&["--json", "-"], queue, 0, r#""method":"queue-rules""#);
     expect(&["--format", "jepsen-edn", "-"], queue, 2, "line 1, column 1");
     expect(&["--format", "xml", "-"], queue, 2, "expected one of json-lines, porcupine-kv");

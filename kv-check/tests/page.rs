@@ -157,6 +157,7 @@ fn objects_and_transactions_have_pages_too() {
         let seen = look(&page_of(format, text));
         assert_eq!(seen.console, Vec::<String>::new());
         seen.has(headline);
+        seen.has("class=\"bar ok window");
         assert_eq!((seen.count("bar "), seen.count("cycle")), (3, cycles));
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Keys with versions, which have a search of their own: see [`crate::check()`].
 
+mod conflict;
 pub(crate) mod counter;
 pub(crate) mod fifo;
 pub(crate) mod grow_set;
@@ -26,11 +27,12 @@ mod visit;
 use std::fmt;
 use std::hash::Hash;
 
+pub(crate) use conflict::conflict;
 pub(crate) use counter::{Counter, CounterAction};
 pub(crate) use grow_set::{GrowSet, LastRead, SetAction};
 pub(crate) use mutex::{Mutex, MutexAction};
 pub(crate) use presence::{Presence, PresenceAction, Touch};
-pub(crate) use queue::{Queue, QueueAction, Removal, Side};
+pub(crate) use queue::{Queue, QueueAction, Removal, Side, decide_part};
 pub(crate) use registers::{Access, Registers};
 pub(crate) use search::search;
 pub(crate) use string::{StringAction, Text};
@@ -58,7 +60,7 @@ pub(crate) trait Object {
     /// What a copy of it holds.
     type State: Clone + Eq + Hash;
     /// An operation with its result.
-    type Action: fmt::Debug;
+    type Action: fmt::Debug + Clone;
 
     /// What it holds at first.
     fn initial(&self) -> Self::State;
@@ -78,6 +80,12 @@ pub(crate) trait Object {
 
     /// Whether `action` changes nothing, wherever it is legal.
     fn is_observation(&self, action: &Self::Action) -> bool;
+
+    /// The value that `action` adds or takes away, if all operations on it can be left out of any
+    /// legal sequence and the rest is legal still.
+    fn value(&self, _action: &Self::Action) -> Option<u32> {
+        None
+    }
 
     /// The request and the result for people; the result is empty if there is none to speak of.
     fn describe(&self, action: &Self::Action) -> (String, String) {

@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::Object;
+use std::collections::HashSet;
+
+use super::{Call, Object, fifo, lifo};
+use crate::budget::Options;
+use crate::decision::Decision;
 
 /// Where values are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +73,13 @@ impl Object for Queue {
         }
     }
 
+    fn value(&self, action: &QueueAction) -> Option<u32> {
+        match action {
+            QueueAction::Add(value) | QueueAction::Remove(Removal::Value(value)) => Some(*value),
+            QueueAction::Remove(Removal::Empty | Removal::Unknown) => None,
+        }
+    }
+
     fn describe(&self, action: &QueueAction) -> (String, String) {
         let (add, remove) = match self.0 {
             Side::Oldest => ("enqueue", "dequeue"),
@@ -84,5 +95,26 @@ impl Object for Queue {
 
     fn is_observation(&self, action: &QueueAction) -> bool {
         matches!(action, QueueAction::Remove(Removal::Empty))
+    }
+}
+
+/// Decides about some calls and the [rest](super::conflict()) of a history; nothing if the rules do not
+/// know.
+///
+/// A removal that may have happened or not is foreign to the rules if another one found the same value.
+pub(crate) fn decide_part(
+    side: Side,
+    calls: &[Call<QueueAction>],
+    options: &Options,
+) -> Option<Decision> {
+    let mut removed = HashSet::new();
+    let is_twice = calls.iter().any(|call| match call.action {
+        QueueAction::Remove(Removal::Value(value)) => !removed.insert(value),
+        QueueAction::Remove(Removal::Empty | Removal::Unknown) | QueueAction::Add(_) => false,
+    });
+    match side {
+        _ if is_twice => None,
+        Side::Oldest => fifo::decide(calls),
+        Side::Newest => lifo::decide(calls, options.steps(calls.len())),
     }
 }

@@ -7,10 +7,10 @@ use crate::budget::Options;
 use crate::decision::Decision;
 
 /// Draws numbers, the same for the same seed.
-struct Draw(u64);
+pub(super) struct Draw(pub(super) u64);
 
 impl Draw {
-    fn below(&mut self, end: u32) -> u32 {
+    pub(super) fn below(&mut self, end: u32) -> u32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         u32::try_from((self.0 >> 33) % u64::from(end)).expect("below a u32")
@@ -18,7 +18,7 @@ impl Draw {
 }
 
 /// Random intervals: an event order of `count` calls of which some stay pending.
-fn intervals(draw: &mut Draw, count: u32) -> Vec<(u32, u32)> {
+pub(super) fn intervals(draw: &mut Draw, count: u32) -> Vec<(u32, u32)> {
     let mut calls: Vec<(u32, u32)> = Vec::new();
     let mut open: Vec<usize> = Vec::new();
     for position in 0.. {
@@ -37,7 +37,7 @@ fn intervals(draw: &mut Draw, count: u32) -> Vec<(u32, u32)> {
 }
 
 /// Whether some order explains the calls, by trying all.
-fn brute_force<O: Object>(object: &O, calls: &[Call<O::Action>]) -> bool {
+pub(super) fn brute_force<O: Object>(object: &O, calls: &[Call<O::Action>]) -> bool {
     fn go<O: Object>(object: &O, calls: &[Call<O::Action>], taken: u32, state: &O::State) -> bool {
         let left = || (0..calls.len()).filter(|at| taken & (1 << at) == 0);
         if left().all(|at| calls[at].completed == PENDING) {
@@ -97,7 +97,7 @@ fn compare<O: Object>(
     good
 }
 
-fn string_action(draw: &mut Draw, is_pending: bool) -> StringAction {
+pub(super) fn string_action(draw: &mut Draw, is_pending: bool) -> StringAction {
     let text = ["", "a", "b", "ab"][draw.below(4) as usize];
     match draw.below(4) {
         0 => StringAction::Put(text.into()),
@@ -106,7 +106,7 @@ fn string_action(draw: &mut Draw, is_pending: bool) -> StringAction {
     }
 }
 
-fn queue_action(draw: &mut Draw, is_pending: bool, added: &mut u32) -> QueueAction {
+pub(super) fn queue_action(draw: &mut Draw, is_pending: bool, added: &mut u32) -> QueueAction {
     if draw.below(2) == 0 {
         *added += 1;
         return QueueAction::Add(*added % 8);

@@ -6,7 +6,7 @@ use super::bars::{Bar, Run};
 use super::{GROUPS_MAX, Group, Page, headline};
 use crate::format::Recorded;
 use crate::object::{Call, Object, PENDING, Visitor, visit_objects};
-use crate::recording::{Finding, Objects};
+use crate::recording::{Finding, ObjectWindow, Objects};
 
 /// The page for what a check of the objects found.
 pub(super) fn page(recorded: &Recorded, finding: &Finding) -> Page {
@@ -57,13 +57,16 @@ impl Visitor for Groups<'_> {
 fn group<O: Object>(object: &O, name: &str, calls: &[Call<O::Action>], objects: &Objects) -> Group {
     let order = objects.witness.get(name).map(Vec::as_slice).unwrap_or_default();
     let positions: BTreeMap<u64, usize> = order.iter().copied().zip(0..).collect();
+    let window = objects.windows.iter().find(|window| window.name == name);
     let runs = calls.iter().map(|call| {
         let (text, result) = object.describe(&call.action);
         let begin = u64::from(call.invoked);
         let end = (call.completed != PENDING).then_some(u64::from(call.completed));
         let outcome = if end.is_some() { "ok" } else { "unknown" };
         let (begin_time, end_time) = (begin, end);
-        let (window, culprit, position) = (false, false, positions.get(&begin).copied());
+        let position = positions.get(&begin).copied();
+        let culprit = window.and_then(ObjectWindow::culprit).is_some_and(|it| it.index == begin);
+        let window = window.is_some_and(|window| window.calls.iter().any(|it| it.index == begin));
         let bar = Bar {
             lane: 0,
             begin,
