@@ -326,3 +326,47 @@ fn compare_all(history: impl Fn(&[Plan]) -> TxnHistory) {
     assert!(counts.iter().all(|count| enough.contains(count)), "{counts:?}");
     assert!(u64::from(undecided) < histories() / 10, "{undecided} are undecided");
 }
+
+/// Transactions one after the other, each of which sees all before it.
+fn serial(rng: &mut Rng) -> Vec<Plan> {
+    let mut plans = plans(rng);
+    let mut state: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (number, plan) in plans.iter_mut().enumerate() {
+        let invoked = 2 * number as u32;
+        plan.txn = Txn { invoked, completed: invoked + 1, ..plan.txn };
+        plan.txn.outcome = TxnOutcome::Committed;
+        for (key, op) in &mut plan.ops {
+            let held = state.entry(*key).or_default();
+            match op {
+                PlanOp::Write(value) => held.push(*value),
+                PlanOp::Read(values) => values.clone_from(held),
+            }
+        }
+    }
+    plans
+}
+
+#[test]
+fn each_stale_or_lost_read_of_a_good_history_is_found() {
+    let mut mutations = 0;
+    for seed in 0..histories() / 10 {
+        let good = serial(&mut Rng(seed));
+        let judge = |plans: &[Plan]| {
+            [lists(plans), registers(plans)]
+                .map(|history| check_transactions(&history, &Options::default()).verdict)
+        };
+        assert_eq!(judge(&good), [Verdict::Holds; 2], "seed {seed}: {good:?}");
+        for (txn, plan) in good.iter().enumerate() {
+            for (place, (_, op)) in plan.ops.iter().enumerate() {
+                let PlanOp::Read(values) = op else { continue };
+                for length in 0..values.len() {
+                    let mut bad = good.clone();
+                    bad[txn].ops[place].1 = PlanOp::Read(values[..length].to_vec());
+                    assert_eq!(judge(&bad), [Verdict::Violated; 2], "seed {seed}: {bad:?}");
+                    mutations += 1;
+                }
+            }
+        }
+    }
+    assert!(mutations > histories() / 10, "{mutations}");
+}
