@@ -32,7 +32,7 @@ use crate::minimal::{Bad, minimal};
 use crate::operation::{Operation, Outcome};
 
 /// Steps of each search beyond one for each operation; conflicts are small, so few are needed.
-const STEPS_MAX: u64 = 100_000;
+const STEPS_MAX: u64 = 5_000;
 
 /// How many operations on the value that the culprit speaks of are looked at first.
 const RELATED_MAX: usize = 4;
