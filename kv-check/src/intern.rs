@@ -1,6 +1,6 @@
 //! Texts as small numbers.
 
-use std::hash::{DefaultHasher, Hasher};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// How many places the least table has.
 const TABLE_MIN: usize = 16;
@@ -12,7 +12,7 @@ const FREE: u32 = u32::MAX;
 ///
 /// An open-addressing table that keeps 32 bits of each hash beside the number: to grow it, or to
 /// pass a place that another text holds, no text is touched, and those lie all over the memory.
-/// The hash is keyed but the key is fixed, so equal inputs take equal steps.
+/// The hash has no key, so equal inputs take equal steps.
 #[derive(Debug, Default)]
 pub(crate) struct Interner<'t> {
     /// Hash and number. Its length is a power of two, and at most half of it is in use.
@@ -60,10 +60,7 @@ impl<'t> Interner<'t> {
 }
 
 fn hash(text: &str) -> u32 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(text.as_bytes());
-    let hash = hasher.finish();
-    u32::try_from(hash >> 32).expect("32 bits are left")
+    u32::try_from(xxh3_64(text.as_bytes()) >> 32).expect("32 bits are left")
 }
 
 #[cfg(test)]
