@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::budget::Options;
+use crate::budget::{Options, Stop};
 use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording, RegisterRecord};
@@ -121,7 +121,7 @@ impl Recording {
                         None => decided(&Text, calls, options),
                     };
                     objects.add(&Text, key, calls, decided);
-                    objects.explain(&Text, key, calls, |calls| {
+                    objects.explain(&Text, key, calls, &options.stop, |calls| {
                         let observed = observed::decide(calls);
                         observed.unwrap_or_else(|| search(&Text, calls, &limited(options)))
                     });
@@ -148,7 +148,7 @@ impl Recording {
                 if calls.iter().any(is_silent) {
                     return Finding::Objects(objects);
                 }
-                objects.explain(&Queue(*side), name, calls, |calls| {
+                objects.explain(&Queue(*side), name, calls, &options.stop, |calls| {
                     let options = limited(options);
                     let rules = decide_part(*side, calls, &options);
                     rules.unwrap_or_else(|| search(&Queue(*side), calls, &options))
@@ -166,7 +166,7 @@ impl Recording {
                 let mut objects = Objects::new("mutex");
                 objects.add(&Mutex, "mutex", calls, decided(&Mutex, calls, options));
                 let by_search = |calls: &[_]| search(&Mutex, calls, &limited(options));
-                objects.explain(&Mutex, "mutex", calls, by_search);
+                objects.explain(&Mutex, "mutex", calls, &options.stop, by_search);
                 Finding::Objects(objects)
             }
             Recorded::Elements(elements) => {
@@ -198,7 +198,7 @@ impl Recording {
                     let name = names.join(" ");
                     objects.add(&object, &name, calls, decided);
                     let by_search = |calls: &[_]| search(&object, calls, &limited(options));
-                    objects.explain(&object, &name, calls, by_search);
+                    objects.explain(&object, &name, calls, &options.stop, by_search);
                 }
                 Finding::Objects(objects)
             }
@@ -281,13 +281,14 @@ impl Objects {
         object: &O,
         name: &str,
         calls: &[Call<O::Action>],
+        stop: &Stop,
         decide: impl Fn(&[Call<O::Action>]) -> Decision,
     ) {
         let is_violated = self.violated.last().is_some_and(|last| last == name);
         if !is_violated || self.windows.len() == WINDOWS_MAX {
             return;
         }
-        let Bad { places, is_minimal } = conflict(object, calls, decide);
+        let Bad { places, is_minimal } = conflict(object, calls, stop, decide);
         let view = |place: usize| {
             let Call { invoked, completed, action } = &calls[place];
             let (operation, result) = object.describe(action);

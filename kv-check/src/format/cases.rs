@@ -68,6 +68,10 @@ fn wrong(case: &str, what: &str) -> ParseError {
 impl Stored {
     fn read(&self) -> Result<Case, String> {
         let full = |full: HistoryFull| full.to_string();
+        let events = || self.sessions.iter().flatten().flat_map(|txn| &txn.events);
+        if let Some((other, ..)) = events().find(|(op, ..)| !matches!(op, 'r' | 'w')) {
+            return Err(format!("r or w, not {other},"));
+        }
         let (history, expected) = if self.sessions.is_empty() {
             (self.lists()?, Expected { levels: self.levels()?, anomalies: self.anomalies.clone() })
         } else {

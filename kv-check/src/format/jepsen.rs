@@ -31,31 +31,42 @@ enum Meaning {
 
 pub(super) fn read_log(text: &str) -> Result<History, ParseError> {
     let mut events = Events::new(Meaning::Log);
+    let mut has_events = false;
     for (number, line) in (1..).zip(text.lines()) {
-        let Some(event) = event_of_log(line) else { continue };
+        let Some(event) = event_of_log(line.trim()) else { continue };
         let (process, kind, f, value) = event;
+        let kind = match kind {
+            "invoke" => EventKind::Invoke,
+            "ok" => EventKind::Ok,
+            "fail" => EventKind::Fail,
+            "info" => EventKind::Info,
+            other => {
+                let what = format!("expected :invoke, :ok, :fail or :info; found :{other}");
+                return Err(at_line(number, what));
+            }
+        };
+        has_events = true;
         let mut reader = Reader::new(value);
         let value = reader.value().map_err(|error| ParseError { line: number, ..error })?;
         events.push(number, process, kind, f, &value)?;
+    }
+    // Of a log that is written in another way no line is one, and nothing would hold for the wrong
+    // reason.
+    if !has_events {
+        let what = "expected a line like 'INFO jepsen.util - 0 :invoke :read nil'; there is none";
+        return Err(at_line(1, what.to_owned()));
     }
     events.finish()
 }
 
 /// `INFO jepsen.util - 3 :ok :read 4`; any other line says nothing.
-fn event_of_log(line: &str) -> Option<(u64, EventKind, &str, &str)> {
+fn event_of_log(line: &str) -> Option<(u64, &str, &str, &str)> {
     let rest = line.strip_prefix("INFO")?.trim_start().strip_prefix("jepsen.util")?.trim_start();
     let rest = rest.strip_prefix('-')?.trim_start();
     let mut words = rest.splitn(4, char::is_whitespace);
     let process = words.next()?.parse().ok()?;
     let kind = words.next()?.strip_prefix(':')?;
     let f = words.next()?.strip_prefix(':')?;
-    let kind = match kind {
-        "invoke" => EventKind::Invoke,
-        "ok" => EventKind::Ok,
-        "fail" => EventKind::Fail,
-        "info" => EventKind::Info,
-        _ => return None,
-    };
     let is_event = matches!(f, "read" | "write" | "cas");
     is_event.then_some((process, kind, f, words.next().unwrap_or("nil")))
 }

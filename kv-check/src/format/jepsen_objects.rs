@@ -29,13 +29,25 @@ trait Meaning<'t> {
             let event = event?;
             let (line, process) = (event.line, event.client()?);
             match event.kind {
-                EventKind::Invoke => pairing.invoke(line, process, self.asks(&event)?)?,
-                EventKind::Ok => self.found(pairing.complete(line, process)?, &event)?,
+                EventKind::Invoke => {
+                    pairing.invoke(line, process, (event.f, self.asks(&event)?))?
+                }
+                EventKind::Ok => {
+                    let (asked, action) = pairing.complete(line, process)?;
+                    if *asked != event.f {
+                        return Err(event.expected(&format!("the end of a :{asked}")));
+                    }
+                    self.found(action, &event)?;
+                }
                 EventKind::Fail => pairing.fail(line, process)?,
                 EventKind::Info => pairing.lose(line, process)?,
             }
         }
-        Ok(pairing.finish())
+        let bare = |call: Call<(&str, Self::Action)>| {
+            let Call { invoked, completed, action: (_, action) } = call;
+            Call { invoked, completed, action }
+        };
+        Ok(pairing.finish().into_iter().map(bare).collect())
     }
 }
 

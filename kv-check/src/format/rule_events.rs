@@ -7,6 +7,8 @@
 //!
 //! Only reads that are `:ok` say something.
 
+use std::collections::BTreeMap;
+
 use super::edn::Edn;
 use super::edn_events::{EdnEvent, EdnEvents};
 use super::txn_events::name_of;
@@ -23,7 +25,7 @@ pub(super) fn is_of_bank(event: &EdnEvent<'_>) -> bool {
 pub(super) fn is_of_forks(event: &EdnEvent<'_>) -> bool {
     let Edn::Sequence(ops) = &event.value else { return false };
     let is_op = |op: &Edn<'_>| matches!(op, Edn::Sequence(parts) if matches!(parts[..], [Edn::Keyword("r" | "w"), ..]));
-    event.f == "read" && ops.iter().any(is_op)
+    matches!(event.f, "read" | "write") && ops.iter().any(is_op)
 }
 
 /// What the reads of a text saw.
@@ -33,12 +35,22 @@ fn reads<'t, R>(
     mut read: impl FnMut(&EdnEvent<'t>, usize) -> Result<R, ParseError>,
 ) -> Result<Vec<R>, ParseError> {
     let mut reads = Vec::new();
+    // How many operations began, and which of them each process is at.
     let mut asked = 0;
+    let mut open = BTreeMap::new();
     for event in EdnEvents::new(text) {
         let event = event?;
-        asked += usize::from(event.kind == EventKind::Invoke);
+        if event.kind == EventKind::Invoke {
+            open.insert(event.process, asked);
+            asked += 1;
+        }
         if event.f == "read" && event.kind == EventKind::Ok {
-            reads.push(read(&event, asked)?);
+            // One whose beginning was not recorded is one more.
+            let number = open.remove(&event.process).unwrap_or_else(|| {
+                asked += 1;
+                asked - 1
+            });
+            reads.push(read(&event, number)?);
         } else if event.f != "read" && !others.contains(&event.f) {
             return Err(event.expected(&format!("an :f of :read or :{}", others.join(" or :"))));
         }
@@ -63,8 +75,8 @@ pub(super) fn read_bank(text: &str) -> Result<Vec<Balances>, ParseError> {
 
 /// Reads what groups of keys were seen.
 pub(super) fn read_forks(text: &str) -> Result<Vec<Group>, ParseError> {
-    let mut values = std::collections::BTreeMap::new();
-    reads(text, &["write", "txn"], |event, asked| {
+    let mut values = BTreeMap::new();
+    reads(text, &["write", "txn"], |event, number| {
         let expected = "a :value like [[:r 0 1] [:r 1 nil]]";
         let Edn::Sequence(ops) = &event.value else { return Err(event.expected(expected)) };
         let mut keys = Vec::new();
@@ -83,6 +95,6 @@ pub(super) fn read_forks(text: &str) -> Result<Vec<Group>, ParseError> {
             keys.push((key, *value != Edn::Nil));
         }
         keys.sort_unstable();
-        Ok(Group { txn: index(asked.saturating_sub(1)), keys })
+        Ok(Group { txn: index(number), keys })
     })
 }

@@ -324,6 +324,32 @@ fn banks_and_long_forks_are_read_and_refused() {
     check(format, &forks(seen, "[[:r 1 1] [:r 2 nil]]"), Verdict::Holds);
     refused(format, &forks(seen, "[[:r 1 1] [:r 0 2]]"), 3, 1, "one value, written once");
     refused(format, &reads(seen, seen), 2, 1, "an :f of :read or :write");
+    // One that begins with a write, and whose reads are concurrent.
+    let both = "{:type :invoke, :process 0, :f :write, :value [[:w 0 1]]}\n\
+                {:type :invoke, :process 1, :f :read, :value [[:r 0 nil] [:r 1 nil]]}\n\
+                {:type :invoke, :process 2, :f :read, :value [[:r 0 nil] [:r 1 nil]]}\n\
+                {:type :ok, :process 1, :f :read, :value [[:r 0 1] [:r 1 nil]]}\n\
+                {:type :ok, :process 2, :f :read, :value [[:r 0 nil] [:r 1 1]]}\n";
+    let found = format.read(both).expect("it is read").check(&Options::default()).to_string();
+    assert!(found.contains("T2 saw the write of 0 and not that of 1; T3 the reverse"), "{found}");
+}
+
+#[test]
+fn the_end_of_a_call_is_that_of_what_was_asked_for() {
+    let text = "{:type :invoke, :process 0, :f :acquire}\n{:type :ok, :process 0, :f :release}\n";
+    refused(Format::JepsenEdn, text, 2, 1, "the end of a :acquire");
+}
+
+#[test]
+fn logs_that_say_nothing_hold_for_no_reason() {
+    check(
+        Format::JepsenLog,
+        "  INFO jepsen.util - 0 :invoke :read nil\n  INFO jepsen.util - 0 :ok :read 7\n",
+        Verdict::Violated,
+    );
+    refused(Format::JepsenLog, "INFO hello\nfoo\n", 1, 1, "a line like");
+    let typo = "INFO jepsen.util - 0 :invoke :write 1\nINFO jepsen.util - 0 :okk :write 1\n";
+    refused(Format::JepsenLog, typo, 2, 1, ":invoke, :ok, :fail or :info; found :okk");
 }
 
 #[test]
@@ -350,6 +376,7 @@ fn cases_are_compared_with_what_is_known_of_them() {
     refused(Format::UnitJson, &lists("G2-item", "none"), 1, 1, "one of read-uncommitted");
     refused(Format::UnitJson, &lists("", "").replace("ay1", "a1"), 1, 1, "operations like ax1");
     refused(Format::UnitJson, "[{\"name\": 3}]", 1, 11, "an array of cases");
+    refused(Format::UnitJson, &registers(true).replace("[\"r\"", "[\"R\""), 1, 1, "r or w, not R");
 }
 
 #[test]

@@ -43,8 +43,11 @@ pub(crate) fn conflict(operations: &[Operation<'_>], culprit: usize, options: &O
     let cut = operations[culprit].completed.map_or(usize::MAX, |completed| completed + 1);
     let steps = options.budget_steps.map_or(STEPS_MAX, |steps| steps.min(STEPS_MAX));
     let options = Options { budget_steps: Some(steps), ..options.clone() };
-    let rest = Rest::new(operations);
+    let rest = Rest::new(operations, cut);
     let is_bad = |places: &[usize]| {
+        if options.stop.is_stopped() {
+            return None;
+        }
         let mut set = rest.without(places);
         set.extend(places.iter().map(|place| operations[*place]));
         let problem = Problem::new(&set, cut);
@@ -85,6 +88,8 @@ fn by_interest(operations: &[Operation<'_>], culprit: usize) -> Vec<usize> {
 /// What all operations ask to write.
 struct Rest<'k> {
     operations: &'k [Operation<'k>],
+    /// What completed from this event on is still open.
+    cut: usize,
     /// For each value a request to put it, and who asks for it.
     puts: BTreeMap<&'k str, (MicroOp, Vec<usize>)>,
     /// Who asks for a delete.
@@ -93,7 +98,7 @@ struct Rest<'k> {
 }
 
 impl<'k> Rest<'k> {
-    fn new(operations: &'k [Operation<'k>]) -> Self {
+    fn new(operations: &'k [Operation<'k>], cut: usize) -> Self {
         let mut puts: BTreeMap<&str, (MicroOp, Vec<usize>)> = BTreeMap::new();
         let mut deletes = Vec::new();
         for (place, operation) in operations.iter().enumerate() {
@@ -106,7 +111,7 @@ impl<'k> Rest<'k> {
                 MicroOp::Get { .. } => {}
             }
         }
-        Self { operations, puts, deletes, delete: MicroOp::delete("") }
+        Self { operations, cut, puts, deletes, delete: MicroOp::delete("") }
     }
 
     /// What those that are not at `places` may have done to help these to an order.
@@ -115,7 +120,7 @@ impl<'k> Rest<'k> {
         let mut asked: BTreeMap<&str, usize> = BTreeMap::new();
         let (mut something, mut nothing) = (0, 0);
         for place in places {
-            let needs = Needs::of(&self.operations[*place]);
+            let needs = Needs::until(&self.operations[*place], self.cut);
             something += usize::from(needs.something);
             nothing += usize::from(needs.nothing);
             if let Some(value) = needs.value {
@@ -164,6 +169,14 @@ struct Needs<'h> {
 }
 
 impl<'h> Needs<'h> {
+    /// Those of an operation that is still open if it completed from `cut` on.
+    fn until(operation: &Operation<'h>, cut: usize) -> Self {
+        if operation.completed.is_some_and(|completed| completed < cut) {
+            return Self::of(operation);
+        }
+        Self::of(&Operation { outcome: Outcome::Unknown, ..*operation })
+    }
+
     fn of(operation: &Operation<'h>) -> Self {
         let answer = match operation.outcome {
             Outcome::Ok(answer) => answer,

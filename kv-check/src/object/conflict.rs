@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use super::{Call, Object, PENDING};
+use crate::budget::Stop;
 use crate::decision::Decision;
 use crate::minimal::{Bad, minimal, shortest};
 
@@ -17,12 +18,18 @@ use crate::minimal::{Bad, minimal, shortest};
 pub(crate) fn conflict<O: Object>(
     object: &O,
     calls: &[Call<O::Action>],
+    stop: &Stop,
     decide: impl Fn(&[Call<O::Action>]) -> Decision,
 ) -> Bad {
-    let is_bad = |places: &[usize]| match decide(&with_rest(object, calls, places)) {
-        Decision::Holds(_) => Some(false),
-        Decision::Violated(()) => Some(true),
-        Decision::Unknown => None,
+    let is_bad = |places: &[usize]| {
+        if stop.is_stopped() {
+            return None;
+        }
+        match decide(&with_rest(object, calls, places)) {
+            Decision::Holds(_) => Some(false),
+            Decision::Violated(()) => Some(true),
+            Decision::Unknown => None,
+        }
     };
     let mut list: Vec<usize> = (0..calls.len()).collect();
     list.sort_by_key(|place| (calls[*place].completed, calls[*place].invoked));
@@ -107,8 +114,9 @@ mod tests {
                 continue;
             }
             bad += 1;
-            let found =
-                conflict(object, &calls, |set| decide(set).unwrap_or_else(|| by_search(set)));
+            let found = conflict(object, &calls, &Stop::default(), |set| {
+                decide(set).unwrap_or_else(|| by_search(set))
+            });
             let Bad { places, is_minimal } = &found;
             larger += u32::from(places.len() > 1);
             assert!(is_minimal, "round {round}: {calls:?}");

@@ -37,11 +37,18 @@ pub(crate) fn lists(mut appends: Appends<'_>, options: &Options, report: &mut Tx
     report.found(history, anomalies.into_vec());
 }
 
+/// Whether reads that contradict their own transaction may hide an anomaly that the level forbids: no
+/// edge is drawn for what they saw from outside.
+fn hides_reads(level: Level, anomalies: &Anomalies) -> bool {
+    level != Level::ReadUncommitted && anomalies.has(AnomalyKind::Internal)
+}
+
 /// What is known about a level of lists. `is_ordered` says that the order of all versions that
 /// matter is known.
 fn of_lists(level: Level, anomalies: &Anomalies, cycles: &Cycles, is_ordered: bool) -> Verdict {
     let is_serial = !cycles.has(Cycle::G2, level.cycles().1);
     let is_doubtful = anomalies.has(AnomalyKind::IncompatibleOrder)
+        || hides_reads(level, anomalies)
         || (!is_ordered && !is_serial && level.needs_order());
     match cycles.rule_out(level) {
         _ if anomalies.forbid(level) => Verdict::Violated,
@@ -86,12 +93,12 @@ pub(crate) fn registers(
     for (_, level) in LEVEL_NAMES {
         if anomalies.forbid(level) || cycles.rule_out(level) == Some(true) {
             known.violated.push(level);
-        } else if needs_no_order(level) {
+        } else if needs_no_order(level) && !hides_reads(level, &anomalies) {
             known.holds.push(level);
         }
     }
     for level in SOLVED {
-        if known.of(level) == Verdict::Unknown {
+        if known.of(level) == Verdict::Unknown && !options.stop.is_stopped() {
             known.solve(level, &registers, options);
         }
     }

@@ -92,7 +92,7 @@ impl<'h> Registers<'h> {
                             self.read_first(txn, key, version);
                         } else if before.1 != version {
                             self.contradicts(txn, *op);
-                            self.see(txn, version);
+                            self.see_again(txn, key, version);
                         }
                     }
                     TxnOp::Append(_) | TxnOp::ReadList(..) => {}
@@ -102,8 +102,9 @@ impl<'h> Registers<'h> {
     }
 
     fn read_first(&mut self, txn: u32, key: KeyId, version: Option<Version>) {
-        if version.is_none_or(|version| self.writers[version.0 as usize] == NONE) {
-            self.read_initial(txn, key, version);
+        if version.is_none_or(|version| !self.is_written(version)) {
+            self.see_initial(txn, key, version);
+            self.reads.push((key.0, None, txn));
             return;
         }
         let Some(writer) = self.see(txn, version) else { return };
@@ -125,7 +126,7 @@ impl<'h> Registers<'h> {
     }
 
     /// A value that nobody wrote was there at first, but no two of them.
-    fn read_initial(&mut self, txn: u32, key: KeyId, version: Option<Version>) {
+    fn see_initial(&mut self, txn: u32, key: KeyId, version: Option<Version>) {
         let initial = *self.initials[key.0 as usize].get_or_insert(version);
         if initial != version {
             let history = self.history;
@@ -136,7 +137,16 @@ impl<'h> Registers<'h> {
                 vec![format!("{one} and {other} were read in {key}, and nobody wrote them")]
             });
         }
-        self.reads.push((key.0, None, txn));
+    }
+
+    /// A read that contradicts what its transaction did before is none from outside, but saw what it
+    /// saw.
+    fn see_again(&mut self, txn: u32, key: KeyId, version: Option<Version>) {
+        if version.is_none_or(|version| !self.is_written(version)) {
+            self.see_initial(txn, key, version);
+        } else {
+            self.see(txn, version);
+        }
     }
 
     /// A committed read saw a version. Who wrote it, if it is one that can be seen.
@@ -202,6 +212,11 @@ impl<'h> Registers<'h> {
                 });
             }
         }
+    }
+
+    /// Whether a transaction wrote a version. Else it is the initial state of its key.
+    pub(crate) fn is_written(&self, version: Version) -> bool {
+        self.writers[version.0 as usize] != NONE
     }
 
     /// The writers of a key, with the version of each.

@@ -48,7 +48,18 @@ struct Session {
     /// By key.
     read: BTreeMap<u32, Version>,
     last_write: Option<Version>,
-    last_read: Option<Version>,
+    reads: Reads,
+}
+
+/// A helper in the graph that stands for all that a session has read so far.
+#[derive(Debug, Clone, Copy, Default)]
+enum Reads {
+    #[default]
+    None,
+    /// More reads may go into it.
+    Open(u32),
+    /// A write came out of it, so later reads need another one behind it.
+    Closed(u32),
 }
 
 struct Check<'h> {
@@ -77,7 +88,10 @@ fn check(name: &'static str, registers: &Registers<'_>) -> Rule {
         for op in history.ops(txn) {
             match *op {
                 TxnOp::Write(version) => check.wrote(session, version),
-                TxnOp::Read(key, version) => check.read(session, index(txn), key.0, version),
+                TxnOp::Read(key, version) => {
+                    let version = version.filter(|version| registers.is_written(*version));
+                    check.read(session, index(txn), key.0, version);
+                }
                 TxnOp::Append(_) | TxnOp::ReadList(..) => {}
             }
         }
@@ -95,7 +109,12 @@ impl Check<'_> {
     fn wrote(&mut self, session: &mut Session, version: Version) {
         match self.name {
             MONOTONIC_WRITES => self.before(session.last_write, version, Kind::Overwritten),
-            WRITES_FOLLOW_READS => self.before(session.last_read, version, Kind::Read),
+            WRITES_FOLLOW_READS => {
+                if let Reads::Open(helper) | Reads::Closed(helper) = session.reads {
+                    self.edges.add(helper, version.0, Kind::Onward, 0);
+                    session.reads = Reads::Closed(helper);
+                }
+            }
             _ => {}
         }
         session.wrote.insert(self.history.key_of(version).0, version);
@@ -119,7 +138,24 @@ impl Check<'_> {
         };
         self.before(before, version, Kind::Process);
         session.read.insert(key, version);
-        session.last_read = Some(version);
+        if self.name == WRITES_FOLLOW_READS {
+            let helper = self.reads_of(session);
+            self.edges.add(version.0, helper, Kind::Read, 0);
+        }
+    }
+
+    fn reads_of(&mut self, session: &mut Session) -> u32 {
+        let before = match session.reads {
+            Reads::Open(helper) => return helper,
+            Reads::Closed(before) => Some(before),
+            Reads::None => None,
+        };
+        let helper = self.edges.helper();
+        if let Some(before) = before {
+            self.edges.add(before, helper, Kind::Onward, 0);
+        }
+        session.reads = Reads::Open(helper);
+        helper
     }
 
     fn names(&self, version: Version) -> (&str, &str) {
