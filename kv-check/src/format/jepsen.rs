@@ -32,8 +32,13 @@ enum Meaning {
 pub(super) fn read_log(text: &str) -> Result<History, ParseError> {
     let mut events = Events::new(Meaning::Log);
     let mut has_events = false;
+    // The first line that tells of an event in another way.
+    let mut foreign = None;
     for (number, line) in (1..).zip(text.lines()) {
-        let Some(event) = event_of_log(line.trim()) else { continue };
+        let Some(event) = event_of_log(line.trim()) else {
+            foreign = foreign.or_else(|| line.contains(":invoke").then_some(number));
+            continue;
+        };
         let (process, kind, f, value) = event;
         let kind = match kind {
             "invoke" => EventKind::Invoke,
@@ -50,11 +55,10 @@ pub(super) fn read_log(text: &str) -> Result<History, ParseError> {
         let value = reader.value().map_err(|error| ParseError { line: number, ..error })?;
         events.push(number, process, kind, f, &value)?;
     }
-    // Of a log that is written in another way no line is one, and nothing would hold for the wrong
-    // reason.
-    if !has_events {
-        let what = "expected a line like 'INFO jepsen.util - 0 :invoke :read nil'; there is none";
-        return Err(at_line(1, what.to_owned()));
+    // Of a log that is written in another way nothing is read, and that would hold for no reason.
+    if let Some(line) = foreign.filter(|_| !has_events) {
+        let what = "expected a line like 'INFO jepsen.util - 0 :invoke :read nil'";
+        return Err(at_line(line, what.to_owned()));
     }
     events.finish()
 }

@@ -347,7 +347,9 @@ fn logs_that_say_nothing_hold_for_no_reason() {
         "  INFO jepsen.util - 0 :invoke :read nil\n  INFO jepsen.util - 0 :ok :read 7\n",
         Verdict::Violated,
     );
-    refused(Format::JepsenLog, "INFO hello\nfoo\n", 1, 1, "a line like");
+    let dated = "INFO hello\nINFO  [2024-01-01 10:00:00,000] jepsen.util 0\t:invoke\t:read\tnil\n";
+    refused(Format::JepsenLog, dated, 2, 1, "a line like");
+    check(Format::JepsenLog, "INFO hello\n", Verdict::Holds);
     let typo = "INFO jepsen.util - 0 :invoke :write 1\nINFO jepsen.util - 0 :okk :write 1\n";
     refused(Format::JepsenLog, typo, 2, 1, ":invoke, :ok, :fail or :info; found :okk");
 }
