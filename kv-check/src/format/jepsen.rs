@@ -64,15 +64,19 @@ pub(super) fn read_log(text: &str) -> Result<History, ParseError> {
 }
 
 /// `INFO jepsen.util - 3 :ok :read 4`; any other line says nothing.
-fn event_of_log(line: &str) -> Option<(u64, &str, &str, &str)> {
+fn event_of_log<'l>(line: &'l str) -> Option<(u64, &'l str, &'l str, &'l str)> {
     let rest = line.strip_prefix("INFO")?.trim_start().strip_prefix("jepsen.util")?.trim_start();
-    let rest = rest.strip_prefix('-')?.trim_start();
-    let mut words = rest.splitn(4, char::is_whitespace);
-    let process = words.next()?.parse().ok()?;
-    let kind = words.next()?.strip_prefix(':')?;
-    let f = words.next()?.strip_prefix(':')?;
+    let word = |text: &'l str| match text.trim_start().split_once(char::is_whitespace) {
+        Some((word, rest)) => (word, rest.trim_start()),
+        None => (text.trim_start(), ""),
+    };
+    let (process, rest) = word(rest.strip_prefix('-')?);
+    let (kind, rest) = word(rest);
+    let (f, value) = word(rest);
+    let (kind, f) = (kind.strip_prefix(':')?, f.strip_prefix(':')?);
     let is_event = matches!(f, "read" | "write" | "cas");
-    is_event.then_some((process, kind, f, words.next().unwrap_or("nil")))
+    let value = if value.is_empty() { "nil" } else { value };
+    is_event.then_some((process.parse().ok()?, kind, f, value))
 }
 
 /// Reads events of a register, with `cas` if it `has_cas`.

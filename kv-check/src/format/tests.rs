@@ -350,6 +350,9 @@ fn logs_that_say_nothing_hold_for_no_reason() {
     let dated = "INFO hello\nINFO  [2024-01-01 10:00:00,000] jepsen.util 0\t:invoke\t:read\tnil\n";
     refused(Format::JepsenLog, dated, 2, 1, "a line like");
     check(Format::JepsenLog, "INFO hello\n", Verdict::Holds);
+    let wide =
+        "INFO  jepsen.util - 1   :invoke :read  nil\nINFO  jepsen.util - 1   :ok     :read  7\n";
+    check(Format::JepsenLog, wide, Verdict::Violated);
     let typo = "INFO jepsen.util - 0 :invoke :write 1\nINFO jepsen.util - 0 :okk :write 1\n";
     refused(Format::JepsenLog, typo, 2, 1, ":invoke, :ok, :fail or :info; found :okk");
 }
