@@ -147,6 +147,30 @@ fn a_large_history_that_holds_is_drawn_in_part() {
 }
 
 #[test]
+fn what_explains_a_violation_is_drawn_however_far_away() {
+    let mut history = History::new(Model::Kv);
+    let mut step = |request: MicroOp, result: MicroOp| {
+        for (kind, op) in [(EventKind::Invoke, request), (EventKind::Ok, result)] {
+            history.push(history.events.len() as u64, Process::Client(1), kind, vec![op]);
+        }
+    };
+    let get = |value: &str| {
+        let value = Observed::Value(value.to_owned());
+        MicroOp::Get { key: "k".to_owned(), value, version: None }
+    };
+    step(MicroOp::put("k", "a"), MicroOp::put("k", "a"));
+    step(MicroOp::put("k", "b"), MicroOp::put("k", "b"));
+    for _ in 0..1_000 {
+        step(MicroOp::get("k"), get("b"));
+    }
+    step(MicroOp::get("k"), get("a"));
+    let Some(seen) = look(&page(&history)) else { return };
+    assert_eq!(seen.console, Vec::<String>::new());
+    assert_eq!(seen.count("bar ok window"), seen.dom.matches("<tr").count() - 1);
+    seen.has("put \"a\"");
+}
+
+#[test]
 fn objects_and_transactions_have_pages_too() {
     let queue = "[1] call enqueue(1)\n[1] return\n[2] call dequeue\n[3] call dequeue\n\
                  [2] return 2\n[3] return 1\n";

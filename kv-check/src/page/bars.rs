@@ -1,6 +1,7 @@
 //! Operations as bars in lanes.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -35,6 +36,12 @@ pub(super) struct Run {
     pub(super) process: Option<u64>,
 }
 
+impl Run {
+    fn is_marked(&self) -> bool {
+        self.bar.window || self.bar.culprit
+    }
+}
+
 impl Group {
     /// A group of the operations, which are in the order of invocation; says what it leaves out.
     pub(super) fn new(
@@ -44,11 +51,17 @@ impl Group {
         mut runs: Vec<Run>,
     ) -> Self {
         let count = runs.len();
-        let (first, last) = shown(&runs);
-        runs = runs.drain(first..last).collect();
+        let stretch = shown(&runs);
+        let is_explained = runs.iter().filter(|run| run.is_marked()).count() <= BARS_MAX;
+        let is_drawn = |(place, run): &(usize, Run)| {
+            stretch.contains(place) || (is_explained && run.is_marked())
+        };
+        runs = runs.into_iter().enumerate().filter(is_drawn).map(|(_, run)| run).collect();
         if runs.len() < count {
             let shown = runs.len();
-            sentences.push(format!("Drawn are {shown} of its {count} operations, in one stretch."));
+            sentences.push(format!(
+                "Drawn are {shown} of its {count} operations: a stretch, and those that are marked."
+            ));
         }
         let lanes = into_lanes(&mut runs);
         let bars = runs.into_iter().map(|run| run.bar).collect();
@@ -57,18 +70,17 @@ impl Group {
     }
 }
 
-/// The stretch to draw: all that is marked if it fits, or what is around the culprit.
-fn shown(runs: &[Run]) -> (usize, usize) {
+/// The stretch to draw in full: all that is marked if it fits, or what is around the culprit.
+fn shown(runs: &[Run]) -> Range<usize> {
     let culprit = runs.iter().position(|run| run.bar.culprit);
-    let marked = |run: &Run| run.bar.window || run.bar.culprit;
-    let begin = runs.iter().position(marked).unwrap_or(0);
-    let end = runs.iter().rposition(marked).map_or(0, |last| last + 1);
+    let begin = runs.iter().position(Run::is_marked).unwrap_or(0);
+    let end = runs.iter().rposition(Run::is_marked).map_or(0, |last| last + 1);
     let middle = match culprit {
         Some(culprit) if end - begin > BARS_MAX => culprit,
         _ => begin.midpoint(end),
     };
     let first = middle.saturating_sub(BARS_MAX / 2).min(runs.len().saturating_sub(BARS_MAX));
-    (first, (first + BARS_MAX).min(runs.len()))
+    first..(first + BARS_MAX).min(runs.len())
 }
 
 /// Puts the operations into lanes and returns the names of those.
