@@ -70,8 +70,11 @@ fn add(
             if asked != key {
                 return Err(expected("the :key that was asked for"));
             }
-            if let StringAction::Get(seen) = action {
-                *seen = Some(value.unwrap_or_default());
+            match (action, *f) {
+                (StringAction::Get(seen), "get") => *seen = Some(value.unwrap_or_default()),
+                (StringAction::Put(asked), "put") | (StringAction::Append(asked), "append")
+                    if value.as_ref().is_none_or(|value| value == asked) => {}
+                _ => return Err(expected("the end of what was asked for")),
             }
             Ok(())
         }

@@ -338,6 +338,11 @@ fn banks_and_long_forks_are_read_and_refused() {
 fn the_end_of_a_call_is_that_of_what_was_asked_for() {
     let text = "{:type :invoke, :process 0, :f :acquire}\n{:type :ok, :process 0, :f :release}\n";
     refused(Format::JepsenEdn, text, 2, 1, "the end of a :acquire");
+    for (f, value) in [(":append", "\"z\""), (":put", "\"z\""), (":get", "\"b\"")] {
+        let ok = format!("{{:process 0, :type :ok, :f {f}, :key \"k\", :value {value}}}");
+        let put = "{:process 0, :type :invoke, :f :put, :key \"k\", :value \"a\"}";
+        refused(Format::PorcupineKv, &format!("{put}\n{ok}\n"), 2, 1, "what was asked for");
+    }
 }
 
 #[test]
