@@ -8,10 +8,10 @@ use clap::{Parser, Subcommand};
 use kv_check::transactions::Level;
 use kv_check::{BUDGET_STEPS_DEFAULT, Format, Options, Stop, Workload};
 
-/// Checks whether a recorded history is linearizable: of keys and values, of a register, of strings, of
-/// a queue or a stack.
+/// Checks a recorded history: whether it is linearizable (keys with values, registers, strings, queues,
+/// stacks, sets, locks), or whether its transactions keep a level of isolation.
 ///
-/// Exit codes: 0 it is; 1 it is not; 2 usage, or the history does not parse; 3 the history cannot
+/// Exit codes: 0 it holds; 1 it does not; 2 usage, or the history does not parse; 3 the history cannot
 /// be read or the report not be written; 4 unknown, the budget is spent;
 /// 5 the checker has a defect: an order that it found did not pass its replay.
 #[derive(Debug, Parser)]
@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "LEVEL", default_value_t = Level::StrictSerializable)]
     pub(crate) level: Level,
     /// Search steps per key beyond one for each operation, before giving up. Default: 5,000,000, or no
-    /// limit if --budget is given.
+    /// limit if --budget is given. What a search keeps in memory is limited as well.
     #[arg(long, value_name = "STEPS")]
     budget_steps: Option<u64>,
     /// Time that the check may take, reading apart, before giving up: 500ms, 10s, 2m.

@@ -40,7 +40,7 @@ impl Options {
     pub(crate) fn steps(&self, operations: usize) -> Steps {
         let left =
             self.budget_steps.map_or(u64::MAX, |steps| steps.saturating_add(operations as u64));
-        Steps { left, stop: self.stop.clone() }
+        Steps { left, kept_bytes: 0, stop: self.stop.clone() }
     }
 }
 
@@ -73,10 +73,15 @@ impl PartialEq for Stop {
 
 impl Eq for Stop {}
 
+/// What the configurations that a search keeps may take, about, in bytes; beyond that it is given up
+/// like one without steps, since states can be as large as the history.
+const KEPT_BYTES_MAX: u64 = 1 << 28;
+
 /// The steps that a search has left.
 #[derive(Debug)]
 pub(crate) struct Steps {
     left: u64,
+    kept_bytes: u64,
     stop: Stop,
 }
 
@@ -91,6 +96,19 @@ impl Steps {
         is_paid
     }
 
+    /// Pays for what is kept in memory; there are no steps left if that is too much.
+    pub(crate) fn keep(&mut self, bytes: usize) {
+        self.kept_bytes = self.kept_bytes.saturating_add(bytes as u64);
+        if self.kept_bytes > KEPT_BYTES_MAX {
+            self.left = 0;
+        }
+    }
+
+    /// Nothing of what was paid for is kept any more.
+    pub(crate) fn let_go(&mut self) {
+        self.kept_bytes = 0;
+    }
+
     /// Whether the next one cannot be paid.
     pub(crate) fn is_spent(&self) -> bool {
         self.left == 0
@@ -103,6 +121,6 @@ impl Steps {
         }
         let left = self.left.min(count);
         self.left -= left;
-        Self { left, stop: self.stop.clone() }
+        Self { left, kept_bytes: 0, stop: self.stop.clone() }
     }
 }

@@ -1,8 +1,9 @@
-//! A linearizability checker for key-value histories.
+//! A checker of histories: are they linearizable, and which levels of isolation do transactions keep?
 //!
-//! A simulator or a client records a [`History`]; [`check()`] decides whether some sequential order
-//! of its operations explains all results, and the [`Report`] names the operation that broke it if
-//! not.
+//! A simulator or a client records a [`History`] of keys; [`check()`] decides whether some sequential
+//! order of its operations explains all results, and the [`Report`] names the operation that broke it
+//! if not. [`Format::read`] takes the histories of other programs, of keys and of other objects;
+//! [`transactions::check_transactions`] decides about transactions.
 //!
 //! ```
 //! use kv_check::{EventKind, History, MicroOp, Model, Process, Verdict, check};
@@ -25,7 +26,8 @@
 //! - [`history`]: the types of a history and its JSON form; [`parse`]: reading it.
 //! - `operation`: pairs events into operations and refuses what is not well-formed.
 //! - `model`: what a single copy of one key would do.
-//! - `linearizability`: the search, per key.
+//! - `linearizability`: zones of unique values, or the search, per key.
+//! - `object`: queues, strings and other types; [`mod@format`]: histories of other programs.
 //! - `decision`: what came of a key, and how.
 //! - `witness`: replays the orders that were found; `explain`: what people see of a violation.
 //! - `page`: the finding for a browser.

@@ -272,6 +272,15 @@ impl State {
         }
     }
 
+    /// About what it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let excluded = match &self.version {
+            Version::AtLeast { excluded, .. } => size_of_val(&excluded[..]),
+            Version::Exactly(_) => 0,
+        };
+        size_of::<Self>() + excluded
+    }
+
     /// Whether every concrete state of `other` is also one of `self`.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         self.value == other.value && self.version.covers(&other.version)

@@ -196,6 +196,7 @@ fn objects_and_transactions_have_pages_too() {
 #[test]
 fn nothing_of_the_page_comes_from_elsewhere() {
     let page = page(&violated());
+    assert!(page.contains("default-src 'none'"), "the browser would load nothing either");
     let own = page.replace("http://www.w3.org/2000/svg", "");
     for foreign in ["http:", "https:", "src=\"", "href=", "@import", "url(h"] {
         assert!(!own.contains(foreign), "{foreign}");

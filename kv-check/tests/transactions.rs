@@ -239,41 +239,38 @@ fn run(rng: &mut Rng, plans: &mut [Plan]) {
     }
 }
 
-fn lists(plans: &[Plan]) -> TxnHistory {
+/// The history of the plans, whose operations are what `op` makes of them.
+fn history_of(plans: &[Plan], op: impl Fn(&mut TxnHistory, KeyId, &PlanOp) -> TxnOp) -> TxnHistory {
     let mut history = TxnHistory::new();
     for plan in plans {
         let mut ops = Vec::new();
-        for (key, op) in &plan.ops {
+        for (key, planned) in &plan.ops {
             let key = history.key(&key.to_string());
-            let mut version = |value: &usize| history.version(key, &value.to_string());
-            ops.push(match op {
-                PlanOp::Write(value) => TxnOp::Append(version(value)),
-                PlanOp::Read(values) => {
-                    let values: Vec<_> = values.iter().map(version).collect();
-                    TxnOp::ReadList(key, history.list(&values).unwrap())
-                }
-            });
+            ops.push(op(&mut history, key, planned));
         }
         history.push(plan.txn, &ops).unwrap();
     }
     history
 }
 
-fn registers(plans: &[Plan]) -> TxnHistory {
-    let mut history = TxnHistory::new();
-    for plan in plans {
-        let mut ops = Vec::new();
-        for (key, op) in &plan.ops {
-            let key = history.key(&key.to_string());
-            let mut version = |value: &usize| history.version(key, &value.to_string());
-            ops.push(match op {
-                PlanOp::Write(value) => TxnOp::Write(version(value)),
-                PlanOp::Read(values) => TxnOp::Read(key, values.last().map(version)),
-            });
+fn lists(plans: &[Plan]) -> TxnHistory {
+    history_of(plans, |history, key, op| match op {
+        PlanOp::Write(value) => TxnOp::Append(history.version(key, &value.to_string())),
+        PlanOp::Read(values) => {
+            let version = |value: &usize| history.version(key, &value.to_string());
+            let values: Vec<_> = values.iter().map(version).collect();
+            TxnOp::ReadList(key, history.list(&values).unwrap())
         }
-        history.push(plan.txn, &ops).unwrap();
-    }
-    history
+    })
+}
+
+fn registers(plans: &[Plan]) -> TxnHistory {
+    history_of(plans, |history, key, op| match op {
+        PlanOp::Write(value) => TxnOp::Write(history.version(key, &value.to_string())),
+        PlanOp::Read(values) => {
+            TxnOp::Read(key, values.last().map(|it| history.version(key, &it.to_string())))
+        }
+    })
 }
 
 fn histories() -> u64 {

@@ -9,7 +9,10 @@
 
 mod support;
 
-use kv_check::{Event, EventKind, History, KeyViolation, MicroOp, Process, Verdict, check};
+use kv_check::{
+    Event, EventKind, Expect, Finding, Format, History, KeyViolation, MicroOp, Model, Observed,
+    Options, Process, Verdict, check,
+};
 use support::{Rng, Workload, mutate, record};
 
 /// The events of one operation, its invocation first.
@@ -73,21 +76,6 @@ fn verify(history: &History, violation: &KeyViolation, seed: u64) {
     }
 }
 
-fn workload(rng: &mut Rng, operations: usize) -> Workload {
-    Workload {
-        clients: 2 + rng.below(4),
-        operations,
-        keys: 1 + rng.below(2),
-        values: rng.below(4),
-        unknown: [0, 20, 50][rng.below(3)],
-        unknown_max: 4,
-        failed: rng.below(15),
-        reported: [100, 80][rng.below(2)],
-        versions: [0, 50, 100][rng.below(3)],
-        slow: [0, 60][rng.below(2)],
-    }
-}
-
 /// Makes histories with one or more wrong results each, verifies their windows and returns the sizes
 /// of those; simple ones write each value once and name no versions.
 fn run(seeds: u64, operations: usize, is_simple: bool) -> Vec<usize> {
@@ -95,7 +83,7 @@ fn run(seeds: u64, operations: usize, is_simple: bool) -> Vec<usize> {
     for seed in 0..seeds {
         let mut rng = Rng(seed);
         let count = 3 + rng.below(operations);
-        let mut workload = workload(&mut rng, count);
+        let mut workload = Workload::small(&mut rng, count);
         if is_simple {
             (workload.values, workload.versions) = (0, 0);
         }
@@ -117,6 +105,48 @@ fn no_operation_of_a_window_can_be_left_out() {
     let sizes = run(if is_full { 30_000 } else { 3_000 }, 6, false);
     assert!(sizes.len() > 1_000, "{} windows", sizes.len());
     assert!(sizes.iter().any(|size| *size > 3), "no window has more than three");
+}
+
+/// The get saw what the cas may have written as long as it was open, over any value that was there.
+#[test]
+fn an_operation_that_completed_after_the_culprit_may_have_needed_anything() {
+    let mut history = History::new(Model::Kv);
+    let mut step = |process, kind, op: &MicroOp| {
+        let time = history.events.len() as u64;
+        history.push(time, Process::Client(process), kind, vec![op.clone()]);
+    };
+    for value in ["a", "b", "c", "d"] {
+        step(0, EventKind::Invoke, &MicroOp::put("k", value));
+        step(0, EventKind::Ok, &MicroOp::put("k", value));
+    }
+    let cas = MicroOp::cas("k", Expect::Value("c".to_owned()), "e");
+    let mut refused = cas.clone();
+    if let MicroOp::Cas { applied, .. } = &mut refused {
+        *applied = Some(false);
+    }
+    step(3, EventKind::Invoke, &cas);
+    step(4, EventKind::Invoke, &MicroOp::get("k"));
+    let value = Observed::Value("e".to_owned());
+    step(4, EventKind::Ok, &MicroOp::Get { key: "k".to_owned(), value, version: None });
+    step(3, EventKind::Ok, &refused);
+    let found = check(&history).violations;
+    assert_eq!(found.len(), 1);
+    verify(&history, &found[0], 0);
+}
+
+#[test]
+fn a_stop_ends_the_search_for_a_window() {
+    let text = "[1] call enqueue(1)\n[1] return\n[2] call dequeue\n[2] return 2\n";
+    let recording = Format::Violin.read(text).unwrap();
+    let options = Options::default();
+    let is_minimal = || match recording.check(&options) {
+        Finding::Objects(objects) => objects.windows[0].is_minimal,
+        other => panic!("{other}"),
+    };
+    assert!(is_minimal());
+    // The rules of queues take no steps, so there is a verdict all the same.
+    options.stop.stop();
+    assert!(!is_minimal());
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! left out. Other keys say nothing here.
 
 use super::edn::{Edn, Reader};
+use super::events::{KINDS, kind_of};
 use crate::history::EventKind;
 use crate::parse::ParseError;
 
@@ -61,16 +62,8 @@ impl<'t> EdnEvent<'t> {
             return Err(self.expected("a :type with a keyword"));
         };
         self.f = f.unwrap_or("");
-        self.kind = match kind {
-            "invoke" => EventKind::Invoke,
-            "ok" => EventKind::Ok,
-            "fail" => EventKind::Fail,
-            "info" => EventKind::Info,
-            other => {
-                let kinds = "a :type of :invoke, :ok, :fail or :info";
-                return Err(self.expected(&format!("{kinds}; found :{other}")));
-            }
-        };
+        let other = || self.expected(&format!("a :type of {KINDS}; found :{kind}"));
+        self.kind = kind_of(kind).ok_or_else(other)?;
         Ok(true)
     }
 

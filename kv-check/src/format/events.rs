@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use crate::history::EventKind;
 use crate::object::{Call, PENDING};
 use crate::parse::ParseError;
 
@@ -84,6 +85,20 @@ impl<Id: Copy + Eq + Hash + std::fmt::Display, A> Pairing<Id, A> {
         let mut failed = failed.into_iter().peekable();
         let happened = |(at, _): &(usize, _)| failed.next_if_eq(at).is_none();
         calls.into_iter().enumerate().filter(happened).map(|(_, call)| call).collect()
+    }
+}
+
+/// The names of the kinds of events in Jepsen's formats, for people.
+pub(super) const KINDS: &str = ":invoke, :ok, :fail or :info";
+
+/// The kind of event that Jepsen calls so.
+pub(super) fn kind_of(name: &str) -> Option<EventKind> {
+    match name {
+        "invoke" => Some(EventKind::Invoke),
+        "ok" => Some(EventKind::Ok),
+        "fail" => Some(EventKind::Fail),
+        "info" => Some(EventKind::Info),
+        _ => None,
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use super::edn::{Edn, Reader};
 use super::edn_events::EdnEvents;
-use super::events::at_line;
+use super::events::{KINDS, at_line, kind_of};
 use crate::history::{EventKind, Expect, History, MicroOp, Model, Observed, Process};
 use crate::operation;
 use crate::parse::ParseError;
@@ -40,16 +40,8 @@ pub(super) fn read_log(text: &str) -> Result<History, ParseError> {
             continue;
         };
         let (process, kind, f, value) = event;
-        let kind = match kind {
-            "invoke" => EventKind::Invoke,
-            "ok" => EventKind::Ok,
-            "fail" => EventKind::Fail,
-            "info" => EventKind::Info,
-            other => {
-                let what = format!("expected :invoke, :ok, :fail or :info; found :{other}");
-                return Err(at_line(number, what));
-            }
-        };
+        let other = || at_line(number, format!("expected {KINDS}; found :{kind}"));
+        let kind = kind_of(kind).ok_or_else(other)?;
         has_events = true;
         let mut reader = Reader::new(value);
         let value = reader.value().map_err(|error| ParseError { line: number, ..error })?;

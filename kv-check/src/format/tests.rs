@@ -236,7 +236,14 @@ fn what_edn_has_that_histories_do_not_need_is_passed_over_or_refused() {
              {{:process 1, :type :ok, :f :read, :value 0, {more}}}]"
         )
     };
-    for more in [r#":error "a \\""#, r#":char \""#, ":time 1.5", ":x #a #{1 2}", ":x 1e999"] {
+    for more in [
+        r#":error "a \"b""#,
+        r#":error "a \\""#,
+        r#":char \""#,
+        ":time 1.5",
+        ":x #a #{1 2}",
+        ":x 1e999",
+    ] {
         check(Format::JepsenEdn, &read(more), Verdict::Holds);
     }
     refused(Format::JepsenEdn, &read("#_ :x"), 2, 45, "discarded");
@@ -342,6 +349,10 @@ fn the_end_of_a_call_is_that_of_what_was_asked_for() {
         let ok = format!("{{:process 0, :type :ok, :f {f}, :key \"k\", :value {value}}}");
         let put = "{:process 0, :type :invoke, :f :put, :key \"k\", :value \"a\"}";
         refused(Format::PorcupineKv, &format!("{put}\n{ok}\n"), 2, 1, "what was asked for");
+        let get = put.replace(":put", ":get");
+        if f != ":get" {
+            refused(Format::PorcupineKv, &format!("{get}\n{ok}\n"), 2, 1, "what was asked for");
+        }
     }
 }
 
@@ -420,6 +431,9 @@ fn sets_are_decided_element_by_element() {
     check(Format::Violin, &set("true", "true"), Verdict::Holds);
     check(Format::Violin, &set("", "true"), Verdict::Holds);
     check(Format::Violin, &set("false", "true"), Verdict::Violated);
+    let absent = "# @object atomic-set\n[1] call remove(a)\n[1] return ";
+    check(Format::Violin, &format!("{absent}false\n"), Verdict::Holds);
+    check(Format::Violin, &format!("{absent}true\n"), Verdict::Violated);
     let finding = Format::Violin.read(&set("true", "false")).expect("it is one");
     let finding = finding.check(&Options::default()).to_string();
     assert!(finding.contains("2 elements of a set, 5 operations, 1 pending"), "{finding}");

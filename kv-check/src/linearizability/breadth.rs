@@ -61,6 +61,7 @@ impl<'p> BreadthFirst<'p> {
                 }
             }
             layer = best_of(next);
+            self.walk.steps.let_go();
         }
         match layer.first() {
             Some(node) => Answer::Order(self.order(node.last)),
@@ -89,10 +90,14 @@ impl<'p> BreadthFirst<'p> {
         for step in moves {
             if let Some(config) = self.walk.take(config, step) {
                 let used = self.walk.used_by_kind(&config.used);
+                self.walk.steps.keep(config.bytes());
                 let last = self.remember(node.last);
                 next.push(Node { config, used, last });
             }
             self.walk.undo(0);
+            if self.walk.steps.is_spent() {
+                return;
+            }
         }
     }
 

@@ -45,9 +45,6 @@ pub(crate) fn conflict(operations: &[Operation<'_>], culprit: usize, options: &O
     let options = Options { budget_steps: Some(steps), ..options.clone() };
     let rest = Rest::new(operations, cut);
     let is_bad = |places: &[usize]| {
-        if options.stop.is_stopped() {
-            return None;
-        }
         let mut set = rest.without(places);
         set.extend(places.iter().map(|place| operations[*place]));
         let problem = Problem::new(&set, cut);

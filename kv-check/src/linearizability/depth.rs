@@ -74,6 +74,9 @@ impl<'p> DepthFirst<'p> {
         }
         let used = self.walk.used_by_kind(&config.used);
         if self.memo.enter(&config, used) {
+            // Once in the memory, and once to come back to it.
+            let choices: usize = moves.iter().map(Move::bytes).sum();
+            self.walk.steps.keep(2 * config.bytes() + choices);
             let depth = self.walk.order.len();
             self.choices.push(Choice { config, depth, moves, is_narrow });
         }

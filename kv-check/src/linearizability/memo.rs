@@ -60,6 +60,12 @@ impl Config {
     pub(super) fn initial() -> Self {
         Self { state: State::initial(), window: Window::default(), used: Rc::from([]) }
     }
+
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let lists = size_of_val(self.window.behind()) + size_of_val(&self.used[..]);
+        size_of::<Self>() + self.state.bytes() + lists
+    }
 }
 
 impl Memo {

@@ -66,6 +66,14 @@ pub(super) struct Move {
     state: State,
 }
 
+impl Move {
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let links = self.chain.iter().map(|(_, state)| size_of::<u32>() + state.bytes());
+        size_of::<Self>() + self.state.bytes() + links.sum::<usize>()
+    }
+}
+
 /// Where chains are built.
 #[derive(Debug)]
 struct Frame<'c> {

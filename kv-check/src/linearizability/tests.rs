@@ -13,18 +13,29 @@ use crate::model::State;
 use crate::support::{Rng, Workload, mutate, record};
 use crate::{History, operation};
 
-fn workload(rng: &mut Rng) -> Workload {
-    Workload {
-        clients: 2 + rng.below(4),
-        operations: 4 + rng.below(30),
+#[test]
+fn what_would_keep_too_much_in_memory_is_given_up() {
+    let workload = Workload {
         keys: 1,
-        values: rng.below(4),
-        unknown: [0, 20, 60][rng.below(3)],
-        unknown_max: 8,
-        failed: rng.below(15),
-        reported: [100, 80][rng.below(2)],
-        versions: [0, 50, 100][rng.below(3)],
-        slow: [0, 60][rng.below(2)],
+        values: 2,
+        unknown: 0,
+        versions: 0,
+        ..Workload::small(&mut Rng(1), 30)
+    };
+    let history = record(&mut Rng(1), &workload);
+    let operations = operation::pair(&history).unwrap();
+    let problem = Problem::new(&operations, usize::MAX);
+    let walk = |kept| {
+        let mut steps = Options::default().steps(operations.len());
+        steps.keep(kept);
+        Walk::new(&problem, steps)
+    };
+    for search in [
+        |walk: Walk<'_>| DepthFirst::new(walk).run(),
+        |walk: Walk<'_>| BreadthFirst::new(walk).run(),
+    ] {
+        assert!(matches!(search(walk(0)), Answer::Order(_)));
+        assert_eq!(search(walk(1 << 28)), Answer::Exhausted);
     }
 }
 
@@ -81,7 +92,9 @@ fn both_searches_agree_and_their_orders_are_legal() {
     let mut violated = 0;
     for seed in 0..4_000 {
         let mut rng = Rng(seed);
-        let workload = workload(&mut rng);
+        let operations = 4 + rng.below(30);
+        let workload =
+            Workload { keys: 1, unknown_max: 8, ..Workload::small(&mut rng, operations) };
         let mut history = record(&mut rng, &workload);
         assert!(is_linearizable(&history, seed), "seed {seed}: a correct store recorded it");
         for _ in 0..2 {

@@ -56,6 +56,10 @@ impl Object for GrowSet {
         }
     }
 
+    fn bytes(&self, state: &Self::State) -> usize {
+        state.len() * 2 * size_of::<u32>()
+    }
+
     fn is_observation(&self, action: &SetAction) -> bool {
         matches!(action, SetAction::Read(_))
     }

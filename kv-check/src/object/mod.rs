@@ -78,6 +78,11 @@ pub(crate) trait Object {
         })
     }
 
+    /// About what a state takes in memory, in bytes.
+    fn bytes(&self, _state: &Self::State) -> usize {
+        size_of::<Self::State>()
+    }
+
     /// Whether `action` changes nothing, wherever it is legal.
     fn is_observation(&self, action: &Self::Action) -> bool;
 

@@ -93,6 +93,10 @@ impl Object for Queue {
         }
     }
 
+    fn bytes(&self, state: &Self::State) -> usize {
+        size_of_val(state.as_slices().0) + size_of_val(state.as_slices().1)
+    }
+
     fn is_observation(&self, action: &QueueAction) -> bool {
         matches!(action, QueueAction::Remove(Removal::Empty))
     }

@@ -49,6 +49,10 @@ impl Object for Registers {
         })
     }
 
+    fn bytes(&self, state: &Self::State) -> usize {
+        size_of_val(&state[..])
+    }
+
     fn is_observation(&self, action: &Vec<Access>) -> bool {
         action.iter().all(|access| matches!(access, Access::Read(..)))
     }

@@ -54,6 +54,16 @@ struct Frame<S> {
     choices: Vec<Choice>,
 }
 
+/// Where choices that are none lead to.
+enum Forced<S> {
+    /// To where there is a choice, or nothing left to take.
+    Ahead(Frame<S>),
+    /// To a call that is not legal.
+    Nowhere,
+    /// The steps are used up.
+    Unknown,
+}
+
 #[derive(Clone, Copy)]
 enum Choice {
     /// One of the completed calls.
@@ -83,7 +93,12 @@ impl<'a, O: Object> Search<'a, O> {
         let mut order = Vec::new();
         let state = self.object.initial();
         let first = Configuration { window: Window::default(), pending: Vec::new(), state };
-        let mut stack = vec![self.frame(first, &mut order)];
+        let first = self.frame(first, &mut order);
+        let mut stack = match self.forced(first, &mut order, &mut steps) {
+            Forced::Ahead(frame) => vec![frame],
+            Forced::Nowhere => return Decision::Violated(()),
+            Forced::Unknown => return Decision::Unknown,
+        };
         while let Some(frame) = stack.last_mut() {
             if self.is_all(&frame.configuration) {
                 return Decision::Holds(Some(order));
@@ -99,12 +114,48 @@ impl<'a, O: Object> Search<'a, O> {
             }
             order.push(self.place(choice));
             let frame = self.frame(next, &mut order);
+            let frame = match self.forced(frame, &mut order, &mut steps) {
+                Forced::Ahead(frame) => frame,
+                Forced::Nowhere => continue,
+                Forced::Unknown => return Decision::Unknown,
+            };
             let Configuration { window, pending, state } = &frame.configuration;
             if seen.insert((window.clone(), pending.clone(), state.clone())) {
+                // Once in the memory, and once to come back to it.
+                steps.keep(2 * self.bytes(&frame.configuration));
                 stack.push(frame);
             }
         }
         Decision::Violated(())
+    }
+
+    /// Goes on while there is one choice only: nothing of that need be kept.
+    fn forced(
+        &self,
+        mut frame: Frame<O::State>,
+        order: &mut Vec<usize>,
+        steps: &mut Steps,
+    ) -> Forced<O::State> {
+        while let [Choice::Completed(number)] = frame.choices[..] {
+            if !steps.take() {
+                return Forced::Unknown;
+            }
+            let mut next = frame.configuration;
+            let place = self.completed[number as usize];
+            if !self.object.apply(&mut next.state, &self.calls[place].action) {
+                return Forced::Nowhere;
+            }
+            next.window = next.window.with(number);
+            order.push(place);
+            frame = self.frame(next, order);
+        }
+        Forced::Ahead(frame)
+    }
+
+    fn bytes(&self, configuration: &Configuration<O::State>) -> usize {
+        let Configuration { window, pending, state } = configuration;
+        let lists = size_of_val(window.behind()) + size_of_val(&pending[..]);
+        size_of::<Configuration<O::State>>() + lists + self.object.bytes(state)
     }
 
     fn is_all(&self, configuration: &Configuration<O::State>) -> bool {

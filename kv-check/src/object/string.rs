@@ -51,6 +51,10 @@ impl Object for Text {
         }
     }
 
+    fn bytes(&self, state: &Self::State) -> usize {
+        state.len()
+    }
+
     fn is_observation(&self, action: &StringAction) -> bool {
         matches!(action, StringAction::Get(_))
     }

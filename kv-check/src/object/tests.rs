@@ -449,6 +449,41 @@ fn a_stack_that_needs_more_steps_than_there_are_is_given_up() {
     assert!(matches!(decide(1_000), Some(Decision::Holds(_))));
 }
 
+/// A register whose states are said to be large.
+struct Large;
+
+impl Object for Large {
+    type State = u32;
+    type Action = (bool, u32);
+
+    fn initial(&self) -> u32 {
+        0
+    }
+
+    fn step(&self, state: &u32, (is_write, value): &(bool, u32)) -> Option<u32> {
+        (*is_write || state == value).then_some(*value)
+    }
+
+    fn bytes(&self, _: &u32) -> usize {
+        1 << 24
+    }
+
+    fn is_observation(&self, (is_write, _): &(bool, u32)) -> bool {
+        !is_write
+    }
+}
+
+#[test]
+fn memory_is_bounded_and_what_has_no_choice_takes_none() {
+    let call = |invoked, completed, action| Call { invoked, completed, action };
+    let one_by_one: Vec<_> = (0..1_000).map(|at| call(2 * at, 2 * at + 1, (true, at))).collect();
+    let options = Options::default();
+    assert!(matches!(search(&Large, &one_by_one, &options), Decision::Holds(_)));
+    let mut beside: Vec<_> = (0..12).map(|at| call(at, 100 + at, (true, at))).collect();
+    beside.push(call(200, 201, (false, 99)));
+    assert_eq!(search(&Large, &beside, &options), Decision::Unknown);
+}
+
 #[test]
 fn what_does_not_end_is_given_up() {
     let add = |at| Call { invoked: at, completed: 100 + at, action: QueueAction::Add(at) };

@@ -273,6 +273,6 @@ fn sessions_have_guarantees() {
     // A value that nobody wrote is the initial one.
     assert_eq!(broken("0 ok wx1--0 ok rx0"), "read-your-writes");
     // All reads count, not only the last one, and for all later writes.
-    let all_reads = "0 ok wx1--0 ok wy2--1 ok rx1--1 ok ry2--1 ok wz3--1 ok wx4";
+    let all_reads = "0 ok wx1--0 ok wy2--1 ok rx1--1 ok wz3--1 ok ry2--1 ok wx4";
     assert_eq!(broken(&format!("{all_reads}--2 ok rx4--2 ok rx1")), "writes-follow-reads");
 }

@@ -51,6 +51,24 @@ pub struct Workload {
     pub slow: usize,
 }
 
+impl Workload {
+    /// Few clients and as many operations, with any mixture of the rest.
+    pub fn small(rng: &mut Rng, operations: usize) -> Self {
+        Self {
+            clients: 2 + rng.below(4),
+            operations,
+            keys: 1 + rng.below(2),
+            values: rng.below(4),
+            unknown: [0, 20, 50][rng.below(3)],
+            unknown_max: 4,
+            failed: rng.below(15),
+            reported: [100, 80][rng.below(2)],
+            versions: [0, 50, 100][rng.below(3)],
+            slow: [0, 60][rng.below(2)],
+        }
+    }
+}
+
 enum Phase {
     Idle,
     /// Invoked, not yet in effect.
