@@ -29,7 +29,8 @@
 //! - `linearizability`: zones of unique values, or the search, per key.
 //! - `object`: queues, strings and other types; [`mod@format`]: histories of other programs.
 //! - `decision`: what came of a key, and how.
-//! - `witness`: replays the orders that were found; `explain`: what people see of a violation.
+//! - `witness`: replays the orders that were found; `explain` and `window`: what people see of a
+//!   violation.
 //! - `page`: the finding for a browser.
 //! - `check`: runs it over all keys; [`report`]: the result and its text.
 //! - `budget`: when a search is given up.
@@ -64,6 +65,7 @@ pub mod report;
 #[path = "../tests/support/mod.rs"]
 mod support;
 pub mod transactions;
+mod window;
 mod witness;
 
 pub use budget::{BUDGET_STEPS_DEFAULT, Options, Stop};
@@ -75,5 +77,6 @@ pub use history::{
 };
 pub use operation::{HistoryError, Problem};
 pub use parse::{ParseError, ReadError};
-pub use recording::{CallView, Finding, ObjectWindow, Objects};
+pub use recording::{Finding, Objects};
 pub use report::{KeyViolation, OperationView, Operations, Report, Verdict};
+pub use window::{CallView, ObjectWindow};

@@ -5,30 +5,24 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::budget::{Options, Stop};
+use crate::budget::Options;
 use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::{Recorded, Recording, RegisterRecord};
 use crate::judge;
-use crate::minimal::Bad;
 use crate::object::{
-    Call, Counter, GrowSet, Mutex, Object, PENDING, Presence, Queue, QueueAction, Registers,
-    Removal, Side, Text, conflict, decide_part, fifo, lifo, observed, search,
+    Call, Counter, GrowSet, Mutex, Object, PENDING, Presence, Queue, Registers, Side, Text, fifo,
+    lifo, observed, search,
 };
-use crate::report::{Report, Verdict, as_count, shortened};
+use crate::report::{Report, Verdict, as_count};
 use crate::transactions::{
     Cases, Rules, TxnReport, bank, check_cases, check_transactions, long_fork, session_guarantees,
 };
+use crate::window::{self, ObjectWindow};
 use crate::witness;
-
-/// Steps of each search for a window beyond one for each call.
-const WINDOW_STEPS_MAX: u64 = 20_000;
 
 /// How many windows are looked for.
 const WINDOWS_MAX: usize = 5;
-
-/// How many calls of a window the text form shows.
-const WINDOW_LINES_MAX: usize = 8;
 
 /// What a check of a [`Recording`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,32 +74,6 @@ pub struct Objects {
     pub flaws: Vec<String>,
 }
 
-/// The fewest calls that exclude each other: they have no order even if all others may have taken
-/// effect at any moment, or not at all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ObjectWindow {
-    /// The name of the object.
-    pub name: String,
-    /// The calls, in the order of their invocations; the last to complete is the culprit.
-    pub calls: Vec<CallView>,
-    /// Whether they have an order, in that sense, once any one of them is left out. If not, the limit
-    /// was reached on the way.
-    pub is_minimal: bool,
-}
-
-/// One call, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CallView {
-    /// Position of the event that invoked it.
-    pub index: u64,
-    /// Position of the event that completed it, if one did.
-    pub completed: Option<u64>,
-    /// The request.
-    pub operation: String,
-    /// What came of it; empty if there is nothing to say.
-    pub result: String,
-}
-
 impl Recording {
     /// Checks it.
     #[must_use]
@@ -121,10 +89,7 @@ impl Recording {
                         None => decided(&Text, calls, options),
                     };
                     objects.add(&Text, key, calls, decided);
-                    objects.explain(&Text, key, calls, &options.stop, |calls| {
-                        let observed = observed::decide(calls);
-                        observed.unwrap_or_else(|| search(&Text, calls, &limited(options)))
-                    });
+                    objects.explain(key, || window::of_text(key, calls, options));
                 }
                 Finding::Objects(objects)
             }
@@ -140,19 +105,7 @@ impl Recording {
                 let by_search = || decided(&Queue(*side), calls, options);
                 let decided = rules.map_or_else(by_search, |rules| rules.by(method));
                 objects.add(&Queue(*side), name, calls, decided);
-                // A value can be left out only if no removal may have found it without saying so.
-                let is_silent = |call: &Call<QueueAction>| {
-                    call.completed != PENDING
-                        && call.action == QueueAction::Remove(Removal::Unknown)
-                };
-                if calls.iter().any(is_silent) {
-                    return Finding::Objects(objects);
-                }
-                objects.explain(&Queue(*side), name, calls, &options.stop, |calls| {
-                    let options = limited(options);
-                    let rules = decide_part(*side, calls, &options);
-                    rules.unwrap_or_else(|| search(&Queue(*side), calls, &options))
-                });
+                objects.explain(name, || window::of_queue(name, *side, calls, options));
                 Finding::Objects(objects)
             }
             Recorded::Sessions(history) => Finding::Rules(session_guarantees(history)),
@@ -165,14 +118,15 @@ impl Recording {
             Recorded::Mutex(calls) => {
                 let mut objects = Objects::new("mutex");
                 objects.add(&Mutex, "mutex", calls, decided(&Mutex, calls, options));
-                let by_search = |calls: &[_]| search(&Mutex, calls, &limited(options));
-                objects.explain(&Mutex, "mutex", calls, &options.stop, by_search);
+                let find = || window::by_search(&Mutex, "mutex", calls, options);
+                objects.explain("mutex", find);
                 Finding::Objects(objects)
             }
             Recorded::Elements(elements) => {
                 let mut objects = Objects::new("elements of a set");
                 for (name, calls) in elements {
                     objects.add(&Presence, name, calls, decided(&Presence, calls, options));
+                    objects.explain(name, || window::of_element(name, calls, options));
                 }
                 Finding::Objects(objects)
             }
@@ -180,6 +134,10 @@ impl Recording {
                 let mut objects = Objects::new("set");
                 let (decided, notes) = judge::set(record, options);
                 objects.add(&GrowSet, "set", &record.calls, decided);
+                if objects.verdict == Verdict::Violated {
+                    let calls = window::calls_of_set(record);
+                    objects.explain("set", || window::of_set(&calls, record.is_full, options));
+                }
                 objects.notes = notes;
                 Finding::Objects(objects)
             }
@@ -187,6 +145,7 @@ impl Recording {
                 let mut objects = Objects::new("counter");
                 let (decided, notes) = judge::counter(calls);
                 objects.add(&Counter, "counter", calls, decided);
+                objects.windows.extend(window::of_counter(calls));
                 objects.notes = notes;
                 Finding::Objects(objects)
             }
@@ -197,19 +156,12 @@ impl Recording {
                     let decided = decided(&object, calls, options);
                     let name = names.join(" ");
                     objects.add(&object, &name, calls, decided);
-                    let by_search = |calls: &[_]| search(&object, calls, &limited(options));
-                    objects.explain(&object, &name, calls, &options.stop, by_search);
+                    objects.explain(&name, || window::by_search(&object, &name, calls, options));
                 }
                 Finding::Objects(objects)
             }
         }
     }
-}
-
-/// The limits of a question about a few calls.
-fn limited(options: &Options) -> Options {
-    let steps = options.budget_steps.map_or(WINDOW_STEPS_MAX, |steps| steps.min(WINDOW_STEPS_MAX));
-    Options { budget_steps: Some(steps), ..options.clone() }
 }
 
 /// Searches for an order of `calls`.
@@ -276,27 +228,11 @@ impl Objects {
     }
 
     /// Looks for the calls that exclude each other, if the object that was added last is violated.
-    fn explain<O: Object>(
-        &mut self,
-        object: &O,
-        name: &str,
-        calls: &[Call<O::Action>],
-        stop: &Stop,
-        decide: impl Fn(&[Call<O::Action>]) -> Decision,
-    ) {
+    fn explain(&mut self, name: &str, find: impl FnOnce() -> ObjectWindow) {
         let is_violated = self.violated.last().is_some_and(|last| last == name);
-        if !is_violated || self.windows.len() == WINDOWS_MAX {
-            return;
+        if is_violated && self.windows.len() < WINDOWS_MAX {
+            self.windows.push(find());
         }
-        let Bad { places, is_minimal } = conflict(object, calls, stop, decide);
-        let view = |place: usize| {
-            let Call { invoked, completed, action } = &calls[place];
-            let (operation, result) = object.describe(action);
-            let completed = (*completed != PENDING).then_some(u64::from(*completed));
-            CallView { index: u64::from(*invoked), completed, operation, result }
-        };
-        let calls = places.into_iter().map(view).collect();
-        self.windows.push(ObjectWindow { name: name.to_owned(), calls, is_minimal });
     }
 
     fn add<O: Object>(
@@ -358,53 +294,5 @@ impl fmt::Display for Objects {
             writeln!(out, "            {note}")?;
         }
         Ok(())
-    }
-}
-
-impl ObjectWindow {
-    /// The call that completed last.
-    #[must_use]
-    pub fn culprit(&self) -> Option<&CallView> {
-        self.calls.iter().max_by_key(|call| call.completed)
-    }
-}
-
-impl fmt::Display for ObjectWindow {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = shortened(&self.name);
-        writeln!(
-            out,
-            "because     of {name} these have no order, whatever else was done and when;"
-        )?;
-        let less = match self.is_minimal {
-            true => "without any one of them there is one",
-            false => "perhaps fewer of them would do",
-        };
-        writeln!(out, "            {less}:")?;
-        let culprit = self.culprit().map(|call| call.index);
-        let skipped = self.calls.len().saturating_sub(WINDOW_LINES_MAX);
-        let is_shown =
-            |(place, call): &(usize, &CallView)| *place >= skipped || culprit == Some(call.index);
-        for (_, call) in self.calls.iter().enumerate().filter(is_shown) {
-            let mark = if culprit == Some(call.index) { '>' } else { ' ' };
-            writeln!(out, "          {mark} {call}")?;
-        }
-        if skipped > 0 {
-            writeln!(out, "            and {skipped} before; --json shows all of them")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for CallView {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", shortened(&self.operation))?;
-        if !self.result.is_empty() {
-            write!(out, " => {}", shortened(&self.result))?;
-        }
-        match self.completed {
-            Some(completed) => write!(out, " [events {} - {completed}]", self.index),
-            None => write!(out, " [events {} - ...]", self.index),
-        }
     }
 }

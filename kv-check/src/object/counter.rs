@@ -46,6 +46,14 @@ impl Object for Counter {
     fn is_observation(&self, action: &CounterAction) -> bool {
         matches!(action, CounterAction::Read(_))
     }
+
+    fn describe(&self, action: &CounterAction) -> (String, String) {
+        match action {
+            CounterAction::Add(amount) => (format!("add {amount}"), String::new()),
+            CounterAction::Read(None) => ("read".to_owned(), "unknown".to_owned()),
+            CounterAction::Read(Some(found)) => ("read".to_owned(), found.to_string()),
+        }
+    }
 }
 
 /// A read that found what it could not.

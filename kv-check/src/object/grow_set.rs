@@ -63,6 +63,17 @@ impl Object for GrowSet {
     fn is_observation(&self, action: &SetAction) -> bool {
         matches!(action, SetAction::Read(_))
     }
+
+    fn describe(&self, action: &SetAction) -> (String, String) {
+        match action {
+            SetAction::Add(element) => (format!("add #{element}"), String::new()),
+            SetAction::Read(None) => ("read".to_owned(), "unknown".to_owned()),
+            SetAction::Read(Some(found)) => {
+                let found: Vec<_> = found.iter().map(|element| format!("#{element}")).collect();
+                ("read".to_owned(), format!("[{}]", found.join(" ")))
+            }
+        }
+    }
 }
 
 /// Whether the calls have an order; nothing if an element is added twice, or nobody knows what a

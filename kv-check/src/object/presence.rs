@@ -3,7 +3,9 @@
 //! The elements of a set do not know of each other, so its history has an order exactly if that of
 //! each element has (Herlihy and Wing 1990, theorem 1).
 
-use super::Object;
+use super::{Call, Object, search};
+use crate::budget::Options;
+use crate::decision::Decision;
 
 /// What is done with an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,4 +51,31 @@ impl Object for Presence {
     fn is_observation(&self, action: &PresenceAction) -> bool {
         action.touch == Touch::Contains || action.found == Some(false)
     }
+
+    fn describe(&self, action: &PresenceAction) -> (String, String) {
+        let request = match action.touch {
+            Touch::Add => "add",
+            Touch::Remove => "remove",
+            Touch::Contains => "contains",
+        };
+        let result = action.found.map_or_else(|| "unknown".to_owned(), |found| found.to_string());
+        (request.to_owned(), result)
+    }
+}
+
+/// Decides about the calls at these places if nobody knew what the others found.
+pub(crate) fn decide_part(
+    calls: &[Call<PresenceAction>],
+    places: &[usize],
+    options: &Options,
+) -> Decision {
+    let mut part = calls.to_vec();
+    for (place, call) in part.iter_mut().enumerate() {
+        if places.binary_search(&place).is_err() {
+            call.action.found = None;
+        }
+    }
+    // Who only looks and does not say what was found says nothing.
+    part.retain(|call| call.action.touch != Touch::Contains || call.action.found.is_some());
+    search(&Presence, &part, options)
 }

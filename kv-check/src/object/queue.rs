@@ -1,9 +1,8 @@
 //! A queue or a stack of values.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
-use std::collections::HashSet;
-
+use super::conflict::beside;
 use super::{Call, Object, fifo, lifo};
 use crate::budget::Options;
 use crate::decision::Decision;
@@ -121,4 +120,36 @@ pub(crate) fn decide_part(
         Side::Oldest => fifo::decide(calls),
         Side::Newest => lifo::decide(calls, options.steps(calls.len())),
     }
+}
+
+/// The calls at these places, and those of the others that may help them to an order where some do not
+/// say what they removed.
+///
+/// Such a removal may need a value that the set does not speak of. But of those values no more can help
+/// than the set has such removals: if another call removes one, or none does, leave out both. And no
+/// more of such removals can help than there are values to remove that the set speaks of.
+pub(crate) fn silent_part(calls: &[Call<QueueAction>], places: &[usize]) -> Vec<Call<QueueAction>> {
+    let value_at = |place: usize| Queue(Side::Oldest).value(&calls[place].action);
+    let is_silent = |place: usize| calls[place].action == QueueAction::Remove(Removal::Unknown);
+    let spoken: HashSet<u32> = places.iter().filter_map(|place| value_at(*place)).collect();
+    let mut fodder = places.iter().filter(|place| is_silent(**place)).count();
+    let is_spoken = |call: &&Call<_>| match call.action {
+        QueueAction::Add(value) => spoken.contains(&value),
+        QueueAction::Remove(_) => false,
+    };
+    let mut silent = calls.iter().filter(is_spoken).count();
+    let takes_one = |left: &mut usize| {
+        let is_left = *left > 0;
+        *left -= usize::from(is_left);
+        is_left
+    };
+    let mut helps = |place: &usize| match calls[*place].action {
+        QueueAction::Add(value) => spoken.contains(&value) || takes_one(&mut fodder),
+        QueueAction::Remove(Removal::Value(value)) => spoken.contains(&value),
+        QueueAction::Remove(Removal::Unknown) => takes_one(&mut silent),
+        QueueAction::Remove(Removal::Empty) => false,
+    };
+    let rest = (0..calls.len()).filter(|place| places.binary_search(place).is_err());
+    let rest: Vec<_> = rest.filter(|place| helps(place)).collect();
+    beside(calls, places, rest)
 }

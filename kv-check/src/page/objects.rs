@@ -6,7 +6,7 @@ use super::bars::{Bar, Run};
 use super::{GROUPS_MAX, Group, Page, headline};
 use crate::format::Recorded;
 use crate::object::{Call, Object, PENDING, Visitor, visit_objects};
-use crate::recording::{Finding, ObjectWindow, Objects};
+use crate::recording::{Finding, Objects};
 
 /// The page for what a check of the objects found.
 pub(super) fn page(recorded: &Recorded, finding: &Finding) -> Page {
@@ -65,7 +65,7 @@ fn group<O: Object>(object: &O, name: &str, calls: &[Call<O::Action>], objects: 
         let outcome = if end.is_some() { "ok" } else { "unknown" };
         let (begin_time, end_time) = (begin, end);
         let position = positions.get(&begin).copied();
-        let culprit = window.and_then(ObjectWindow::culprit).is_some_and(|it| it.index == begin);
+        let culprit = window.and_then(|window| window.culprit) == Some(begin);
         let window = window.is_some_and(|window| window.calls.iter().any(|it| it.index == begin));
         let bar = Bar {
             lane: 0,
