@@ -16,6 +16,10 @@ pub(crate) fn files(arguments: &Arguments, recording: &Recording, finding: &Find
     }
     if let Some(path) = &arguments.witness {
         write(path, |out| recording.write_witness(finding, out))?;
+        if let Some(why) = finding.without_witness() {
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(io::stderr(), "kv-check: {}: {why}", path.display());
+        }
     }
     Ok(())
 }

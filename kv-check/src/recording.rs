@@ -176,7 +176,8 @@ impl Finding {
         match self {
             Self::Keys(report) => &report.flaws,
             Self::Objects(objects) => &objects.flaws,
-            Self::Transactions(_) | Self::Rules(_) | Self::Cases(_) => &[],
+            Self::Transactions(report) => &report.flaws,
+            Self::Rules(_) | Self::Cases(_) => &[],
         }
     }
 

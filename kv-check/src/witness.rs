@@ -13,6 +13,7 @@
 //!
 //! O(n).
 
+mod executions;
 mod lines;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::history::{Expect, MicroOp, Observed};
 use crate::model::{Action, Seen, State, ValueId, Wanted};
 use crate::object::{Call, Object, PENDING};
 use crate::operation::{Operation, Outcome};
+pub use executions::ExecutionFlaw;
 
 /// What is wrong with an order. *The verdict is unknown*, as this checker is wrong.
 ///

@@ -140,6 +140,44 @@ fn files_are_written_beside_the_report() {
 }
 
 #[test]
+fn orders_of_transactions_are_written_for_levels_that_have_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("witness.jsonl").to_string_lossy().into_owned();
+    let lines = || std::fs::read_to_string(&witness).unwrap();
+    let txn = |process: u32, ops: &str| {
+        let event = |kind: &str| {
+            format!("{{:process {process}, :type :{kind}, :f :txn, :value [{ops}]}}\n")
+        };
+        [event("invoke"), event("ok")]
+    };
+    let ([begin, end], [other, other_end]) =
+        (txn(0, "[:append :x 1] [:r :y []]"), txn(1, "[:append :y 1] [:r :x []]"));
+    let proof = "proof       an order of all transactions, replayed as strict-serializable";
+    expect(&["--witness", &witness, "-"], &format!("{begin}{end}"), 0, proof);
+    let expected = [
+        r#"{"level":"strict-serializable","position":0,"transaction":"T1","index":0,"#,
+        r#""process":0,"operations":"append x 1; read y []"}"#,
+        "\n",
+    ];
+    assert_eq!(lines(), expected.concat());
+    let skew = [&*begin, &other, &end, &other_end].concat();
+    let arguments = ["--witness", &witness, "--level", "read-committed", "-"];
+    expect(&arguments, &skew, 0, "an order of starts and commits, replayed as strong-snapshot-iso");
+    let steps: Vec<_> = [r#""step":"start""#, r#""step":"commit""#].map(str::to_owned).to_vec();
+    assert!(steps.iter().all(|step| lines().matches(step.as_str()).count() == 2), "{}", lines());
+    let update = |process, value| txn(process, &format!("[:r :x []] [:append :x {value}]"));
+    let (one, two, all) = (update(0, 1).concat(), update(1, 2), txn(2, "[:r :x [1 2]]"));
+    let lost = [one, two.concat(), all.concat()].concat();
+    expect(&["--witness", &witness, "-"], &lost, 1, "lost-update");
+    assert_eq!(lines(), "");
+    expect(&arguments, &lost, 0, "proof       no forbidden cycle; no order shows this level");
+    let output = run(&arguments, &lost);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("no order shows it; orders show snapshot-isolation, rep"), "{told}");
+    assert_eq!(lines(), "");
+}
+
+#[test]
 fn a_closed_pipe_is_no_panic() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kv-check"))
         .arg("-")

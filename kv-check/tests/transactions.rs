@@ -9,7 +9,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use kv_check::transactions::{
-    KeyId, Level, NEVER, Txn, TxnHistory, TxnOp, TxnOutcome, Version, check_transactions,
+    Execution, KeyId, Level, NEVER, Step, Txn, TxnHistory, TxnOp, TxnOutcome, Version,
+    check_transactions,
 };
 use kv_check::{Options, Verdict};
 use support::Rng;
@@ -115,17 +116,91 @@ impl Executions<'_> {
             return None;
         }
         let mut next = at.clone();
-        for op in self.history.ops(txn) {
-            let held = next.state.entry(self.history.key_of_op(*op)).or_default();
-            match *op {
-                TxnOp::Append(version) => held.push(version),
-                TxnOp::Write(version) => *held = vec![version],
-                TxnOp::ReadList(..) | TxnOp::Read(..) => {}
-            }
-        }
+        write_all(self.history, txn, &mut next.state);
         next.committed[txn] = true;
         next.written.push(written);
         Some(next)
+    }
+}
+
+/// Executions that are given, against what they mean.
+impl Executions<'_> {
+    /// Whether these steps are an execution.
+    fn allow(&self, steps: &[Step]) -> bool {
+        let is_alone = |step: &Step| matches!(step, Step::Run(_));
+        if self.rules.is_serial && !steps.iter().all(is_alone) {
+            return false;
+        }
+        let txns = 0..self.history.transactions().len();
+        let spans: Option<Vec<_>> = txns.map(|txn| self.span(txn, steps)).collect();
+        spans.is_some_and(|spans| self.agree(&spans))
+    }
+
+    /// Where a transaction starts and commits, if it does, or none if it may not do so.
+    fn span(&self, txn: usize, steps: &[Step]) -> Option<Option<(usize, usize)>> {
+        let mut starts = Vec::new();
+        let mut commits = Vec::new();
+        for (place, step) in steps.iter().enumerate().filter(|it| it.1.txn() as usize == txn) {
+            if !matches!(step, Step::Commit(_)) {
+                starts.push(2 * place);
+            }
+            if !matches!(step, Step::Start(_)) {
+                commits.push(2 * place + 1);
+            }
+        }
+        let outcome = self.history.transactions()[txn].outcome;
+        match (&starts[..], &commits[..]) {
+            ([start], [commit]) if start < commit && outcome != TxnOutcome::Aborted => {
+                Some(Some((*start, *commit)))
+            }
+            ([], []) if outcome != TxnOutcome::Committed => Some(None),
+            _ => None,
+        }
+    }
+
+    /// Whether transactions that start and commit there see what is committed and keep the rules.
+    fn agree(&self, spans: &[Option<(usize, usize)>]) -> bool {
+        let txns = self.history.transactions();
+        let written = |txn: usize| {
+            let ops = self.history.ops(txn).iter().filter_map(|op| op.written());
+            ops.map(|version| self.history.key_of(version)).collect::<Vec<_>>()
+        };
+        let there = (0..txns.len()).filter_map(|txn| spans[txn].map(|span| (span, txn)));
+        let there: Vec<_> = there.collect();
+        let is_pair_allowed = |((one_start, one_commit), one),
+                               ((start, commit), other): (_, usize)| {
+            let (one_keys, keys): (Vec<KeyId>, _) = (written(one), written(other));
+            let is_shared = one != other && one_keys.iter().any(|key| keys.contains(key));
+            let is_apart = one_commit < start || commit < one_start;
+            let is_kept = self.rules.keeps_time
+                || (self.rules.keeps_process && txns[one].process == txns[other].process);
+            let is_before = is_kept && txns[one].completed < txns[other].invoked;
+            (!is_shared || is_apart) && (!is_before || one_commit < start)
+        };
+        let sees_it = |((start, _), txn): ((usize, usize), usize)| {
+            let mut before: Vec<_> =
+                there.iter().filter(|((_, commit), _)| *commit < start).collect();
+            before.sort_by_key(|((_, commit), _)| *commit);
+            let mut state = State::new();
+            for (_, txn) in before {
+                write_all(self.history, *txn, &mut state);
+            }
+            self.run(txn, &state).is_some()
+        };
+        there
+            .iter()
+            .all(|it| sees_it(*it) && there.iter().all(|other| is_pair_allowed(*it, *other)))
+    }
+}
+
+fn write_all(history: &TxnHistory, txn: usize, state: &mut State) {
+    for op in history.ops(txn) {
+        let held = state.entry(history.key_of_op(*op)).or_default();
+        match *op {
+            TxnOp::Append(version) => held.push(version),
+            TxnOp::Write(version) => *held = vec![version],
+            TxnOp::ReadList(..) | TxnOp::Read(..) => {}
+        }
     }
 }
 
@@ -289,6 +364,12 @@ fn compare(history: &TxnHistory, seed: u64) -> ([bool; 6], u32) {
             Verdict::Violated => assert!(!holds, "seed {seed}: {level} {history:?} {report}"),
             Verdict::Unknown => undecided += 1,
         }
+        assert!(report.flaws.is_empty(), "seed {seed}: {level} {history:?} {report}");
+        if report.verdict == Verdict::Holds {
+            let execution = report.execution(level).unwrap();
+            let is_one = Executions { history, rules }.allow(&execution.steps);
+            assert!(is_one, "seed {seed}: {level} {history:?} {execution:?}");
+        }
         if rules.is_serial {
             assert_ne!(report.verdict, Verdict::Unknown, "seed {seed}: {level} {report}");
         }
@@ -322,6 +403,61 @@ fn compare_all(history: impl Fn(&[Plan]) -> TxnHistory) {
     println!("{counts:?} of {} hold, {undecided} are undecided", histories());
     assert!(counts.iter().all(|count| enough.contains(count)), "{counts:?}");
     assert!(u64::from(undecided) < histories() / 10, "{undecided} are undecided");
+}
+
+/// Changes some steps of an execution.
+fn change(rng: &mut Rng, history: &TxnHistory, steps: &mut Vec<Step>) {
+    for _ in 0..rng.below(3) {
+        let txn = rng.below(history.transactions().len()) as u32;
+        let (one, other) = (rng.below(steps.len().max(1)), rng.below(steps.len() + 1));
+        let last = steps.len().saturating_sub(1);
+        let step = [Step::Run(txn), Step::Start(txn), Step::Commit(txn)][rng.below(3)];
+        match rng.below(10) {
+            0 => steps.insert(other, step),
+            1 => steps.insert(other, Step::Run(txn)),
+            _ if steps.is_empty() => {}
+            2 => steps.push(steps[one]),
+            8 | 9 => {
+                // One that ran alone commits later, behind others.
+                let Step::Run(txn) = steps[one] else { continue };
+                steps.insert((one + 1 + rng.below(3)).min(last + 1), Step::Commit(txn));
+                steps[one] = Step::Start(txn);
+            }
+            3 => drop(steps.remove(one)),
+            4 | 5 => steps.swap(one, other.min(last)),
+            _ => steps.swap(one, (one + 1).min(last)),
+        }
+    }
+}
+
+/// Executions that were found, changed, and held to every level: the replay takes those that
+/// are executions, and refuses the others.
+#[test]
+fn executions_are_replayed_as_they_are_meant() {
+    let mut counts = [[0; 2]; 6];
+    for seed in 0..histories() {
+        let mut rng = Rng(seed);
+        let plans = plans(&mut rng);
+        for history in [lists(&plans), registers(&plans)] {
+            let found = LEVELS.map(|(level, _)| {
+                let report = check_transactions(&history, &Options { level, ..Options::default() });
+                report.execution(level).cloned()
+            });
+            for Execution { mut steps, .. } in found.into_iter().flatten() {
+                change(&mut rng, &history, &mut steps);
+                for ((level, rules), count) in LEVELS.into_iter().zip(&mut counts) {
+                    let execution = Execution { level, steps: steps.clone() };
+                    let replayed = execution.replay(&history);
+                    let is_one = Executions { history: &history, rules }.allow(&steps);
+                    let told = || format!("seed {seed}: {history:?} {execution:?} {replayed:?}");
+                    assert_eq!(replayed.is_ok(), is_one, "{}", told());
+                    count[usize::from(is_one)] += 1;
+                }
+            }
+        }
+    }
+    println!("{counts:?} executions by level were refused and taken");
+    assert!(counts.as_flattened().iter().all(|count| *count > histories() / 4), "{counts:?}");
 }
 
 /// Transactions one after the other, each of which sees all before it.

@@ -48,6 +48,7 @@ pub(crate) fn check(cases: &[Case], options: &Options) -> Cases {
                 wrong.push(format!("{name}: {level} {found:?}, known is {verdict:?}"));
             }
         }
+        wrong.extend(report.flaws.iter().map(|flaw| format!("{name}: {flaw}")));
         let is_missing = |anomaly: &&String| !has(&report, anomaly);
         let missing = expected.anomalies.iter().filter(is_missing);
         wrong.extend(missing.map(|anomaly| format!("{name}: found no {anomaly}")));

@@ -24,17 +24,21 @@ const STEPS_TO_SHORTEN: u64 = 2_000_000;
 
 const VARIANTS: [Variant; 3] = [Variant::Item, Variant::Process, Variant::RealTime];
 
-/// Finds the cycles of a graph. The budget is for what needs a search to be decided.
-pub(crate) fn cycles(graph: &Graph, options: &Options) -> Cycles {
+/// The components of a graph with all its edges.
+pub(crate) fn whole(graph: &Graph) -> Components {
+    Components::new(graph, rule(Cycle::G2, Variant::RealTime), None)
+}
+
+/// Finds the cycles of a graph, of which `whole` are the components. The budget is for what needs a
+/// search to be decided.
+pub(crate) fn cycles(graph: &Graph, whole: &Components, options: &Options) -> Cycles {
     let mut cycles = Cycles::default();
-    let all = rule(Cycle::G2, Variant::RealTime);
-    let whole = Components::new(graph, all, None);
     if !whole.has_cycle() {
         return cycles;
     }
     for cycle in [Cycle::G0, Cycle::G1c, Cycle::GSingle, Cycle::GNonadjacent, Cycle::G2] {
         for variant in VARIANTS {
-            cycles.look_for(graph, &whole, cycle, variant, options);
+            cycles.look_for(graph, whole, cycle, variant, options);
         }
     }
     cycles.found.sort_by_key(|(kind, links)| (*kind, links.len()));
@@ -43,7 +47,7 @@ pub(crate) fn cycles(graph: &Graph, options: &Options) -> Cycles {
 }
 
 /// The edges of cycles of a kind, and of those that are worse.
-fn rule(cycle: Cycle, variant: Variant) -> Rule {
+pub(super) fn rule(cycle: Cycle, variant: Variant) -> Rule {
     let mut kinds = vec![Kind::Overwritten];
     kinds.extend((cycle >= Cycle::G1c).then_some(Kind::Read));
     kinds.extend((cycle >= Cycle::GSingle).then_some(Kind::Against));

@@ -208,6 +208,18 @@ impl Components {
         self.is_cyclic.contains(&true)
     }
 
+    /// The nodes, each with one state, so that all edges lead onwards.
+    ///
+    /// Components are numbered backwards. If there is a cycle, no such order exists, and some nodes are
+    /// not in this one or are there twice.
+    pub(crate) fn order(&self) -> Vec<u32> {
+        let mut order = vec![0; self.of.len()];
+        for (node, component) in (0..).zip(&self.of) {
+            order[self.of.len() - 1 - *component as usize] = node;
+        }
+        order
+    }
+
     /// Whether a node in a state is on a cycle.
     pub(crate) fn is_inside(&self, node: u32, state: u32) -> bool {
         let component = self.of[(node * self.states + state) as usize];

@@ -2,8 +2,9 @@
 
 use super::anomaly::Anomalies;
 use super::appends::Appends;
-use super::cycle::{Cycles, cycles};
-use super::graph::{Edges, Graph, Link};
+use super::cycle::{Cycles, cycles, whole};
+use super::execution::{Execution, SERIAL, SNAPSHOT};
+use super::graph::{Components, Edges, Graph, Link};
 use super::level::{AnomalyKind, Cycle, LEVEL_NAMES, Level, Variant};
 use super::order;
 use super::polygraph::{Answer, EDGES_MAX, solve};
@@ -29,12 +30,37 @@ pub(crate) fn lists(mut appends: Appends<'_>, options: &Options, report: &mut Tx
     order::add_edges(history, &appends.committed, Variant::RealTime, &mut edges);
     let graph = Graph::new(transactions, &edges);
     drop(edges);
-    let cycles = cycles(&graph, options);
+    let whole = whole(&graph);
+    let cycles = cycles(&graph, &whole, options);
     let mut anomalies = std::mem::take(&mut appends.anomalies);
     tell(&cycles, &mut anomalies, |link| appends.sentence(link));
     let is_ordered = appends.unordered.is_empty();
     report.judged(|level| of_lists(level, &anomalies, &cycles, is_ordered));
+    for execution in executions(&graph, &whole, &appends.committed, report) {
+        report.prove(history, execution);
+    }
     report.found(history, anomalies.into_vec());
+}
+
+/// Executions for what holds: one for the strongest level of serial ones, and one for the strongest
+/// of snapshot isolation, unless that follows.
+fn executions(
+    graph: &Graph,
+    whole: &Components,
+    committed: &[bool],
+    report: &TxnReport,
+) -> Vec<Execution> {
+    let holds = |level: &Level| report.verdict_of(*level) == Verdict::Holds;
+    let serial = SERIAL.into_iter().find(holds);
+    let is_news = |level: &Level| serial.is_none_or(|serial| !serial.implies(*level));
+    let snapshot = SNAPSHOT.into_iter().find(holds).filter(is_news);
+    let serial = serial.map(|level| match level {
+        // All edges count, and have been looked at before.
+        Level::StrictSerializable => Execution::of_nodes(level, &whole.order(), committed),
+        _ => Execution::serial(graph, level, committed),
+    });
+    let snapshot = snapshot.map(|level| Execution::snapshot(graph, level, committed));
+    serial.into_iter().chain(snapshot).collect()
 }
 
 /// Whether reads that contradict their own transaction may hide an anomaly that the level forbids: no
@@ -58,17 +84,6 @@ fn of_lists(level: Level, anomalies: &Anomalies, cycles: &Cycles, is_ordered: bo
     }
 }
 
-/// The levels for which an order of writes is looked for. Serializability comes first: it is found
-/// sooner, and implies snapshot isolation.
-const SOLVED: [Level; 6] = [
-    Level::StrictSerializable,
-    Level::StrongSessionSerializable,
-    Level::Serializable,
-    Level::StrongSessionSnapshotIsolation,
-    Level::SnapshotIsolation,
-    Level::StrongSnapshotIsolation,
-];
-
 /// Judges registers. An error says why nothing can be said.
 pub(crate) fn registers(
     mut registers: Registers<'_>,
@@ -85,8 +100,9 @@ pub(crate) fn registers(
         edges.add(from, to, kind, key);
     }
     order::add_edges(history, &registers.committed, Variant::RealTime, &mut edges);
-    let cycles = cycles(&Graph::new(transactions, &edges), options);
+    let graph = Graph::new(transactions, &edges);
     drop(edges);
+    let cycles = cycles(&graph, &whole(&graph), options);
     let mut anomalies = std::mem::take(&mut registers.anomalies);
     tell(&cycles, &mut anomalies, |link| registers.sentence(link));
     let mut known = Known::default();
@@ -97,7 +113,8 @@ pub(crate) fn registers(
             known.holds.push(level);
         }
     }
-    for level in SOLVED {
+    // Serializability comes first: it is found sooner, and implies snapshot isolation.
+    for level in SERIAL.into_iter().chain(SNAPSHOT) {
         if known.of(level) == Verdict::Unknown && !options.stop.is_stopped() {
             known.solve(level, &registers, options);
         }
@@ -108,6 +125,9 @@ pub(crate) fn registers(
         anomalies.add(AnomalyKind::NoOrder, &involved, sentences);
     }
     report.judged(|level| known.of(level));
+    for execution in known.executions {
+        report.prove(history, execution);
+    }
     report.found(history, anomalies.into_vec());
     Ok(())
 }
@@ -122,6 +142,8 @@ fn needs_no_order(level: Level) -> bool {
 struct Known {
     holds: Vec<Level>,
     violated: Vec<Level>,
+    /// For each level that was solved, the order that was found.
+    executions: Vec<Execution>,
     /// The weakest level for which there is no order of the writes, and the cycles that show it.
     excluded: Option<(Level, Vec<Vec<Link>>)>,
 }
@@ -144,7 +166,10 @@ impl Known {
         order::add_edges(registers.history, &registers.committed, variant, &mut order);
         match solve(registers, &order, cycle == Cycle::GNonadjacent, options) {
             Answer::Unknown => {}
-            Answer::Possible => self.holds.push(level),
+            Answer::Possible(nodes) => {
+                self.holds.push(level);
+                self.executions.push(Execution::of_nodes(level, &nodes, &registers.committed));
+            }
             Answer::Impossible(cycles) => {
                 self.violated.push(level);
                 let is_weaker = |(known, _): &(Level, _)| known.implies(level);

@@ -162,6 +162,12 @@ impl Level {
         matches!(self.cycles().0, Cycle::GSingle | Cycle::GNonadjacent)
     }
 
+    /// Whether it holds if and only if there is an order of transactions, or of their starts and
+    /// commits, that explains all reads.
+    pub(crate) fn is_shown_by_order(self) -> bool {
+        self.cycles().0 >= Cycle::GNonadjacent
+    }
+
     /// Whether the anomaly rules it out.
     #[must_use]
     pub fn forbids(self, kind: AnomalyKind) -> bool {

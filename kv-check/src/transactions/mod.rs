@@ -13,7 +13,7 @@
 //! If the graph with all edges has no cycle, its topological order is a serial execution: each read
 //! comes after the writers of what it saw and before the next one, and real time is kept. So
 //! "holds" for the levels of serializability is as certain as "violated", and for weaker ones it
-//! follows.
+//! follows. An [`Execution`] is that order, replayed before anybody hears of it.
 //!
 //! # What this leaves out
 //!
@@ -25,6 +25,7 @@ mod append_story;
 mod appends;
 mod cases;
 mod cycle;
+mod execution;
 mod graph;
 mod history;
 mod judge;
@@ -39,8 +40,9 @@ mod sessions;
 mod tests;
 
 pub use anomaly::Anomaly;
-pub(crate) use anomaly::describe;
+pub(crate) use anomaly::{describe, name};
 pub use cases::Cases;
+pub use execution::{Execution, Step};
 pub use history::{
     ANYBODY, HistoryFull, KeyId, List, NEVER, Txn, TxnHistory, TxnOp, TxnOutcome, Version,
 };
@@ -54,6 +56,7 @@ pub(crate) use rules::{Balances, Group, bank, long_fork};
 pub(crate) use sessions::session_guarantees;
 
 use crate::budget::Options;
+pub use crate::witness::ExecutionFlaw;
 use appends::Appends;
 use registers::Registers;
 

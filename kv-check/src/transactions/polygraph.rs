@@ -33,8 +33,8 @@ pub(crate) const EDGES_MAX: u64 = 1 << 24;
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Some order leaves no forbidden cycle.
-    Possible,
+    /// Some order leaves no forbidden cycle: this one, of nodes.
+    Possible(Vec<u32>),
     /// None does; if a single choice shows it, the cycles that close with either alternative.
     Impossible(Vec<Vec<Link>>),
     /// The budget is spent, or the history is too large.
@@ -380,10 +380,10 @@ impl Solver<'_> {
                 }
                 // Deep in the search, a guess is worth its time only now and then.
                 Ok(()) if is_time_to_guess(decisions.len()) && self.guess() => {
-                    return Answer::Possible;
+                    return self.possible();
                 }
                 Ok(()) => {
-                    let Some((choice, first)) = self.pick() else { return Answer::Possible };
+                    let Some((choice, first)) = self.pick() else { return self.possible() };
                     let edges = self.edges.len();
                     decisions.push(Decision { choice, edges, first, is_second: false });
                     // Both alternatives are possible, but the edges of one may not be together; the
@@ -392,6 +392,11 @@ impl Solver<'_> {
                 }
             }
         }
+    }
+
+    /// All that matters is decided, so every order of the nodes will do.
+    fn possible(&self) -> Answer {
+        Answer::Possible(self.topological(&Leaving::new(self.nodes, &self.edges)))
     }
 
     /// A choice that is still open, and the alternative to try first: whose writer ended first.

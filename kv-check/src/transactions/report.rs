@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::anomaly::{Anomaly, describe};
+use super::execution::{Execution, SERIAL};
 use super::history::{TxnHistory, TxnOutcome};
 use super::level::{LEVEL_NAMES, Level};
 use crate::report::Verdict;
@@ -37,6 +38,13 @@ pub struct TxnReport {
     pub anomalies: Vec<Anomaly>,
     /// The transactions of the anomalies that the text shows, in full.
     pub involved: Vec<String>,
+    /// Orders that were found and replayed; each shows that its level holds, and what follows.
+    #[serde(rename = "replayed")]
+    pub executions: Vec<Execution>,
+    /// Orders that did not pass their replay. Each is a defect of this checker, so that nothing holds
+    /// for certain.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<String>,
     /// Why levels are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -81,6 +89,8 @@ impl TxnReport {
             levels: Vec::new(),
             anomalies: Vec::new(),
             involved: Vec::new(),
+            executions: Vec::new(),
+            flaws: Vec::new(),
             reason: None,
         }
     }
@@ -96,6 +106,38 @@ impl TxnReport {
         let verdict = |(_, level)| LevelVerdict { level, verdict: judge(level) };
         self.levels = LEVEL_NAMES.into_iter().map(verdict).collect();
         self.verdict = judge(self.level);
+    }
+
+    /// Keeps an execution, once it is verified. If it is not one, nothing holds for certain.
+    pub(crate) fn prove(&mut self, history: &TxnHistory, execution: Execution) {
+        match execution.replay(history) {
+            Ok(()) => self.executions.push(execution),
+            Err(flaw) => {
+                self.flaws.push(format!("the order for {}: {flaw}", execution.level));
+                let levels = self.levels.iter_mut().map(|known| &mut known.verdict);
+                let verdicts = levels.chain(std::iter::once(&mut self.verdict));
+                verdicts.filter(|it| **it == Verdict::Holds).for_each(|it| *it = Verdict::Unknown);
+            }
+        }
+    }
+
+    /// The order that shows that a level holds, if one was found.
+    #[must_use]
+    pub fn execution(&self, level: Level) -> Option<&Execution> {
+        self.executions.iter().find(|execution| execution.level.implies(level))
+    }
+
+    /// What the level that was asked for is shown by, if it holds.
+    fn proof(&self) -> Option<String> {
+        let execution = self.execution(self.level).map(|execution| execution.level);
+        match execution {
+            _ if self.verdict != Verdict::Holds => None,
+            Some(level) if SERIAL.contains(&level) => {
+                Some(format!("an order of all transactions, replayed as {level}"))
+            }
+            Some(level) => Some(format!("an order of starts and commits, replayed as {level}")),
+            None => Some("no forbidden cycle; no order shows this level".to_owned()),
+        }
     }
 
     /// Adds what was found.
@@ -141,6 +183,12 @@ impl fmt::Display for TxnReport {
             Verdict::Unknown => "unknown",
         };
         writeln!(out, "verdict     {verdict}")?;
+        if let Some(proof) = self.proof() {
+            writeln!(out, "proof       {proof}")?;
+        }
+        if let Some(first) = self.flaws.first() {
+            writeln!(out, "INTERNAL ERROR of the checker, please report it: {first}")?;
+        }
         if let Some(reason) = &self.reason {
             writeln!(out, "because     {reason}")?;
         }

@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 
 use super::anomaly::name;
+use super::cycle::{cycles, whole};
 use super::graph::{Edges, Graph, Kind, Link};
 use super::history::{TxnHistory, TxnOp, Version, index};
 use super::registers::Registers;
@@ -165,7 +166,7 @@ impl Check<'_> {
 
     fn finish(mut self) -> Rule {
         let graph = Graph::new(self.history.version_count(), &self.edges);
-        let cycles = super::cycle::cycles(&graph, &Options::default());
+        let cycles = cycles(&graph, &whole(&graph), &Options::default());
         if let Some((_, links)) = cycles.found.first() {
             let told: Vec<_> = links.iter().map(|link| self.sentence(link)).collect();
             self.rule.broken(told.join("; "));

@@ -276,3 +276,40 @@ fn sessions_have_guarantees() {
     let all_reads = "0 ok wx1--0 ok wy2--1 ok rx1--1 ok wz3--1 ok ry2--1 ok wx4";
     assert_eq!(broken(&format!("{all_reads}--2 ok rx4--2 ok rx1")), "writes-follow-reads");
 }
+
+#[test]
+fn a_wrong_execution_is_reported_and_nothing_holds() {
+    let history = lists("0 ok ax1\n1 ok rx1 ry\n2 ok ay1--3 ok ry1");
+    let level = Level::StrictSerializable;
+    let mut report = check_transactions(&history, &Options::default());
+    let proof = "proof       an order of all transactions, replayed as strict-serializable";
+    assert!(report.to_string().contains(proof), "{report}");
+    let steps = vec![Step::Run(1), Step::Run(0), Step::Run(2), Step::Run(3)];
+    report.prove(&history, Execution { level, steps });
+    assert!(LEVEL_NAMES.iter().all(|(_, level)| report.verdict_of(*level) == Verdict::Unknown));
+    assert_eq!(report.verdict, Verdict::Unknown);
+    let text = report.to_string();
+    let expected = "INTERNAL ERROR of the checker, please report it: the order for \
+                    strict-serializable: T2 reads something else";
+    assert!(text.contains(expected) && !text.contains("proof"), "{text}");
+    assert!(crate::Finding::Transactions(Box::new(report)).flaws()[0].ends_with("else"));
+}
+
+#[test]
+fn each_level_that_holds_is_shown_by_the_strongest_order() {
+    let shown = |text: &str, level: &str| {
+        let options = Options { level: level.parse().unwrap(), ..Options::default() };
+        let report = check_transactions(&lists(text), &options);
+        assert_eq!(report.verdict, Verdict::Holds, "{report}");
+        report.execution(report.level).map(|execution| execution.level.name())
+    };
+    let skew = "0 ok ax1 ry\n1 ok rx ay1";
+    assert_eq!(shown(skew, "read-committed"), Some("strong-snapshot-isolation"));
+    let stale = "0 ok ax1--0 ok rx--1 ok rx1";
+    assert_eq!(shown(stale, "snapshot-isolation"), Some("serializable"));
+    let later = "0 ok ax1--1 ok rx--1 ok rx1";
+    assert_eq!(shown(later, "read-atomic"), Some("strong-session-serializable"));
+    let lost = "0 ok rx ax1\n1 ok rx ax2--2 ok rx12";
+    assert_eq!(shown(lost, "read-committed"), None);
+    assert_eq!(shown("", "strict-serializable"), Some("strict-serializable"));
+}

@@ -9,6 +9,15 @@
 //! `index` is that of the event that invoked it, or its position where events have no index. Operations
 //! of unknown outcome are there if they took effect. What has no order, or was decided without one, has
 //! no lines.
+//!
+//! Of transactions, one line for each, or for each start and each commit:
+//!
+//! ```text
+//! {"level":"serializable","position":0,"transaction":"T1","index":0,"operations":"append x 1"}
+//! {"level":"snapshot-isolation","position":2,"step":"start","transaction":"T2","index":1, ...}
+//! ```
+//!
+//! `level` is the strongest one that the order shows.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -21,6 +30,8 @@ use crate::history::History;
 use crate::object::{Call, Object, Visitor, visit_objects};
 use crate::operation::{self, Operation};
 use crate::recording::Finding;
+use crate::report::Verdict;
+use crate::transactions::{ANYBODY, Execution, LEVEL_NAMES, Level, Step, TxnHistory, name};
 
 /// An operation at its place in an order.
 #[derive(Debug, Serialize)]
@@ -32,6 +43,20 @@ struct Line<'a> {
     process: Option<u64>,
     operation: &'a str,
     result: &'a str,
+}
+
+/// A transaction, or a part of it, at its place in an execution.
+#[derive(Debug, Serialize)]
+struct StepLine {
+    level: Level,
+    position: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<&'static str>,
+    transaction: String,
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<u32>,
+    operations: String,
 }
 
 impl Recording {
@@ -50,10 +75,74 @@ impl Recording {
                 visit_objects(recorded, &mut lines);
                 lines.written?;
             }
+            (Recorded::Transactions(history), Finding::Transactions(report)) => {
+                if let Some(execution) = report.execution(report.level) {
+                    of_execution(history, execution, &mut out)?;
+                }
+            }
             _ => {}
         }
         out.flush()
     }
+}
+
+impl Finding {
+    /// Why there is no order that shows all that holds, if something does.
+    #[must_use]
+    pub fn without_witness(&self) -> Option<String> {
+        match self {
+            _ if self.verdict() != Verdict::Holds => None,
+            Self::Transactions(report) if report.execution(report.level).is_none() => {
+                let has_one = |(_, level): &(&str, Level)| level.is_shown_by_order();
+                let names = LEVEL_NAMES.iter().filter(|it| has_one(it)).map(|(name, _)| *name);
+                let names: Vec<_> = names.collect();
+                Some(format!(
+                    "{} was decided by the cycles that are not there, and no order shows it; orders \
+                     show {}",
+                    report.level,
+                    names.join(", ")
+                ))
+            }
+            Self::Objects(objects) if objects.witness.len() < objects.count => Some(format!(
+                "{} of {} {} were decided without an order, by {}",
+                objects.count - objects.witness.len(),
+                objects.count,
+                objects.kind,
+                objects.method.name()
+            )),
+            Self::Rules(_) => Some("rules look at reads, not at orders".to_owned()),
+            Self::Cases(_) => Some("cases are many histories".to_owned()),
+            Self::Keys(_) | Self::Objects(_) | Self::Transactions(_) => None,
+        }
+    }
+}
+
+fn of_execution(
+    history: &TxnHistory,
+    execution: &Execution,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let level = execution.level;
+    for (position, step) in execution.steps.iter().enumerate() {
+        let about = &history.transactions()[step.txn() as usize];
+        let ops = history.ops(step.txn() as usize).iter();
+        let ops: Vec<_> = ops.map(|op| history.op_text(*op)).collect();
+        let line = StepLine {
+            level,
+            position,
+            step: match step {
+                Step::Run(_) => None,
+                Step::Start(_) => Some("start"),
+                Step::Commit(_) => Some("commit"),
+            },
+            transaction: name(step.txn()),
+            index: about.invoked,
+            process: (about.process != ANYBODY).then_some(about.process),
+            operations: ops.join("; "),
+        };
+        write(out, &line)?;
+    }
+    Ok(())
 }
 
 fn of_keys(
@@ -100,7 +189,7 @@ impl<W: Write> Visitor for Lines<'_, W> {
     }
 }
 
-fn write(out: &mut impl Write, line: &Line<'_>) -> io::Result<()> {
+fn write(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     out.write_all(b"\n")
 }

@@ -6,6 +6,7 @@ use crate::check::check;
 use crate::history::{EventKind, History, Model, Process};
 use crate::object::{Queue, QueueAction, Removal, Side};
 use crate::support::{Rng, Workload, record};
+use crate::transactions::{Execution, Level, NEVER, Step, Txn, TxnHistory, TxnOp, TxnOutcome};
 use crate::{linearizability, operation};
 
 /// `put a` and `put b` one after the other, a read of `b` beside the second, a put that failed and
@@ -127,4 +128,88 @@ fn a_wrong_order_is_reported_and_leaves_the_verdict_unknown() {
     let expected = "INTERNAL ERROR of the checker, please report it: the order of key \"k\": \
                     operation 0 comes too late in the order";
     assert!(text.contains(expected), "{text}");
+}
+
+/// T1 writes x and T2 reads it later; T3 overwrites it beside T4, which overwrites it too; T5 aborted.
+fn transactions() -> TxnHistory {
+    let mut history = TxnHistory::new();
+    let key = history.key("x");
+    let [old, one, three, four, five] =
+        ["old", "1", "3", "4", "5"].map(|value| history.version(key, value));
+    let mut push = |process, invoked, completed, outcome, ops: &[TxnOp]| {
+        history.push(Txn { process, invoked, completed, outcome }, ops).unwrap();
+    };
+    let ok = TxnOutcome::Committed;
+    push(0, 0, 1, ok, &[TxnOp::Read(key, Some(old)), TxnOp::Write(one)]);
+    push(1, 2, 5, ok, &[TxnOp::Read(key, Some(one))]);
+    push(0, 3, 6, ok, &[TxnOp::Write(three)]);
+    push(2, 4, NEVER, TxnOutcome::Unknown, &[TxnOp::Write(four)]);
+    push(3, 7, 8, TxnOutcome::Aborted, &[TxnOp::Write(five)]);
+    push(1, 9, 10, ok, &[TxnOp::Read(key, Some(three)), TxnOp::Read(key, Some(three))]);
+    history
+}
+
+#[test]
+fn an_execution_is_held_to_its_level() {
+    use ExecutionFlaw::{
+        Missing, NoProof, NoTransaction, NotAlone, OtherResult, OutOfTurn, Overwrites, TooLate,
+    };
+    use Step::{Commit, Run, Start};
+    let history = transactions();
+    let expect = |level, steps: &[Step], expected: Result<(), ExecutionFlaw>| {
+        let steps = steps.to_vec();
+        assert_eq!(
+            Execution { level, steps: steps.clone() }.replay(&history),
+            expected,
+            "{steps:?}"
+        );
+    };
+    let strict = Level::StrictSerializable;
+    expect(strict, &[Run(0), Run(1), Run(2), Run(5)], Ok(()));
+    expect(strict, &[Run(0), Run(1), Run(3), Run(2), Run(5)], Ok(()));
+    expect(strict, &[Run(0), Run(1), Run(2), Run(5), Run(3)], Ok(()));
+    expect(strict, &[Run(0), Run(1), Run(2)], Err(Missing(5)));
+    expect(strict, &[Run(0), Run(1), Run(2), Run(2)], Err(OutOfTurn(2)));
+    expect(strict, &[Run(0), Run(1), Run(2), Run(4)], Err(NoTransaction(4)));
+    expect(strict, &[Run(0), Run(1), Run(2), Run(6)], Err(NoTransaction(6)));
+    expect(strict, &[Run(0), Run(2), Run(1)], Err(OtherResult(1)));
+    expect(strict, &[Run(1)], Err(OtherResult(1)));
+    expect(strict, &[Run(2), Run(0)], Err(OtherResult(0)));
+    expect(strict, &[Run(3), Run(2), Run(5)], Err(Missing(0)));
+    expect(strict, &[Start(0), Commit(0)], Err(NotAlone(0)));
+    expect(Level::ReadCommitted, &[], Err(NoProof(Level::ReadCommitted)));
+    let snapshot = Level::SnapshotIsolation;
+    expect(
+        snapshot,
+        &[Run(0), Start(1), Start(2), Commit(2), Start(5), Commit(5), Commit(1)],
+        Ok(()),
+    );
+    expect(snapshot, &[Commit(0)], Err(OutOfTurn(0)));
+    expect(snapshot, &[Run(0), Commit(0)], Err(OutOfTurn(0)));
+    expect(snapshot, &[Run(0), Run(1), Run(2), Run(5), Start(3)], Err(Missing(3)));
+    expect(snapshot, &[Run(0), Start(2), Run(3), Commit(2)], Err(Overwrites(2)));
+    let late = [Run(0), Start(1), Run(2), Run(5), Commit(1)];
+    expect(snapshot, &late, Ok(()));
+    expect(Level::StrongSessionSnapshotIsolation, &late, Err(TooLate(1)));
+    expect(Level::StrongSnapshotIsolation, &late, Err(TooLate(1)));
+}
+
+/// A value that nobody wrote is what a key held at first, but only one of them, and only at first.
+#[test]
+fn a_key_holds_one_value_at_first() {
+    let replay = |reads: &[&str], written: &str| {
+        let mut history = TxnHistory::new();
+        let key = history.key("x");
+        let written = TxnOp::Write(history.version(key, written));
+        let read = |value| TxnOp::Read(key, Some(history.version(key, value)));
+        let mut ops: Vec<_> = reads.iter().copied().map(read).collect();
+        ops.insert(ops.len() - 1, written);
+        let outcome = TxnOutcome::Committed;
+        history.push(Txn { process: 0, invoked: 0, completed: 1, outcome }, &ops).unwrap();
+        Execution { level: Level::Serializable, steps: vec![Step::Run(0)] }.replay(&history)
+    };
+    assert_eq!(replay(&["old", "old", "new"], "new"), Ok(()));
+    for wrong in [["old", "older", "new"], ["new", "new", "new"], ["old", "old", "old"]] {
+        assert_eq!(replay(&wrong, "new"), Err(ExecutionFlaw::OtherResult(0)), "{wrong:?}");
+    }
 }
