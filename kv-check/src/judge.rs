@@ -3,6 +3,7 @@
 use crate::budget::Options;
 use crate::decision::{Decided, Decision, Method};
 use crate::format::SetRecord;
+use crate::names::Names;
 use crate::object::{Call, CounterAction, GrowSet, LastRead, counter, grow_set, search};
 
 /// How many elements or reads are told.
@@ -31,12 +32,12 @@ pub(crate) fn set(record: &SetRecord, options: &Options) -> (Decided, Vec<String
     (decision.by(Method::LastRead), notes)
 }
 
-fn tell(last: &LastRead, elements: &[String]) -> Vec<String> {
+fn tell(last: &LastRead, elements: &Names) -> Vec<String> {
     let kinds =
         [("lost", &last.lost), ("unexpected", &last.unexpected), ("duplicated", &last.duplicated)];
     let told = kinds.into_iter().filter(|(_, numbers)| !numbers.is_empty());
     let note = |(what, numbers): (&str, &Vec<u32>)| {
-        let names = numbers.iter().take(TOLD_MAX).map(|number| &*elements[*number as usize]);
+        let names = numbers.iter().take(TOLD_MAX).map(|number| elements.of(*number));
         let names: Vec<_> = names.collect();
         let more = if numbers.len() > TOLD_MAX { ", ..." } else { "" };
         format!("{} {what} in the last read: {}{more}", numbers.len(), names.join(", "))

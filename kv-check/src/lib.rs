@@ -55,6 +55,7 @@ mod judge;
 mod linearizability;
 mod minimal;
 mod model;
+mod names;
 mod object;
 mod operation;
 mod page;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::budget::Options;
 use crate::check::check_with;
 use crate::decision::{Decided, Decision, Method};
-use crate::format::{Recorded, Recording, RegisterRecord};
+use crate::format::{QueueRecord, Recorded, Recording, RegisterRecord};
 use crate::judge;
 use crate::object::{
     Call, Counter, GrowSet, Mutex, Object, PENDING, Presence, Queue, Registers, Side, Text, fifo,
@@ -93,19 +93,19 @@ impl Recording {
                 }
                 Finding::Objects(objects)
             }
-            Recorded::Queue(side, calls) => {
-                let (name, rules, method) = match side {
-                    Side::Oldest => ("queue", fifo::decide(calls), Method::QueueRules),
+            Recorded::Queue(record) => {
+                let (QueueRecord { side, calls, .. }, name) = (record, record.name());
+                let (rules, method) = match side {
+                    Side::Oldest => (fifo::decide(calls), Method::QueueRules),
                     Side::Newest => {
-                        let rules = lifo::decide(calls, options.steps(calls.len()));
-                        ("stack", rules, Method::StackRules)
+                        (lifo::decide(calls, options.steps(calls.len())), Method::StackRules)
                     }
                 };
                 let mut objects = Objects::new(name);
                 let by_search = || decided(&Queue(*side), calls, options);
                 let decided = rules.map_or_else(by_search, |rules| rules.by(method));
                 objects.add(&Queue(*side), name, calls, decided);
-                objects.explain(name, || window::of_queue(name, *side, calls, options));
+                objects.explain(name, || window::of_queue(record, options));
                 Finding::Objects(objects)
             }
             Recorded::Sessions(history) => Finding::Rules(session_guarantees(history)),
@@ -118,7 +118,7 @@ impl Recording {
             Recorded::Mutex(calls) => {
                 let mut objects = Objects::new("mutex");
                 objects.add(&Mutex, "mutex", calls, decided(&Mutex, calls, options));
-                let find = || window::by_search(&Mutex, "mutex", calls, options);
+                let find = || window::of_mutex(calls, options);
                 objects.explain("mutex", find);
                 Finding::Objects(objects)
             }
@@ -136,7 +136,7 @@ impl Recording {
                 objects.add(&GrowSet, "set", &record.calls, decided);
                 if objects.verdict == Verdict::Violated {
                     let calls = window::calls_of_set(record);
-                    objects.explain("set", || window::of_set(&calls, record.is_full, options));
+                    objects.explain("set", || window::of_set(&calls, record, options));
                 }
                 objects.notes = notes;
                 Finding::Objects(objects)
@@ -151,12 +151,12 @@ impl Recording {
             }
             Recorded::Registers(groups) => {
                 let mut objects = Objects::new("groups of registers");
-                for RegisterRecord { names, calls } in groups {
+                for record @ RegisterRecord { names, calls } in groups {
                     let object = Registers(names.len());
                     let decided = decided(&object, calls, options);
                     let name = names.join(" ");
                     objects.add(&object, &name, calls, decided);
-                    objects.explain(&name, || window::by_search(&object, &name, calls, options));
+                    objects.explain(&name, || window::of_registers(record, options));
                 }
                 Finding::Objects(objects)
             }

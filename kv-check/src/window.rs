@@ -3,18 +3,21 @@
 //! What it means to leave a call out is said in [`crate::object::conflict()`].
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
 
 use crate::budget::Options;
 use crate::decision::Decision;
-use crate::format::SetRecord;
+use crate::format::{QueueRecord, RegisterRecord, SetRecord};
 use crate::minimal::Bad;
+use crate::names::Names;
 use crate::object::{
-    Call, Counter, CounterAction, GrowSet, LastRead, Object, PENDING, Presence, PresenceAction,
-    Queue, QueueAction, Removal, SetAction, Side, StringAction, Text, conflict, conflict_of,
-    decide_element, decide_part, grow_set, observed, read_window, search, silent_part, with_rest,
+    Call, Counter, CounterAction, GrowSet, LastRead, Mutex, MutexAction, Object, PENDING, Presence,
+    PresenceAction, Queue, QueueAction, Registers, Removal, SetAction, StringAction, Text,
+    conflict, conflict_of, decide_element, decide_part, grow_set, observed, read_window, search,
+    silent_part, with_rest,
 };
 use crate::report::shortened;
 
@@ -37,10 +40,22 @@ pub struct ObjectWindow {
     /// Whether they have an order, in that sense, once any one of them is left out. If not, the limit
     /// was reached on the way. Of a counter: whether the read is within its bounds then.
     pub is_minimal: bool,
+    /// What positions are: `events` before the call in the text, or `lines`.
+    pub positions: &'static str,
     /// What of the others does not matter, and what comes of the calls without one of them.
     #[serde(skip)]
     meaning: [&'static str; 2],
 }
+
+/// What positions are in texts of which each line is an event, and in others.
+const LINES: &str = "lines";
+const EVENTS: &str = "events";
+
+/// Up to so many elements that a read found are told one by one.
+const ELEMENTS_MAX: usize = 10;
+
+/// How many elements of one kind are told of a larger set.
+const TELLING_MAX: usize = 2;
 
 /// What it means to leave a call out.
 const FORGOTTEN: [&str; 2] = ["whatever else was done and when", "there is one"];
@@ -54,6 +69,9 @@ const UNCOUNTED: [&str; 2] = ["whatever else was added and when", "the read is w
 /// One call, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CallView {
+    /// Number of the client, if anybody knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<u64>,
     /// Position of the event that invoked it.
     pub index: u64,
     /// Position of the event that completed it, if one did.
@@ -70,33 +88,38 @@ fn limited(options: &Options) -> Options {
     Options { budget_steps: Some(steps), ..options.clone() }
 }
 
-/// Of an object for which there are no rules.
-pub(crate) fn by_search<O: Object>(
-    object: &O,
-    name: &str,
-    calls: &[Call<O::Action>],
-    options: &Options,
-) -> ObjectWindow {
-    let by_search = |part: &[_]| search(object, part, &limited(options));
-    ObjectWindow::new(object, name, calls, conflict(object, calls, &options.stop, by_search))
+/// Of a lock.
+pub(crate) fn of_mutex(calls: &[Call<MutexAction>], options: &Options) -> ObjectWindow {
+    let bad = by_search(&Mutex, calls, options);
+    ObjectWindow::new(&Mutex, "mutex", calls, &Names::default(), bad)
+}
+
+/// Of several registers.
+pub(crate) fn of_registers(record: &RegisterRecord, options: &Options) -> ObjectWindow {
+    let RegisterRecord { names, calls } = record;
+    let object = Registers(names.len());
+    let bad = by_search(&object, calls, options);
+    let texts = names.iter().map(String::as_str).collect();
+    ObjectWindow::new(&object, &names.join(" "), calls, &texts, bad)
+}
+
+fn by_search<O: Object>(object: &O, calls: &[Call<O::Action>], options: &Options) -> Bad {
+    conflict(object, calls, &options.stop, |part| search(object, part, &limited(options)))
 }
 
 /// Of a string.
 pub(crate) fn of_text(name: &str, calls: &[Call<StringAction>], options: &Options) -> ObjectWindow {
-    let decide = |part: &[_]| {
+    let bad = conflict(&Text, calls, &options.stop, |part| {
         observed::decide(part).unwrap_or_else(|| search(&Text, part, &limited(options)))
-    };
-    ObjectWindow::new(&Text, name, calls, conflict(&Text, calls, &options.stop, decide))
+    });
+    let window = ObjectWindow::new(&Text, name, calls, &Names::default(), bad);
+    ObjectWindow { positions: LINES, ..window }
 }
 
 /// Of a queue or a stack.
-pub(crate) fn of_queue(
-    name: &str,
-    side: Side,
-    calls: &[Call<QueueAction>],
-    options: &Options,
-) -> ObjectWindow {
-    let object = Queue(side);
+pub(crate) fn of_queue(record: &QueueRecord, options: &Options) -> ObjectWindow {
+    let QueueRecord { side, calls, values } = record;
+    let object = Queue(*side);
     // A value can be left out only if no removal may have found it without saying so.
     let is_silent = calls.iter().any(|call| {
         call.completed != PENDING && call.action == QueueAction::Remove(Removal::Unknown)
@@ -107,10 +130,11 @@ pub(crate) fn of_queue(
             false => with_rest(&object, calls, places),
         };
         let options = limited(options);
-        let rules = decide_part(side, &part, &options);
+        let rules = decide_part(*side, &part, &options);
         rules.unwrap_or_else(|| search(&object, &part, &options))
     });
-    ObjectWindow::new(&object, name, calls, bad)
+    let window = ObjectWindow::new(&object, record.name(), calls, values, bad);
+    ObjectWindow { positions: LINES, ..window }
 }
 
 /// Of an element of a set.
@@ -122,8 +146,8 @@ pub(crate) fn of_element(
     let options = &limited(options);
     let decide = |places: &[usize]| decide_element(calls, places, options);
     let bad = conflict_of(calls, &options.stop, decide);
-    let window = ObjectWindow::new(&Presence, name, calls, bad);
-    ObjectWindow { meaning: UNSEEN, ..window }
+    let window = ObjectWindow::new(&Presence, name, calls, &Names::default(), bad);
+    ObjectWindow { meaning: UNSEEN, positions: LINES, ..window }
 }
 
 /// The calls of a set that count: of the reads only the last one, if not all do.
@@ -141,10 +165,15 @@ pub(crate) fn calls_of_set(record: &SetRecord) -> Cow<'_, [Call<SetAction>]> {
     Cow::Owned(calls.iter().filter(counts).cloned().collect())
 }
 
-/// Of a set.
-pub(crate) fn of_set(calls: &[Call<SetAction>], is_full: bool, options: &Options) -> ObjectWindow {
+/// Of a set, whose calls that [count](calls_of_set) are `calls`.
+pub(crate) fn of_set(
+    calls: &[Call<SetAction>],
+    record: &SetRecord,
+    options: &Options,
+) -> ObjectWindow {
+    let SetRecord { elements, is_full, .. } = record;
     let bad = conflict(&GrowSet, calls, &options.stop, |part| {
-        if !is_full {
+        if !*is_full {
             let is_right = grow_set::last_read(part).is_none_or(|last| last == LastRead::default());
             return if is_right { Decision::Holds(None) } else { Decision::Violated(()) };
         }
@@ -154,14 +183,82 @@ pub(crate) fn of_set(calls: &[Call<SetAction>], is_full: bool, options: &Options
         let decided = grow_set::decide(&part);
         decided.unwrap_or_else(|| search(&GrowSet, &part, &limited(options)))
     });
-    ObjectWindow::new(&GrowSet, "set", calls, bad)
+    let reads = bad.places.iter().filter_map(|place| match &calls[*place].action {
+        SetAction::Read(Some(found)) => Some((u64::from(calls[*place].invoked), &found[..])),
+        SetAction::Read(None) | SetAction::Add(_) => None,
+    });
+    let telling = telling(calls, &bad.places);
+    let reads: Vec<_> = reads.collect();
+    let mut window = ObjectWindow::new(&GrowSet, "set", calls, elements, bad);
+    for call in &mut window.calls {
+        let read = reads.iter().find(|(index, _)| *index == call.index);
+        if let Some((_, found)) = read.filter(|(_, found)| found.len() > ELEMENTS_MAX) {
+            call.result = excerpt(found, &telling, elements);
+        }
+    }
+    window
+}
+
+/// The elements that tell why calls exclude each other: those that are added, found twice, found in one
+/// read and not in another one, or in the only call.
+fn telling(calls: &[Call<SetAction>], places: &[usize]) -> BTreeSet<u32> {
+    let mut telling = BTreeSet::new();
+    let mut reads: Vec<&[u32]> = Vec::new();
+    for place in places {
+        match &calls[*place].action {
+            SetAction::Add(element) => drop(telling.insert(*element)),
+            SetAction::Read(Some(found)) => reads.push(found),
+            SetAction::Read(None) => {}
+        }
+    }
+    for read in &reads {
+        telling.extend(read.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]));
+    }
+    for pair in reads.windows(2) {
+        let only = |one: &[u32], other: &[u32]| -> Vec<u32> {
+            one.iter().copied().filter(|it| other.binary_search(it).is_err()).collect()
+        };
+        telling.extend(only(pair[0], pair[1]));
+        telling.extend(only(pair[1], pair[0]));
+    }
+    if let ([found], [place]) = (&reads[..], places) {
+        let end = calls[*place].completed;
+        let added: BTreeSet<u32> = calls
+            .iter()
+            .filter(|call| call.invoked < end)
+            .filter_map(|call| match call.action {
+                SetAction::Add(element) => Some(element),
+                SetAction::Read(_) => None,
+            })
+            .collect();
+        telling.extend(found.iter().filter(|element| !added.contains(element)));
+    }
+    telling
+}
+
+/// How many elements were found, and which of the telling ones.
+fn excerpt(found: &[u32], telling: &BTreeSet<u32>, names: &Names) -> String {
+    let mut text = format!("{} elements", found.len());
+    let count = |element: &u32| {
+        let first = found.partition_point(|it| it < element);
+        found[first..].iter().take_while(|it| *it == element).count()
+    };
+    for (what, is_told) in [("without", 0), ("twice", 2), ("with", 1)] {
+        let mut told = telling.iter().filter(|element| count(element).min(2) == is_told);
+        let first: Vec<_> = told.by_ref().take(TELLING_MAX).map(|it| names.of(*it)).collect();
+        if !first.is_empty() {
+            let more = if told.next().is_some() { " ..." } else { "" };
+            text += &format!(", {what} {}{more}", first.join(" "));
+        }
+    }
+    text
 }
 
 /// Of a read of a counter that is out of bounds; none if all are within.
 pub(crate) fn of_counter(calls: &[Call<CounterAction>]) -> Option<ObjectWindow> {
     let (read, bad) = read_window(calls)?;
     let culprit = Some(u64::from(calls[read].invoked));
-    let window = ObjectWindow::new(&Counter, "counter", calls, bad);
+    let window = ObjectWindow::new(&Counter, "counter", calls, &Names::default(), bad);
     Some(ObjectWindow { culprit, meaning: UNCOUNTED, ..window })
 }
 
@@ -170,17 +267,20 @@ impl ObjectWindow {
         object: &O,
         name: &str,
         calls: &[Call<O::Action>],
+        names: &Names,
         Bad { places, is_minimal }: Bad,
     ) -> Self {
         let view = |place: usize| {
-            let Call { invoked, completed, action } = &calls[place];
-            let (operation, result) = object.describe(action);
+            let Call { caller, invoked, completed, action } = &calls[place];
+            let (operation, result) = object.describe(action, names);
             let completed = (*completed != PENDING).then_some(u64::from(*completed));
-            CallView { index: u64::from(*invoked), completed, operation, result }
+            let (process, index) = (caller.number(), u64::from(*invoked));
+            CallView { process, index, completed, operation, result }
         };
         let calls: Vec<_> = places.into_iter().map(view).collect();
         let culprit = calls.iter().max_by_key(|call| call.completed).map(|call| call.index);
-        Self { name: name.to_owned(), calls, culprit, is_minimal, meaning: FORGOTTEN }
+        let (meaning, positions) = (FORGOTTEN, EVENTS);
+        Self { name: name.to_owned(), calls, culprit, is_minimal, positions, meaning }
     }
 }
 
@@ -200,7 +300,9 @@ impl fmt::Display for ObjectWindow {
             |(place, call): &(usize, &CallView)| *place >= skipped || culprit == Some(call.index);
         for (_, call) in self.calls.iter().enumerate().filter(is_shown) {
             let mark = if culprit == Some(call.index) { '>' } else { ' ' };
-            writeln!(out, "          {mark} {call}")?;
+            let end = call.completed.map_or_else(|| "...".to_owned(), |end| end.to_string());
+            let positions = self.positions;
+            writeln!(out, "          {mark} {call} [{positions} {} - {end}]", call.index)?;
         }
         if skipped > 0 {
             writeln!(out, "            and {skipped} before; --json shows all of them")?;
@@ -211,13 +313,13 @@ impl fmt::Display for ObjectWindow {
 
 impl fmt::Display for CallView {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", shortened(&self.operation))?;
-        if !self.result.is_empty() {
-            write!(out, " => {}", shortened(&self.result))?;
+        if let Some(process) = self.process {
+            write!(out, "process {process}: ")?;
         }
-        match self.completed {
-            Some(completed) => write!(out, " [events {} - {completed}]", self.index),
-            None => write!(out, " [events {} - ...]", self.index),
+        write!(out, "{}", shortened(&self.operation))?;
+        match &self.result[..] {
+            "" => Ok(()),
+            result => write!(out, " => {}", shortened(result)),
         }
     }
 }

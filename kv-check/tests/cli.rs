@@ -133,7 +133,7 @@ fn files_are_written_beside_the_report() {
     expect(&["--witness", &witness, "-"], queue, 0, "proof       an order of");
     let lines = std::fs::read_to_string(&witness).unwrap();
     assert!(
-        lines.ends_with("\"index\":2,\"operation\":\"dequeue\",\"result\":\"#0\"}\n"),
+        lines.ends_with("\"index\":3,\"operation\":\"dequeue\",\"result\":\"x\"}\n"),
         "{lines}"
     );
     expect(&["--report", &name("none/page.html"), "-"], GOOD, 3, "cannot write");
@@ -200,8 +200,8 @@ fn histories_of_others_are_told_by_their_content_or_by_name() {
     expect(&["-"], queue, 0, "method      the rules of queues");
     expect(&["-"], &queue.replace("return 1", "return empty"), 1, "violated    queue");
     let story = "because     of queue these have no order, whatever else was done and when;\n            \
-                 without any one of them there is one:\n            enqueue #0 [events 0 - 1]\n          \
-                 > dequeue => empty [events 2 - 3]\n";
+                 without any one of them there is one:\n            enqueue 1 [lines 2 - 3]\n          \
+                 > dequeue => empty [lines 4 - 5]\n";
     expect(&["-"], &queue.replace("return 1", "return empty"), 1, story);
     expect(&["--json", "-"], queue, 0, r#""method":"queue-rules""#);
     expect(&["--format", "jepsen-edn", "-"], queue, 2, "line 1, column 1");

@@ -11,7 +11,7 @@
 //! left out. Other keys say nothing here.
 
 use super::edn::{Edn, Reader};
-use super::events::{KINDS, kind_of};
+use super::events::{At, KINDS, kind_of};
 use crate::history::EventKind;
 use crate::parse::ParseError;
 
@@ -22,6 +22,8 @@ pub(super) struct EdnEvent<'t> {
     pub(super) line: usize,
     /// Column where it begins, in bytes from 1.
     pub(super) column: usize,
+    /// How many events are before it, those of the nemesis among them.
+    pub(super) index: usize,
     /// Who did it; none if the event does not say.
     pub(super) process: Option<u64>,
     /// Which part of an operation it is.
@@ -33,8 +35,15 @@ pub(super) struct EdnEvent<'t> {
 }
 
 /// An event that says nothing.
-const NOTHING: EdnEvent<'_> =
-    EdnEvent { line: 1, column: 1, process: None, kind: EventKind::Info, f: "", value: Edn::Nil };
+const NOTHING: EdnEvent<'_> = EdnEvent {
+    line: 1,
+    column: 1,
+    index: 0,
+    process: None,
+    kind: EventKind::Info,
+    f: "",
+    value: Edn::Nil,
+};
 
 impl<'t> EdnEvent<'t> {
     /// Takes over what a map says. Whether it is the event of a client.
@@ -73,6 +82,11 @@ impl<'t> EdnEvent<'t> {
         ParseError { line, column, expected: format!("expected {what}") }
     }
 
+    /// Where it is, for calls.
+    pub(super) fn at(&self) -> At {
+        At { line: self.line, position: self.index }
+    }
+
     /// Who did it, for workloads that need to know.
     pub(super) fn client(&self) -> Result<u64, ParseError> {
         self.process.ok_or_else(|| self.expected("an event with a :process"))
@@ -87,6 +101,8 @@ pub(super) struct EdnEvents<'t> {
     /// Whether the events are in a vector or a list that is still to be left.
     is_inside: bool,
     is_done: bool,
+    /// How many events were read.
+    count: usize,
     /// A place in the text, its line, and where that begins.
     line: (usize, usize, usize),
 }
@@ -95,7 +111,7 @@ impl<'t> EdnEvents<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         let mut reader = Reader::new(text);
         let is_inside = reader.enter();
-        Self { text, reader, is_inside, is_done: false, line: (0, 1, 0) }
+        Self { text, reader, is_inside, is_done: false, count: 0, line: (0, 1, 0) }
     }
 
     /// Line and column of a place that is not before the last one that was asked for.
@@ -131,7 +147,8 @@ impl<'t> EdnEvents<'t> {
         while !self.is_at_end()? {
             let begin = self.reader.skip_space();
             let (line, column) = self.position(begin);
-            let mut event = EdnEvent { line, column, ..NOTHING };
+            let mut event = EdnEvent { line, column, index: self.count, ..NOTHING };
+            self.count += 1;
             let Edn::Map(entries) = self.reader.value()? else {
                 return Err(event.expected("an event"));
             };

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use crate::history::EventKind;
-use crate::object::{Call, PENDING};
+use crate::object::{Call, Caller, PENDING};
 use crate::parse::ParseError;
 
-/// Calls in the making; a position for each event. `Id` names who has one open call at a time.
+/// Calls in the making. `Id` names who has one open call at a time.
 #[derive(Debug)]
 pub(super) struct Pairing<Id, A> {
     calls: Vec<Call<A>>,
@@ -15,26 +15,37 @@ pub(super) struct Pairing<Id, A> {
     open: HashMap<Id, Option<usize>>,
     /// Those that did not happen.
     failed: Vec<usize>,
-    position: u32,
 }
 
-impl<Id: Copy + Eq + Hash + std::fmt::Display, A> Pairing<Id, A> {
-    pub(super) fn new() -> Self {
-        Self { calls: Vec::new(), open: HashMap::new(), failed: Vec::new(), position: 0 }
+/// Where an event is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    /// The line where it begins, from 1.
+    pub(super) line: usize,
+    /// Its position among all events: greater than that of the one before.
+    pub(super) position: usize,
+}
+
+impl At {
+    /// The event of a line that has no other one.
+    pub(super) fn line(line: usize) -> Self {
+        Self { line, position: line }
     }
 
-    fn next(&mut self, line: usize) -> Result<u32, ParseError> {
-        let position = self.position;
-        if position == PENDING - 1 {
-            return Err(at_line(line, format!("expected at most {position} events")));
-        }
-        self.position += 1;
-        Ok(position)
+    fn position(self) -> Result<u32, ParseError> {
+        let position = u32::try_from(self.position).ok().filter(|it| *it < PENDING - 1);
+        position.ok_or_else(|| at_line(self.line, format!("expected fewer than {PENDING} events")))
+    }
+}
+
+impl<Id: Copy + Eq + Hash + std::fmt::Display + Into<Caller>, A> Pairing<Id, A> {
+    pub(super) fn new() -> Self {
+        Self { calls: Vec::new(), open: HashMap::new(), failed: Vec::new() }
     }
 
     /// `id` asks for `action`.
-    pub(super) fn invoke(&mut self, line: usize, id: Id, action: A) -> Result<(), ParseError> {
-        let invoked = self.next(line)?;
+    pub(super) fn invoke(&mut self, at: At, id: Id, action: A) -> Result<(), ParseError> {
+        let (line, invoked) = (at.line, at.position()?);
         match self.open.insert(id, Some(self.calls.len())) {
             None => {}
             Some(Some(_)) => {
@@ -46,14 +57,14 @@ impl<Id: Copy + Eq + Hash + std::fmt::Display, A> Pairing<Id, A> {
                 return Err(at_line(line, what));
             }
         }
-        self.calls.push(Call { invoked, completed: PENDING, action });
+        self.calls.push(Call { caller: id.into(), invoked, completed: PENDING, action });
         Ok(())
     }
 
     /// `id` has its answer. Returns what it asked for.
-    pub(super) fn complete(&mut self, line: usize, id: Id) -> Result<&mut A, ParseError> {
-        let completed = self.next(line)?;
-        let open = self.close(line, id)?;
+    pub(super) fn complete(&mut self, at: At, id: Id) -> Result<&mut A, ParseError> {
+        let completed = at.position()?;
+        let open = self.close(at.line, id)?;
         let call = &mut self.calls[open];
         call.completed = completed;
         Ok(&mut call.action)

@@ -30,10 +30,10 @@ trait Meaning<'t> {
             let (line, process) = (event.line, event.client()?);
             match event.kind {
                 EventKind::Invoke => {
-                    pairing.invoke(line, process, (event.f, self.asks(&event)?))?
+                    pairing.invoke(event.at(), process, (event.f, self.asks(&event)?))?
                 }
                 EventKind::Ok => {
-                    let (asked, action) = pairing.complete(line, process)?;
+                    let (asked, action) = pairing.complete(event.at(), process)?;
                     if *asked != event.f {
                         return Err(event.expected(&format!("the end of a :{asked}")));
                     }
@@ -43,10 +43,7 @@ trait Meaning<'t> {
                 EventKind::Info => pairing.lose(line, process)?,
             }
         }
-        let bare = |call: Call<(&str, Self::Action)>| {
-            let Call { invoked, completed, action: (_, action) } = call;
-            Call { invoked, completed, action }
-        };
+        let bare = |call: Call<(&str, Self::Action)>| call.split(|(f, action)| (action, f)).0;
         Ok(pairing.finish().into_iter().map(bare).collect())
     }
 }
@@ -79,6 +76,7 @@ pub(super) fn read_set(text: &str, is_full: bool) -> Result<Recorded, ParseError
     let mut sets = Sets::default();
     let calls = sets.calls(text)?;
     let elements = sets.0.names();
+    let elements = elements.iter().map(String::as_str).collect();
     Ok(Recorded::Set(SetRecord { calls, elements, is_full }))
 }
 

@@ -20,6 +20,7 @@ mod workload;
 use std::str::FromStr;
 
 use crate::history::History;
+use crate::names::Names;
 use crate::object::{
     Access, Call, CounterAction, MutexAction, PresenceAction, QueueAction, SetAction, Side,
     StringAction,
@@ -69,7 +70,7 @@ pub(crate) enum Recorded {
     /// Strings by key.
     Strings(Vec<(String, Vec<Call<StringAction>>)>),
     /// One queue or stack.
-    Queue(Side, Vec<Call<QueueAction>>),
+    Queue(QueueRecord),
     /// The elements of a set, by name.
     Elements(Vec<(String, Vec<Call<PresenceAction>>)>),
     /// One lock.
@@ -99,12 +100,31 @@ pub(crate) struct RegisterRecord {
     pub(crate) calls: Vec<Call<Vec<Access>>>,
 }
 
+/// The history of a queue or a stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueueRecord {
+    pub(crate) side: Side,
+    pub(crate) calls: Vec<Call<QueueAction>>,
+    /// Each value's text, by its number.
+    pub(crate) values: Names,
+}
+
+impl QueueRecord {
+    /// What it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.side {
+            Side::Oldest => "queue",
+            Side::Newest => "stack",
+        }
+    }
+}
+
 /// The history of a set that grows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SetRecord {
     pub(crate) calls: Vec<Call<SetAction>>,
     /// Each element's text, by its number.
-    pub(crate) elements: Vec<String>,
+    pub(crate) elements: Names,
     /// Whether all reads count, not the last alone.
     pub(crate) is_full: bool,
 }

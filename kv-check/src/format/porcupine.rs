@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::edn::{Edn, Reader};
-use super::events::{Pairing, at_line};
+use super::events::{At, Pairing, at_line};
 use crate::object::{Call, StringAction};
 use crate::parse::ParseError;
 
@@ -27,8 +27,9 @@ pub(super) fn read(text: &str) -> Result<Strings, ParseError> {
         add(number, &event, &mut pairing)?;
     }
     let mut keys = BTreeMap::<_, Vec<_>>::new();
-    for Call { invoked, completed, action: (key, action) } in pairing.finish() {
-        keys.entry(key).or_default().push(Call { invoked, completed, action });
+    for call in pairing.finish() {
+        let (call, key) = call.split(|(key, action)| (action, key));
+        keys.entry(key).or_default().push(call);
     }
     Ok(keys.into_iter().collect())
 }
@@ -63,10 +64,10 @@ fn add(
                 ("put" | "append", None) => return Err(expected("a :value with a string")),
                 _ => return Err(expected("an :f of :get, :put or :append")),
             };
-            pairing.invoke(number, *process, ((*key).to_owned(), action))
+            pairing.invoke(At::line(number), *process, ((*key).to_owned(), action))
         }
         "ok" => {
-            let (asked, action) = pairing.complete(number, *process)?;
+            let (asked, action) = pairing.complete(At::line(number), *process)?;
             if asked != key {
                 return Err(expected("the :key that was asked for"));
             }

@@ -8,15 +8,16 @@
 //! [2] return 2
 //! ```
 //!
-//! The number in brackets is that of the operation, which has one call and at most one return. The
-//! methods are `add` and `remove`, `enqueue` and `dequeue`, `push` and `pop`; those of an
+//! The number in brackets is that of the operation, which has one call and at most one return, or that
+//! of a thread, which has many. The methods are `add` and `remove`, `enqueue` and `dequeue`, `push` and `pop`; those of an
 //! `atomic-set` are `add(2)`, `remove(2)` and `contains(2)`, which return `true` or `false`.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Recorded;
-use super::events::{Pairing, at_line};
-use crate::object::{Call, PresenceAction, QueueAction, Removal, Side, Touch};
+use super::events::{At, Pairing, at_line};
+use super::{QueueRecord, Recorded};
+use crate::names::Names;
+use crate::object::{Call, Caller, PresenceAction, QueueAction, Removal, Side, Touch};
 use crate::parse::ParseError;
 
 pub(super) fn read(text: &str) -> Result<Recorded, ParseError> {
@@ -24,8 +25,13 @@ pub(super) fn read(text: &str) -> Result<Recorded, ParseError> {
     if text.lines().take_while(|line| !line.trim().starts_with('[')).any(is_set) {
         return read_set(text);
     }
-    let mut reader =
-        Reader { side: None, values: HashMap::new(), pairing: Pairing::new(), is_named: false };
+    let mut reader = Reader {
+        side: None,
+        is_named: false,
+        values: HashMap::new(),
+        names: Names::default(),
+        pairing: Pairing::new(),
+    };
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         match line.starts_with('#') {
@@ -34,7 +40,20 @@ pub(super) fn read(text: &str) -> Result<Recorded, ParseError> {
             false => reader.event(number, line)?,
         }
     }
-    Ok(Recorded::Queue(reader.side.unwrap_or(Side::Oldest), reader.pairing.finish()))
+    let (side, mut calls) = (reader.side.unwrap_or(Side::Oldest), reader.pairing.finish());
+    forget_operations(&mut calls);
+    Ok(Recorded::Queue(QueueRecord { side, calls, values: reader.names }))
+}
+
+/// Forgets who made calls, if the numbers in brackets are those of operations: no number has two.
+fn forget_operations<A>(calls: &mut [Call<A>]) {
+    let mut callers: Vec<_> = calls.iter().map(|call| call.caller).collect();
+    callers.sort_unstable();
+    if callers.windows(2).all(|pair| pair[0] != pair[1]) {
+        for call in calls {
+            call.caller = Caller::default();
+        }
+    }
 }
 
 /// What a comment says that the history is of.
@@ -76,9 +95,13 @@ fn read_set(text: &str) -> Result<Recorded, ParseError> {
                 Some(("contains", element)) => (Touch::Contains, element),
                 _ => return Err(expected("add(VALUE), remove(VALUE) or contains(VALUE)")),
             };
-            pairing.invoke(number, id, (element, PresenceAction { touch, found: None }))?;
+            pairing.invoke(
+                At::line(number),
+                id,
+                (element, PresenceAction { touch, found: None }),
+            )?;
         } else {
-            let (_, action) = pairing.complete(number, id)?;
+            let (_, action) = pairing.complete(At::line(number), id)?;
             action.found = match rest {
                 "true" => Some(true),
                 "false" => Some(false),
@@ -88,8 +111,11 @@ fn read_set(text: &str) -> Result<Recorded, ParseError> {
         }
     }
     let mut elements = BTreeMap::<_, Vec<_>>::new();
-    for Call { invoked, completed, action: (element, action) } in pairing.finish() {
-        elements.entry(element).or_default().push(Call { invoked, completed, action });
+    let mut calls = pairing.finish();
+    forget_operations(&mut calls);
+    for call in calls {
+        let (call, element) = call.split(|(element, action)| (action, element));
+        elements.entry(element).or_default().push(call);
     }
     let named = elements.into_iter().map(|(element, calls)| (element.to_owned(), calls));
     Ok(Recorded::Elements(named.collect()))
@@ -101,6 +127,7 @@ struct Reader<'t> {
     /// Whether its first line says it.
     is_named: bool,
     values: HashMap<&'t str, u32>,
+    names: Names,
     pairing: Pairing<u64, QueueAction>,
 }
 
@@ -124,10 +151,10 @@ impl<'t> Reader<'t> {
         let (id, is_call, rest) = event(number, line)?;
         if is_call {
             let action = self.action(number, rest)?;
-            return self.pairing.invoke(number, id, action);
+            return self.pairing.invoke(At::line(number), id, action);
         }
         let found = self.found(rest);
-        match (self.pairing.complete(number, id)?, found) {
+        match (self.pairing.complete(At::line(number), id)?, found) {
             (QueueAction::Remove(removal), found) => *removal = found,
             (QueueAction::Add(_), Removal::Unknown) => {}
             (QueueAction::Add(_), _) => {
@@ -174,6 +201,9 @@ impl<'t> Reader<'t> {
 
     fn value(&mut self, value: &'t str) -> u32 {
         let next = u32::try_from(self.values.len()).expect("fewer values than lines");
-        *self.values.entry(value).or_insert(next)
+        *self.values.entry(value).or_insert_with(|| {
+            self.names.push(value);
+            next
+        })
     }
 }

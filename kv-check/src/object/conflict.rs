@@ -78,7 +78,7 @@ pub(super) fn beside<A: Clone>(
     for place in rest {
         let invoked = position(set.len());
         let action = calls[place].action.clone();
-        set.push(Call { invoked, completed: PENDING, action });
+        set.push(Call::new(invoked, PENDING, action));
     }
     // Positions stay different: those of the set come after the ones of the rest.
     let mut events: Vec<u32> = places
@@ -93,8 +93,8 @@ pub(super) fn beside<A: Clone>(
         event => position(first + events.partition_point(|known| *known < event)),
     };
     set.extend(places.iter().map(|place| {
-        let Call { invoked, completed, action } = &calls[*place];
-        Call { invoked: number(*invoked), completed: number(*completed), action: action.clone() }
+        let Call { invoked, completed, action, .. } = &calls[*place];
+        Call::new(number(*invoked), number(*completed), action.clone())
     }));
     set
 }
@@ -115,7 +115,8 @@ mod tests {
     };
     use super::*;
     use crate::budget::Options;
-    use crate::format::SetRecord;
+    use crate::format::{QueueRecord, SetRecord};
+    use crate::names::Names;
     use crate::window::{self, ObjectWindow};
 
     /// The calls of a window.
@@ -145,7 +146,7 @@ mod tests {
                 .into_iter()
                 .map(|(invoked, completed)| {
                     let action = action(&mut draw, completed == PENDING);
-                    Call { invoked, completed, action }
+                    Call::new(invoked, completed, action)
                 })
                 .collect();
             let Some(Bad { places, is_minimal }) = find(&calls) else { continue };
@@ -172,14 +173,17 @@ mod tests {
         check(action, find, |calls, places| by_brute_force(object, calls, places));
     }
 
+    fn of_queue(side: Side, calls: &[Call<QueueAction>], options: &Options) -> ObjectWindow {
+        let (calls, values) = (calls.to_vec(), Names::default());
+        window::of_queue(&QueueRecord { side, calls, values }, options)
+    }
+
     #[test]
     fn conflicts_of_queues_and_stacks_are_minimal() {
         let (mut added, options) = (0, Options::default());
         for side in [Side::Oldest, Side::Newest] {
             let action = |draw: &mut Draw, is: bool| queue_action(draw, is, &mut added);
-            check_object(&Queue(side), action, |calls| {
-                window::of_queue("queue", side, calls, &options)
-            });
+            check_object(&Queue(side), action, |calls| of_queue(side, calls, &options));
         }
     }
 
@@ -191,9 +195,7 @@ mod tests {
                 0 => QueueAction::Remove(Removal::Unknown),
                 _ => queue_action(draw, is, &mut added),
             };
-            check_object(&Queue(side), action, |calls| {
-                window::of_queue("queue", side, calls, &options)
-            });
+            check_object(&Queue(side), action, |calls| of_queue(side, calls, &options));
         }
     }
 
@@ -216,21 +218,24 @@ mod tests {
         }
     }
 
+    fn record(calls: &[Call<SetAction>], is_full: bool) -> SetRecord {
+        SetRecord { calls: calls.to_vec(), elements: Names::default(), is_full }
+    }
+
     #[test]
     fn conflicts_of_sets_are_minimal() {
         let options = Options::default();
-        check_object(&GrowSet, set_action, |calls| window::of_set(calls, true, &options));
+        check_object(&GrowSet, set_action, |calls| {
+            window::of_set(calls, &record(calls, true), &options)
+        });
     }
 
     #[test]
     fn conflicts_of_the_last_read_of_a_set_are_minimal() {
-        let of_last = |calls: &[Call<_>]| {
-            let record = SetRecord { calls: calls.to_vec(), elements: Vec::new(), is_full: false };
-            window::calls_of_set(&record).into_owned()
-        };
         let find = |calls: &[Call<_>]| {
-            let last = of_last(calls);
-            let find = || bad(calls, &window::of_set(&last, false, &Options::default()));
+            let record = record(calls, false);
+            let last = window::calls_of_set(&record);
+            let find = || bad(calls, &window::of_set(&last, &record, &Options::default()));
             (!brute_force(&GrowSet, &last)).then(find)
         };
         let has_order =

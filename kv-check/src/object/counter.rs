@@ -12,6 +12,7 @@
 //! amounts: both are as hard as the subsets of sums.
 
 use super::{Call, Object, PENDING};
+use crate::names::Names;
 
 /// An operation of a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Object for Counter {
         matches!(action, CounterAction::Read(_))
     }
 
-    fn describe(&self, action: &CounterAction) -> (String, String) {
+    fn describe(&self, action: &CounterAction, _: &Names) -> (String, String) {
         match action {
             CounterAction::Add(amount) => (format!("add {amount}"), String::new()),
             CounterAction::Read(None) => ("read".to_owned(), "unknown".to_owned()),

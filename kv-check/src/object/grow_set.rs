@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 
 use super::{Call, Object, PENDING, respects_real_time};
 use crate::decision::Decision;
+use crate::names::Names;
 
 /// An operation of a set. Elements are numbers; there is an array as long as the greatest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,12 +65,12 @@ impl Object for GrowSet {
         matches!(action, SetAction::Read(_))
     }
 
-    fn describe(&self, action: &SetAction) -> (String, String) {
+    fn describe(&self, action: &SetAction, names: &Names) -> (String, String) {
         match action {
-            SetAction::Add(element) => (format!("add #{element}"), String::new()),
+            SetAction::Add(element) => (format!("add {}", names.of(*element)), String::new()),
             SetAction::Read(None) => ("read".to_owned(), "unknown".to_owned()),
             SetAction::Read(Some(found)) => {
-                let found: Vec<_> = found.iter().map(|element| format!("#{element}")).collect();
+                let found: Vec<_> = found.iter().map(|element| names.of(*element)).collect();
                 ("read".to_owned(), format!("[{}]", found.join(" ")))
             }
         }

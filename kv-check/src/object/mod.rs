@@ -27,7 +27,9 @@ mod visit;
 
 use std::fmt;
 use std::hash::Hash;
+use std::num::NonZeroU64;
 
+use crate::names::Names;
 pub(crate) use conflict::{conflict, conflict_of, with_rest};
 pub(crate) use counter::{Counter, CounterAction};
 pub(crate) use grow_set::{GrowSet, LastRead, SetAction};
@@ -43,18 +45,62 @@ pub(crate) use visit::{Visitor, visit_objects};
 /// The completion of a call that nobody saw completed.
 pub(crate) const PENDING: u32 = u32::MAX;
 
+/// Who made a call, if anybody knows: the number of a process.
+///
+/// Kept as that number and one, so that it takes no more room; the last number there is counts as
+/// nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Caller(Option<NonZeroU64>);
+
+impl Caller {
+    /// Its number.
+    pub(crate) fn number(self) -> Option<u64> {
+        self.0.map(|next| next.get() - 1)
+    }
+}
+
+impl From<u64> for Caller {
+    fn from(number: u64) -> Self {
+        Self(NonZeroU64::new(number.wrapping_add(1)))
+    }
+}
+
+/// Numbers below zero are nobody's.
+impl From<i64> for Caller {
+    fn from(number: i64) -> Self {
+        u64::try_from(number).map_or_else(|_| Self::default(), Self::from)
+    }
+}
+
 /// An operation with its place in real time.
 ///
 /// `invoked < completed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call<A> {
-    /// Position of the invocation in the history.
+    /// Who made it.
+    pub(crate) caller: Caller,
+    /// Position of the invocation in the history: the line where a line is an event, else how many
+    /// events are before it.
     pub(crate) invoked: u32,
     /// Position of the completion, or [`PENDING`]: such a call took effect at any later time, or
     /// never.
     pub(crate) completed: u32,
     /// What it did.
     pub(crate) action: A,
+}
+
+impl<A> Call<A> {
+    /// A call of nobody.
+    pub(crate) fn new(invoked: u32, completed: u32, action: A) -> Self {
+        Self { caller: Caller::default(), invoked, completed, action }
+    }
+
+    /// The call with a part of its action, and the other part.
+    pub(crate) fn split<B, C>(self, split: impl FnOnce(A) -> (B, C)) -> (Call<B>, C) {
+        let Self { caller, invoked, completed, action } = self;
+        let (action, other) = split(action);
+        (Call { caller, invoked, completed, action }, other)
+    }
 }
 
 /// A sequential type.
@@ -94,10 +140,9 @@ pub(crate) trait Object {
         None
     }
 
-    /// The request and the result for people; the result is empty if there is none to speak of.
-    fn describe(&self, action: &Self::Action) -> (String, String) {
-        (format!("{action:?}"), String::new())
-    }
+    /// The request and the result for people, with the names of its values; the result is empty if
+    /// there is none to speak of.
+    fn describe(&self, action: &Self::Action, names: &Names) -> (String, String);
 }
 
 /// Whether nobody was completed before somebody was invoked who stands earlier.

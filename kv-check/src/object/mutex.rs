@@ -1,6 +1,7 @@
 //! A lock that one holds at a time.
 
 use super::Object;
+use crate::names::Names;
 
 /// An operation of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,5 +32,13 @@ impl Object for Mutex {
 
     fn is_observation(&self, _: &MutexAction) -> bool {
         false
+    }
+
+    fn describe(&self, action: &MutexAction, _: &Names) -> (String, String) {
+        let request = match action {
+            MutexAction::Acquire => "acquire",
+            MutexAction::Release => "release",
+        };
+        (request.to_owned(), String::new())
     }
 }

@@ -6,6 +6,7 @@
 use super::{Call, Object, search};
 use crate::budget::Options;
 use crate::decision::Decision;
+use crate::names::Names;
 
 /// What is done with an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Object for Presence {
         action.touch == Touch::Contains || action.found == Some(false)
     }
 
-    fn describe(&self, action: &PresenceAction) -> (String, String) {
+    fn describe(&self, action: &PresenceAction, _: &Names) -> (String, String) {
         let request = match action.touch {
             Touch::Add => "add",
             Touch::Remove => "remove",

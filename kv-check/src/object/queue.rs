@@ -6,6 +6,7 @@ use super::conflict::beside;
 use super::{Call, Object, fifo, lifo};
 use crate::budget::Options;
 use crate::decision::Decision;
+use crate::names::Names;
 
 /// Where values are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,14 +80,16 @@ impl Object for Queue {
         }
     }
 
-    fn describe(&self, action: &QueueAction) -> (String, String) {
+    fn describe(&self, action: &QueueAction, names: &Names) -> (String, String) {
         let (add, remove) = match self.0 {
             Side::Oldest => ("enqueue", "dequeue"),
             Side::Newest => ("push", "pop"),
         };
         match action {
-            QueueAction::Add(value) => (format!("{add} #{value}"), String::new()),
-            QueueAction::Remove(Removal::Value(value)) => (remove.to_owned(), format!("#{value}")),
+            QueueAction::Add(value) => (format!("{add} {}", names.of(*value)), String::new()),
+            QueueAction::Remove(Removal::Value(value)) => {
+                (remove.to_owned(), names.of(*value).into())
+            }
             QueueAction::Remove(Removal::Empty) => (remove.to_owned(), "empty".to_owned()),
             QueueAction::Remove(Removal::Unknown) => (remove.to_owned(), "unknown".to_owned()),
         }

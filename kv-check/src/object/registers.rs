@@ -1,6 +1,7 @@
 //! Several registers that transactions read and write at once.
 
 use super::Object;
+use crate::names::Names;
 
 /// What a transaction does to one register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,5 +56,17 @@ impl Object for Registers {
 
     fn is_observation(&self, action: &Vec<Access>) -> bool {
         action.iter().all(|access| matches!(access, Access::Read(..)))
+    }
+
+    fn describe(&self, action: &Vec<Access>, names: &Names) -> (String, String) {
+        let asked = action.iter().map(|access| match *access {
+            Access::Read(register, _) => format!("read {}", names.of(register)),
+            Access::Write(register, value) => format!("write {} {value}", names.of(register)),
+        });
+        let found = action.iter().filter_map(|access| match *access {
+            Access::Read(register, Some(found)) => Some(format!("{} {found}", names.of(register))),
+            Access::Read(_, None) | Access::Write(..) => None,
+        });
+        (asked.collect::<Vec<_>>().join(", "), found.collect::<Vec<_>>().join(", "))
     }
 }

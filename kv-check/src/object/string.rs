@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Object;
+use crate::names::Names;
 
 /// An operation of a string.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +43,7 @@ impl Object for Text {
         true
     }
 
-    fn describe(&self, action: &StringAction) -> (String, String) {
+    fn describe(&self, action: &StringAction, _: &Names) -> (String, String) {
         match action {
             StringAction::Get(None) => ("get".to_owned(), "unknown".to_owned()),
             StringAction::Get(Some(seen)) => ("get".to_owned(), format!("{seen:?}")),

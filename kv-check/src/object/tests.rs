@@ -78,7 +78,7 @@ fn compare<O: Object>(
             .into_iter()
             .map(|(invoked, completed)| {
                 let action = action(&mut draw, completed == PENDING);
-                Call { invoked, completed, action }
+                Call::new(invoked, completed, action)
             })
             .collect();
         let holds = brute_force(object, &calls);
@@ -147,7 +147,7 @@ fn simulated<O: Object>(
     let calls = intervals.into_iter().zip(actions);
     let call = |((invoked, completed), action): (_, Option<_>)| {
         let action = action.expect("all were taken");
-        Call { invoked, completed, action }
+        Call::new(invoked, completed, action)
     };
     calls.map(call).collect()
 }
@@ -305,7 +305,7 @@ fn deep_stacks_are_popped_in_the_order_of_their_depth() {
     let history = |pops: &mut dyn Iterator<Item = u32>| {
         let pops = pops.map(|value| QueueAction::Remove(Removal::Value(value)));
         let actions = (0..50).map(QueueAction::Add).chain(pops);
-        let call = |(at, action): (u32, _)| Call { invoked: 2 * at, completed: 2 * at + 1, action };
+        let call = |(at, action): (u32, _)| Call::new(2 * at, 2 * at + 1, action);
         (0..).zip(actions).map(call).collect::<Vec<_>>()
     };
     assert!(agree_if_it_holds(Side::Newest, &history(&mut (0..50).rev())));
@@ -319,18 +319,14 @@ fn deep_stacks_are_popped_in_the_order_of_their_depth() {
 fn ambiguous_pieces_are_left_to_the_search() {
     let write = |piece: &str| StringAction::Append(piece.to_owned());
     let decided = |pieces: &[&str]| {
-        let call = |(at, piece): (u32, &&str)| Call {
-            invoked: 2 * at,
-            completed: 2 * at + 1,
-            action: write(piece),
-        };
+        let call = |(at, piece): (u32, &&str)| Call::new(2 * at, 2 * at + 1, write(piece));
         observed::decide(&(0..).zip(pieces).map(call).collect::<Vec<_>>()).is_some()
     };
     assert!(decided(&["ab", "b", "ac"]));
     assert!(!decided(&["ab", "b", "abc"]));
     assert!(!decided(&["b", "a", "b"]));
     assert!(!decided(&[""]));
-    let get = Call { invoked: 0, completed: 1, action: StringAction::Get(None) };
+    let get = Call::new(0, 1, StringAction::Get(None));
     assert_eq!(observed::decide(&[get]), None);
 }
 
@@ -437,10 +433,8 @@ fn a_stack_that_needs_more_steps_than_there_are_is_given_up() {
             QueueAction::Remove(Removal::Value(value + 1)),
         ]
     });
-    let calls: Vec<_> = (0..)
-        .zip(actions)
-        .map(|(at, action)| Call { invoked: 2 * at, completed: 2 * at + 1, action })
-        .collect();
+    let calls: Vec<_> =
+        (0..).zip(actions).map(|(at, action)| Call::new(2 * at, 2 * at + 1, action)).collect();
     let decide = |steps| {
         let options = Options { budget_steps: Some(steps), ..Options::default() };
         lifo::decide(&calls, options.steps(0))
@@ -471,11 +465,15 @@ impl Object for Large {
     fn is_observation(&self, (is_write, _): &(bool, u32)) -> bool {
         !is_write
     }
+
+    fn describe(&self, _: &(bool, u32), _: &Names) -> (String, String) {
+        Default::default()
+    }
 }
 
 #[test]
 fn memory_is_bounded_and_what_has_no_choice_takes_none() {
-    let call = |invoked, completed, action| Call { invoked, completed, action };
+    let call = |invoked, completed, action| Call::new(invoked, completed, action);
     let one_by_one: Vec<_> = (0..1_000).map(|at| call(2 * at, 2 * at + 1, (true, at))).collect();
     let options = Options::default();
     assert!(matches!(search(&Large, &one_by_one, &options), Decision::Holds(_)));
@@ -486,10 +484,10 @@ fn memory_is_bounded_and_what_has_no_choice_takes_none() {
 
 #[test]
 fn what_does_not_end_is_given_up() {
-    let add = |at| Call { invoked: at, completed: 100 + at, action: QueueAction::Add(at) };
+    let add = |at| Call::new(at, 100 + at, QueueAction::Add(at));
     let mut calls: Vec<_> = (0..20).map(add).collect();
     let action = QueueAction::Remove(Removal::Value(99));
-    calls.push(Call { invoked: 200, completed: 201, action });
+    calls.push(Call::new(200, 201, action));
     let options = Options { budget_steps: Some(1_000), ..Options::default() };
     assert_eq!(search(&Queue(Side::Oldest), &calls, &options), Decision::Unknown);
 }

@@ -35,6 +35,7 @@ pub(super) fn page(history: &History, report: &Report) -> Page {
         verdict: report.verdict,
         summary,
         timed: true,
+        unit: "event",
         faults: faults(history),
         groups,
     }

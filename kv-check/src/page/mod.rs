@@ -51,6 +51,8 @@ struct Page {
     summary: Vec<String>,
     /// Whether events have times, beside their order.
     timed: bool,
+    /// What has the positions: an `event`, or a `line` of the file.
+    unit: &'static str,
     faults: Vec<Fault>,
     groups: Vec<Group>,
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::bars::{Bar, Run};
 use super::{GROUPS_MAX, Group, Page, headline};
 use crate::format::Recorded;
+use crate::names::Names;
 use crate::object::{Call, Object, PENDING, Visitor, visit_objects};
 use crate::recording::{Finding, Objects};
 
@@ -20,6 +21,10 @@ pub(super) fn page(recorded: &Recorded, finding: &Finding) -> Page {
             .map(str::to_owned)
             .collect(),
         timed: false,
+        unit: match recorded {
+            Recorded::Strings(_) | Recorded::Queue(_) | Recorded::Elements(_) => "line",
+            _ => "event",
+        },
         faults: Vec::new(),
         groups: Vec::new(),
     };
@@ -46,20 +51,32 @@ struct Groups<'o> {
 }
 
 impl Visitor for Groups<'_> {
-    fn visit<O: Object>(&mut self, object: &O, name: &str, calls: &[Call<O::Action>]) {
+    fn visit<O: Object>(
+        &mut self,
+        object: &O,
+        name: &str,
+        calls: &[Call<O::Action>],
+        names: &Names,
+    ) {
         let is_violated = self.objects.violated.iter().any(|known| known == name);
         if is_violated == self.is_violated && self.groups.len() < GROUPS_MAX {
-            self.groups.push(group(object, name, calls, self.objects));
+            let describe = |action: &O::Action| object.describe(action, names);
+            self.groups.push(group(name, calls, self.objects, describe));
         }
     }
 }
 
-fn group<O: Object>(object: &O, name: &str, calls: &[Call<O::Action>], objects: &Objects) -> Group {
+fn group<A>(
+    name: &str,
+    calls: &[Call<A>],
+    objects: &Objects,
+    describe: impl Fn(&A) -> (String, String),
+) -> Group {
     let order = objects.witness.get(name).map(Vec::as_slice).unwrap_or_default();
     let positions: BTreeMap<u64, usize> = order.iter().copied().zip(0..).collect();
     let window = objects.windows.iter().find(|window| window.name == name);
     let runs = calls.iter().map(|call| {
-        let (text, result) = object.describe(&call.action);
+        let (text, result) = describe(&call.action);
         let begin = u64::from(call.invoked);
         let end = (call.completed != PENDING).then_some(u64::from(call.completed));
         let outcome = if end.is_some() { "ok" } else { "unknown" };
@@ -80,7 +97,7 @@ fn group<O: Object>(object: &O, name: &str, calls: &[Call<O::Action>], objects: 
             culprit,
             position,
         };
-        Run { process: None, bar }
+        Run { process: call.caller.number(), bar }
     });
     let is_in = |names: &[String]| names.iter().any(|known| known == name);
     let (mark, sentence) = match (is_in(&objects.violated), is_in(&objects.undecided)) {

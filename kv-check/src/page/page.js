@@ -20,7 +20,7 @@ function svg(tag, attributes, text) {
 }
 
 const ms = (ns) => (ns / 1e6).toFixed(3) + " ms";
-const at = (place, time) => (data.timed ? ms(time) : "event " + place);
+const at = (place, time) => (data.timed ? ms(time) : data.unit + " " + place);
 
 // Where the events are drawn: in their order with equal distances, or true to time.
 function scale() {

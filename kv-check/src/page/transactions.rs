@@ -33,6 +33,7 @@ pub(super) fn page(history: &TxnHistory, report: &TxnReport) -> Page {
         verdict: report.verdict,
         summary: summary.filter(|line| !line.starts_with("verdict")).map(str::to_owned).collect(),
         timed: false,
+        unit: "event",
         faults: Vec::new(),
         groups,
     }

@@ -6,7 +6,8 @@
 //! {"key":"k","position":0,"index":4,"process":1,"operation":"put \"a\"","result":"ok version 1"}
 //! ```
 //!
-//! `index` is that of the event that invoked it, or its position where events have no index. Operations
+//! `index` is that of the event that invoked it: of objects how many events are before it in the text,
+//! or its line where each line is an event. Operations
 //! of unknown outcome are there if they took effect. What has no order, or was decided without one, has
 //! no lines.
 //!
@@ -27,6 +28,7 @@ use serde::Serialize;
 use crate::explain::view;
 use crate::format::{Recorded, Recording};
 use crate::history::History;
+use crate::names::Names;
 use crate::object::{Call, Object, Visitor, visit_objects};
 use crate::operation::{self, Operation};
 use crate::recording::Finding;
@@ -173,15 +175,22 @@ struct Lines<'o, W> {
 }
 
 impl<W: Write> Visitor for Lines<'_, W> {
-    fn visit<O: Object>(&mut self, object: &O, name: &str, calls: &[Call<O::Action>]) {
+    fn visit<O: Object>(
+        &mut self,
+        object: &O,
+        name: &str,
+        calls: &[Call<O::Action>],
+        names: &Names,
+    ) {
         let order = self.orders.get(name).map(Vec::as_slice).unwrap_or_default();
         let calls: BTreeMap<u64, &Call<O::Action>> =
             calls.iter().map(|call| (u64::from(call.invoked), call)).collect();
         for (position, &index) in order.iter().enumerate() {
             let Some(call) = calls.get(&index) else { continue };
-            let (operation, result) = object.describe(&call.action);
+            let (operation, result) = object.describe(&call.action, names);
             let (key, operation, result) = (name, &operation[..], &result[..]);
-            let line = Line { key, position, index, process: None, operation, result };
+            let process = call.caller.number();
+            let line = Line { key, position, index, process, operation, result };
             if self.written.is_ok() {
                 self.written = write(&mut self.out, &line);
             }

@@ -53,7 +53,7 @@ fn an_order_of_a_key_has_everything_once_in_real_time_with_its_result() {
 
 #[test]
 fn an_order_of_an_object_is_held_to_the_same() {
-    let call = |invoked, completed, action| Call { invoked, completed, action };
+    let call = |invoked, completed, action| Call::new(invoked, completed, action);
     let calls = [
         call(0, 3, QueueAction::Add(1)),
         call(1, 4, QueueAction::Add(2)),

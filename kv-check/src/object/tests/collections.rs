@@ -100,7 +100,7 @@ fn each_read_of_a_counter_is_judged_as_by_trying_all_orders() {
                     _ if completed == PENDING => CounterAction::Read(None),
                     _ => CounterAction::Read(Some(i64::from(draw.below(4)) - 1)),
                 };
-                Call { invoked, completed, action }
+                Call::new(invoked, completed, action)
             })
             .collect();
         let wrong: Vec<_> =
@@ -120,11 +120,7 @@ fn each_read_of_a_counter_is_judged_as_by_trying_all_orders() {
 
 #[test]
 fn a_counter_says_what_a_read_could_find() {
-    let call = |(at, action): (u32, CounterAction)| Call {
-        invoked: 2 * at,
-        completed: 2 * at + 1,
-        action,
-    };
+    let call = |(at, action): (u32, CounterAction)| Call::new(2 * at, 2 * at + 1, action);
     let actions =
         [CounterAction::Add(i64::MAX), CounterAction::Add(i64::MAX), CounterAction::Read(Some(1))];
     let mut calls: Vec<_> = (0..).zip(actions).map(call).collect();
