@@ -9,8 +9,9 @@
 //! ```
 //!
 //! The number in brackets is that of the operation, which has one call and at most one return, or that
-//! of a thread, which has many. The methods are `add` and `remove`, `enqueue` and `dequeue`, `push` and `pop`; those of an
-//! `atomic-set` are `add(2)`, `remove(2)` and `contains(2)`, which return `true` or `false`.
+//! of a thread, which has many. The methods are `add` and `remove`, `enqueue` and `dequeue`, `push` and
+//! `pop`; those of an `atomic-set` are `add(2)`, `remove(2)` and `contains(2)`, which return `true` or
+//! `false`.
 
 use std::collections::{BTreeMap, HashMap};
 
