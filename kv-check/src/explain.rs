@@ -4,7 +4,7 @@
 //! [conflict](crate::linearizability::conflict()), in the order of invocation.
 
 use crate::budget::Options;
-use crate::history::{Event, Expect, History, MicroOp, Observed};
+use crate::history::{Event, Expect, History, MicroOp, Observed, Process};
 use crate::linearizability::{Violation, conflict};
 use crate::minimal::Bad;
 use crate::operation::{Operation, Outcome};
@@ -42,25 +42,30 @@ impl Explanation<'_> {
 /// The operation for people.
 pub(crate) fn view(history: &History, operation: &Operation<'_>) -> OperationView {
     let event = |position: usize| -> &Event { &history.events[position] };
-    let result = match operation.outcome {
+    let result = match operation.outcome() {
         Outcome::Ok(answer) => result_text(answer),
         Outcome::Failed => "failed".to_owned(),
         Outcome::Unknown => "unknown".to_owned(),
     };
-    let is_known = !matches!(operation.outcome, Outcome::Unknown);
+    let is_known = !matches!(operation.outcome(), Outcome::Unknown);
+    let invocation = event(operation.invoked());
+    let process = match invocation.process {
+        Process::Client(number) => number,
+        Process::Nemesis => unreachable!("operations are those of clients"),
+    };
     OperationView {
-        process: operation.process,
-        index: event(operation.invoked).index,
+        process,
+        index: invocation.index,
         operation: request_text(operation.request),
-        invoked_ns: event(operation.invoked).time_ns,
-        completed_ns: operation.completed.filter(|_| is_known).map(|at| event(at).time_ns),
+        invoked_ns: invocation.time_ns,
+        completed_ns: operation.completed().filter(|_| is_known).map(|at| event(at).time_ns),
         result,
     }
 }
 
 fn may_write(operation: &Operation<'_>) -> bool {
     let request = operation.request;
-    match operation.outcome {
+    match operation.outcome() {
         Outcome::Failed => false,
         Outcome::Unknown => !matches!(request, MicroOp::Get { .. }),
         Outcome::Ok(answer) => !matches!(

@@ -239,7 +239,8 @@ impl History {
         });
     }
 
-    fn next_index(&self) -> u64 {
+    /// The index of the next event, above all others.
+    pub(crate) fn next_index(&self) -> u64 {
         self.events.last().map_or(0, |event| event.index.saturating_add(1))
     }
 }

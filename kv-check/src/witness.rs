@@ -2,7 +2,8 @@
 //!
 //! Whoever decides that operations have an order may be wrong: the search and the rules are long,
 //! and clever for the sake of speed. An order is easy to verify, and this module does it with
-//! nothing in common with those who find one but the sequential type and the numbers of values:
+//! nothing in common with those who find one but the sequential type, the numbers of values and what
+//! an operation did in short, which a test holds against its request and its answer:
 //!
 //! - each operation that was answered is in it once, and none that failed,
 //! - none that completed before another was invoked comes after that one,
@@ -21,7 +22,7 @@ mod tests;
 use crate::history::{Expect, MicroOp, Observed};
 use crate::model::{Action, Seen, State, ValueId, Wanted};
 use crate::object::{Call, Object, PENDING};
-use crate::operation::{Operation, Outcome};
+use crate::operation::{Effect, Operation, Outcome};
 pub use executions::ExecutionFlaw;
 
 /// What is wrong with an order. *The verdict is unknown*, as this checker is wrong.
@@ -108,18 +109,22 @@ fn real_time(
             result = Err(Flaw::OtherResult(place));
         }
     }
+    if order.len() == count {
+        // Each was there once, so none is missing.
+        return result;
+    }
     let missing = |place: &usize| !is_taken[*place] && span(*place).part == Part::Must;
     (0..count).find(missing).map_or(result, |place| Err(Flaw::Missing(place)))
 }
 
 impl Span {
     fn of_operation(operation: &Operation<'_>) -> Self {
-        let (part, completed) = match operation.outcome {
-            Outcome::Ok(_) => (Part::Must, operation.completed.unwrap_or(usize::MAX)),
+        let (part, completed) = match operation.outcome() {
+            Outcome::Ok(_) => (Part::Must, operation.completed().unwrap_or(usize::MAX)),
             Outcome::Unknown => (Part::May, usize::MAX),
             Outcome::Failed => (Part::MustNot, usize::MAX),
         };
-        Self { invoked: operation.invoked, completed, part }
+        Self { invoked: operation.invoked(), completed, part }
     }
 
     fn of_call<A>(call: &Call<A>) -> Self {
@@ -165,7 +170,22 @@ impl Copy {
 
 /// What the operation may have done.
 fn readings(operation: &Operation<'_>) -> [Option<Action>; 2] {
-    let (answer, is_known) = match operation.outcome {
+    let action = match operation.effect {
+        Effect::Get => Action::Get { seen: Seen::Anything, version: None },
+        Effect::SawNothing => Action::Get { seen: Seen::Absent, version: None },
+        Effect::SawValue => {
+            Action::Get { seen: Seen::Value(ValueId(operation.sees)), version: None }
+        }
+        Effect::Put => Action::Put { value: ValueId(operation.writes), version: None },
+        Effect::Delete(existed) => Action::Delete { existed },
+        Effect::Cas(_) | Effect::Versioned => return readings_of_all(operation),
+    };
+    [Some(action), None]
+}
+
+/// What the operation may have done, from its request and its answer.
+fn readings_of_all(operation: &Operation<'_>) -> [Option<Action>; 2] {
+    let (answer, is_known) = match operation.outcome() {
         Outcome::Ok(answer) => (answer, true),
         Outcome::Failed | Outcome::Unknown => (operation.request, false),
     };

@@ -40,7 +40,7 @@ const RELATED_MAX: usize = 4;
 /// Finds a minimal conflict with the culprit, the one at whose completion the operations cease to have
 /// an order.
 pub(crate) fn conflict(operations: &[Operation<'_>], culprit: usize, options: &Options) -> Bad {
-    let cut = operations[culprit].completed.map_or(usize::MAX, |completed| completed + 1);
+    let cut = operations[culprit].completed().map_or(usize::MAX, |completed| completed + 1);
     let steps = options.budget_steps.map_or(STEPS_MAX, |steps| steps.min(STEPS_MAX));
     let options = Options { budget_steps: Some(steps), ..options.clone() };
     let rest = Rest::new(operations, cut);
@@ -63,8 +63,8 @@ pub(crate) fn conflict(operations: &[Operation<'_>], culprit: usize, options: &O
 /// All operations: the culprit, some on the value that it speaks of, then those that completed before
 /// it, the last one first, and all others after those.
 fn by_interest(operations: &[Operation<'_>], culprit: usize) -> Vec<usize> {
-    let cut = operations[culprit].completed.unwrap_or(usize::MAX);
-    let invoked = operations.partition_point(|operation| operation.invoked < cut);
+    let cut = operations[culprit].completed().unwrap_or(usize::MAX);
+    let invoked = operations.partition_point(|operation| operation.invoked() < cut);
     let (demand, write) = (Needs::of(&operations[culprit]).value, written(&operations[culprit]));
     let is_related = |place: &usize| match (demand, write) {
         (Some(value), _) => written(&operations[*place]) == Some(value),
@@ -73,7 +73,7 @@ fn by_interest(operations: &[Operation<'_>], culprit: usize) -> Vec<usize> {
     };
     let before = (0..invoked).rev().filter(is_related).take(RELATED_MAX);
     let after = (invoked..operations.len()).filter(is_related).take(1);
-    let completion = |place: usize| operations[place].completed.filter(|event| *event < cut);
+    let completion = |place: usize| operations[place].completed().filter(|event| *event < cut);
     let mut completed: Vec<_> = (0..invoked).filter(|place| completion(*place).is_some()).collect();
     completed.sort_by_key(|place| std::cmp::Reverse(completion(*place)));
     let mut is_listed = vec![false; operations.len()];
@@ -143,7 +143,7 @@ impl<'k> Rest<'k> {
 
 /// An operation of which nothing is known but what it asks for.
 fn free(request: &MicroOp) -> Operation<'_> {
-    Operation::open(0, 0, request)
+    Operation::open(0, request)
 }
 
 /// The value that the operation asks to write.
@@ -168,14 +168,14 @@ struct Needs<'h> {
 impl<'h> Needs<'h> {
     /// Those of an operation that is still open if it completed from `cut` on.
     fn until(operation: &Operation<'h>, cut: usize) -> Self {
-        if operation.completed.is_some_and(|completed| completed < cut) {
+        if operation.completed().is_some_and(|completed| completed < cut) {
             return Self::of(operation);
         }
-        Self::of(&Operation { outcome: Outcome::Unknown, ..*operation })
+        Self::of(&operation.without_outcome())
     }
 
     fn of(operation: &Operation<'h>) -> Self {
-        let answer = match operation.outcome {
+        let answer = match operation.outcome() {
             Outcome::Ok(answer) => answer,
             Outcome::Failed | Outcome::Unknown => operation.request,
         };

@@ -149,8 +149,8 @@ struct Key<'k> {
 
 impl<'k> Key<'k> {
     fn new(operations: &'k [Operation<'k>], options: &'k Options) -> Self {
-        let completion = |(place, operation): (usize, &Operation<'_>)| match operation.outcome {
-            Outcome::Ok(_) | Outcome::Failed => operation.completed.map(|event| (event, place)),
+        let completion = |(place, operation): (usize, &Operation<'_>)| match operation.outcome() {
+            Outcome::Ok(_) | Outcome::Failed => operation.completed().map(|event| (event, place)),
             Outcome::Unknown => None,
         };
         let mut completions: Vec<_> =

@@ -65,7 +65,7 @@ pub(super) struct Problem {
 impl Problem {
     /// Prepares the operations, as far as they happened before the event at `cut`.
     pub(super) fn new(operations: &[Operation<'_>], cut: usize) -> Self {
-        let visible = operations.iter().enumerate().filter(|(_, op)| op.invoked < cut);
+        let visible = operations.iter().enumerate().filter(|(_, op)| op.invoked() < cut);
         let visible: Vec<_> = visible.map(|(source, op)| (source, cut_short(op, cut))).collect();
         let values = Values::new(visible.iter().map(|(_, op)| op));
         let made = visible.iter().filter_map(|(source, op)| values.op(*source, op));
@@ -168,9 +168,8 @@ impl Op {
 }
 
 fn cut_short<'h>(operation: &Operation<'h>, cut: usize) -> Operation<'h> {
-    let is_later = operation.completed.is_some_and(|completed| completed >= cut);
-    let outcome = if is_later { Outcome::Unknown } else { operation.outcome };
-    Operation { outcome, ..*operation }
+    let is_later = operation.completed().is_some_and(|completed| completed >= cut);
+    if is_later { operation.without_outcome() } else { *operation }
 }
 
 fn suffix_minima<T: Copy + Ord>(ops: &[Op], end: T, of: impl Fn(&Op) -> T) -> Vec<T> {
@@ -213,16 +212,16 @@ impl<'h> Values<'h> {
     }
 
     fn op(&self, source: usize, operation: &Operation<'_>) -> Option<Op> {
-        let (action, alternative, completed) = match operation.outcome {
+        let (action, alternative, completed) = match operation.outcome() {
             Outcome::Failed => return None,
             Outcome::Unknown => (self.effect(operation.request)?, None, usize::MAX),
             Outcome::Ok(answer) => {
-                let completed = operation.completed.unwrap_or(usize::MAX);
+                let completed = operation.completed().unwrap_or(usize::MAX);
                 let (action, alternative) = self.answer(answer);
                 (action, alternative, completed)
             }
         };
-        let invoked = operation.invoked;
+        let invoked = operation.invoked();
         Some(Op { invoked, completed, action, alternative, source })
     }
 
@@ -270,7 +269,7 @@ impl<'h> Values<'h> {
 
 /// The value that the operation tells from others.
 fn named_value<'h>(operation: &Operation<'h>) -> Option<&'h str> {
-    match (operation.outcome, operation.request) {
+    match (operation.outcome(), operation.request) {
         (Outcome::Failed, _) => None,
         (Outcome::Ok(MicroOp::Get { value: Observed::Value(value), .. }), _)
         | (_, MicroOp::Cas { expect: Expect::Value(value), .. }) => Some(value),

@@ -23,7 +23,7 @@ fn what_would_keep_too_much_in_memory_is_given_up() {
         ..Workload::small(&mut Rng(1), 30)
     };
     let history = record(&mut Rng(1), &workload);
-    let operations = operation::pair(&history).unwrap();
+    let operations = operation::pair_one(&history).unwrap();
     let problem = Problem::new(&operations, usize::MAX);
     let walk = |kept| {
         let mut steps = Options::default().steps(operations.len());
@@ -41,7 +41,7 @@ fn what_would_keep_too_much_in_memory_is_given_up() {
 
 /// Whether an order exists; verifies that both searches say so, and the order itself.
 fn is_linearizable(history: &History, seed: u64) -> bool {
-    let operations = operation::pair(history).unwrap();
+    let operations = operation::pair_one(history).unwrap();
     let problem = Problem::new(&operations, usize::MAX);
     let unlimited = Options { budget_steps: None, ..Options::default() };
     let depth = DepthFirst::new(Walk::new(&problem, unlimited.steps(0))).run();

@@ -12,11 +12,8 @@ use crate::report::{KeyViolation, Report};
 /// The page for what a check of the history found.
 pub(super) fn page(history: &History, report: &Report) -> Page {
     // What is not well-formed has no operations; the report says so.
-    let operations = operation::pair(history).unwrap_or_default();
-    let mut by_key: BTreeMap<&str, Vec<Operation<'_>>> = BTreeMap::new();
-    for operation in operations {
-        by_key.entry(operation.request.key()).or_default().push(operation);
-    }
+    let keys = operation::pair(history).unwrap_or_default().keys;
+    let by_key: BTreeMap<&str, Vec<Operation<'_>>> = keys.into_iter().collect();
     let violated = report.violations.iter().map(|violation| violation.key.as_str());
     let others = report.undecided.iter().map(String::as_str).chain(by_key.keys().copied());
     let mut listed = BTreeSet::new();
@@ -56,18 +53,18 @@ fn group(
     let positions: BTreeMap<u64, usize> = order.iter().copied().zip(0..).collect();
     let runs = by_key[key].iter().map(|operation| {
         let view = view(history, operation);
-        let is_known = !matches!(operation.outcome, Outcome::Unknown);
+        let is_known = !matches!(operation.outcome(), Outcome::Unknown);
         Run {
             process: Some(view.process),
             bar: Bar {
                 lane: 0,
-                begin: operation.invoked as u64,
-                end: operation.completed.filter(|_| is_known).map(|event| event as u64),
+                begin: operation.invoked() as u64,
+                end: operation.completed().filter(|_| is_known).map(|event| event as u64),
                 begin_time: view.invoked_ns,
                 end_time: view.completed_ns,
                 text: view.operation,
                 result: view.result,
-                outcome: outcome(operation.outcome),
+                outcome: outcome(operation.outcome()),
                 window: window.contains(&view.index),
                 culprit: violation.is_some_and(|violation| violation.culprit.index == view.index),
                 position: positions.get(&view.index).copied(),

@@ -153,9 +153,10 @@ fn of_keys(
     out: &mut impl Write,
 ) -> io::Result<()> {
     // Whatever has an order is well-formed.
-    let operations = operation::pair(history).unwrap_or_default();
-    let invoked = |operation: &Operation<'_>| history.events[operation.invoked].index;
-    for (key, order) in orders {
+    let keys = operation::pair(history).unwrap_or_default().keys;
+    let invoked = |operation: &Operation<'_>| history.events[operation.invoked()].index;
+    for (key, operations) in &keys {
+        let Some(order) = orders.get(*key) else { continue };
         for (position, &index) in order.iter().enumerate() {
             let Ok(place) = operations.binary_search_by_key(&index, invoked) else { continue };
             let view = view(history, &operations[place]);

@@ -5,7 +5,7 @@ use crate::budget::Options;
 use crate::check::check;
 use crate::history::{EventKind, History, Model, Process};
 use crate::object::{Queue, QueueAction, Removal, Side};
-use crate::support::{Rng, Workload, record};
+use crate::support::{Rng, Workload, mutate, record};
 use crate::transactions::{Execution, Level, NEVER, Step, Txn, TxnHistory, TxnOp, TxnOutcome};
 use crate::{linearizability, operation};
 
@@ -34,7 +34,7 @@ fn history() -> History {
 #[track_caller]
 fn check_key(order: &[usize], expected: Result<(), Flaw>) {
     let history = history();
-    let operations = operation::pair(&history).unwrap();
+    let operations = operation::pair_one(&history).unwrap();
     assert_eq!(replay_key(&operations, order), expected);
 }
 
@@ -68,6 +68,26 @@ fn an_order_of_an_object_is_held_to_the_same() {
     assert_eq!(replay(&[1, 0]), Err(Flaw::Missing(2)));
 }
 
+/// What is kept of an operation in short must mean the same as its request and its answer.
+#[test]
+fn what_an_operation_did_in_short_is_what_it_did() {
+    let mut counts = [0; 3];
+    for seed in 0..300 {
+        let mut rng = Rng(seed);
+        let workload = Workload { keys: 1, ..Workload::small(&mut rng, 30) };
+        let mut history = record(&mut rng, &workload);
+        mutate(&mut rng, &mut history);
+        for operation in operation::pair_one(&history).unwrap() {
+            for operation in [operation, operation.without_outcome()] {
+                let readings = readings(&operation);
+                assert_eq!(readings, readings_of_all(&operation), "seed {seed}: {operation:?}");
+                counts[readings.iter().flatten().count()] += 1;
+            }
+        }
+    }
+    assert!(counts[1] > 1_000 && counts[2] > 100, "{counts:?}");
+}
+
 /// What a correct store did has an order; with one operation less, or one at another place where
 /// real time forbids it, it is none.
 #[test]
@@ -87,7 +107,7 @@ fn no_changed_order_passes() {
             slow: 30,
         };
         let history = record(&mut rng, &workload);
-        let operations = operation::pair(&history).unwrap();
+        let operations = operation::pair_one(&history).unwrap();
         let decided = linearizability::check_key(&operations, &Options::default());
         let crate::decision::Decision::Holds(Some(order)) = decided.decision else { continue };
         assert_eq!(replay_key(&operations, &order), Ok(()), "seed {seed}");
@@ -95,12 +115,12 @@ fn no_changed_order_passes() {
         let Some(&moved) = order.get(place) else { continue };
         let mut less = order.clone();
         less.remove(place);
-        let is_open = matches!(operations[moved].outcome, Outcome::Unknown);
+        let is_open = matches!(operations[moved].outcome(), Outcome::Unknown);
         assert!(is_open || replay_key(&operations, &less) == Err(Flaw::Missing(moved)));
         let is_before = |one: usize, other: usize| {
-            let completed = operations[one].completed.unwrap_or(usize::MAX);
-            let is_known = matches!(operations[one].outcome, Outcome::Ok(_));
-            is_known && completed < operations[other].invoked
+            let completed = operations[one].completed().unwrap_or(usize::MAX);
+            let is_known = matches!(operations[one].outcome(), Outcome::Ok(_));
+            is_known && completed < operations[other].invoked()
         };
         for to in 0..=less.len() {
             let mut other = less.clone();
@@ -118,10 +138,10 @@ fn no_changed_order_passes() {
 #[test]
 fn a_wrong_order_is_reported_and_leaves_the_verdict_unknown() {
     let history = history();
-    let operations = operation::pair(&history).unwrap();
+    let operations = operation::pair_one(&history).unwrap();
     let mut report = check(&history);
     assert_eq!((report.witness["k"].len(), report.flaws.len()), (3, 0));
-    report.holds(&history, "k", &operations, Some(&[1, 0, 2]));
+    report.holds(&history, "k", &operations, Some(vec![1, 0, 2]));
     report.judge();
     assert_eq!(report.verdict, crate::Verdict::Unknown);
     let text = report.to_string();

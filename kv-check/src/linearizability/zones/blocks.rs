@@ -2,6 +2,9 @@
 
 use super::values::{NONE, PENDING, Value, Values};
 
+/// How far blocks are moved one by one on the average, before they are sorted in another way.
+const MOVES_MAX: usize = 16;
+
 /// A block, by what counts for the others.
 #[derive(Debug, Clone, Copy)]
 struct Block {
@@ -44,7 +47,7 @@ pub(super) fn order(values: &Values) -> Result<Vec<u32>, usize> {
             blocks.push(block);
         }
     }
-    blocks.sort_unstable_by_key(Block::left);
+    sort(&mut blocks);
     shown = shown.min(conflict(&blocks));
     if shown != PENDING {
         // Times are positions counted from 1.
@@ -54,7 +57,28 @@ pub(super) fn order(values: &Values) -> Result<Vec<u32>, usize> {
     if in_blocks < taken {
         return Err(usize::MAX);
     }
-    Ok(blocks.iter().map(|block| block.first).collect())
+    Ok(blocks.into_iter().map(|block| block.first).collect())
+}
+
+/// Sorts the blocks by their left ends.
+///
+/// They come in the order in which their values were first spoken of. Unless many operations run at
+/// the same time, each is but a few places from where it belongs, and is moved there.
+fn sort(blocks: &mut [Block]) {
+    let mut moves = 0;
+    for from in 1..blocks.len() {
+        let block = blocks[from];
+        let mut to = from;
+        while to > 0 && block.left() < blocks[to - 1].left() {
+            blocks[to] = blocks[to - 1];
+            to -= 1;
+        }
+        blocks[to] = block;
+        moves += from - to;
+        if moves > MOVES_MAX * blocks.len() {
+            return blocks.sort_unstable_by_key(Block::left);
+        }
+    }
 }
 
 /// The block that begins with `first`, and how many values it has. Lowers `shown` if it disagrees
@@ -116,4 +140,26 @@ pub(super) fn chain(values: &Values, first: u32) -> impl Iterator<Item = u32> + 
         let next = values.values[*at as usize].next;
         (next != NONE).then_some(next)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::Rng;
+
+    #[test]
+    fn blocks_are_sorted_however_far_they_are_from_their_places() {
+        for distance in [1, 5, 1_000] {
+            let mut rng = Rng(distance as u64);
+            let block = |number: usize| {
+                let earliest = (number + rng.below(distance)) as u32;
+                Block { first: number as u32, earliest, latest: PENDING, shown: 0 }
+            };
+            let mut blocks: Vec<_> = (0..1_000).map(block).collect();
+            let mut lefts: Vec<_> = blocks.iter().map(Block::left).collect();
+            lefts.sort_unstable();
+            sort(&mut blocks);
+            assert_eq!(blocks.iter().map(Block::left).collect::<Vec<_>>(), lefts);
+        }
+    }
 }

@@ -43,7 +43,7 @@ fn text(history: &History) -> String {
 
 /// Compares both on the history as far as it happened before `cut`.
 fn compare(history: &History, cut: usize, seed: u64, counts: &mut Counts) {
-    let operations = operation::pair(history).unwrap();
+    let operations = operation::pair_one(history).unwrap();
     let Some(decision) = decide(&operations, cut) else {
         counts.unknown += 1;
         return;

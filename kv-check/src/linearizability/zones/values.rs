@@ -1,8 +1,7 @@
 //! The operations of a key by the values that they wrote or saw.
 
-use crate::history::{Expect, MicroOp, Observed};
 use crate::linearizability::zones::absence;
-use crate::operation::{Operation, Outcome};
+use crate::operation::{Effect, Operation, Outcome};
 
 /// No value, no operation.
 pub(super) const NONE: u32 = u32::MAX;
@@ -127,7 +126,7 @@ impl Values {
     /// Sorts the operations by values, as far as they happened before the event at `cut`; none if
     /// that is more than zones can tell.
     pub(super) fn new(operations: &[Operation<'_>], cut: usize) -> Option<Self> {
-        let count = operations.partition_point(|operation| operation.invoked < cut);
+        let count = operations.partition_point(|operation| operation.invoked() < cut);
         let mut reader = Reader {
             values: vec![Value::default()],
             of: vec![NONE; count],
@@ -139,19 +138,16 @@ impl Values {
         // At time 0.
         reader.values[0].ended = 0;
         for (place, operation) in operations[..count].iter().enumerate() {
-            let is_over = operation.completed.is_some_and(|completed| completed < cut);
-            let outcome = if is_over { operation.outcome } else { Outcome::Unknown };
-            let ended = match outcome {
+            let is_later = operation.completed().is_some_and(|completed| completed >= cut);
+            let operation = if is_later { &operation.without_outcome() } else { operation };
+            let ended = match operation.outcome() {
                 Outcome::Failed => continue,
                 Outcome::Unknown => PENDING,
-                Outcome::Ok(_) => time(operation.completed?)?,
+                Outcome::Ok(_) => time(operation.completed()?)?,
             };
-            let begun = time(operation.invoked)?;
+            let begun = time(operation.invoked())?;
             let call = Call { place: u32::try_from(place).ok()?, begun, ended };
-            match outcome {
-                Outcome::Ok(answer) => reader.answer(operation, answer, call)?,
-                _ => reader.request(operation, call)?,
-            }
+            reader.add(operation, call)?;
         }
         reader.finish()
     }
@@ -213,64 +209,54 @@ impl Reader {
         number
     }
 
-    /// The operation has an answer.
-    fn answer(&mut self, operation: &Operation<'_>, answer: &MicroOp, call: Call) -> Option<()> {
-        match answer {
-            MicroOp::Get { version: Some(_), .. } | MicroOp::Put { version: Some(_), .. } => {
-                return None;
+    fn add(&mut self, operation: &Operation<'_>, call: Call) -> Option<()> {
+        match operation.effect {
+            Effect::Versioned => return None,
+            // One of unknown outcome saw nothing that anybody knows of.
+            Effect::Get if call.ended == PENDING => {}
+            Effect::Get => self.bystander(call, NONE),
+            Effect::SawNothing | Effect::Delete(Some(false)) => {
+                self.found_nothing.push((call, NONE));
             }
-            MicroOp::Get { value: Observed::NotReported, .. } => self.bystander(call, NONE),
-            MicroOp::Get { value: Observed::Absent, .. } => self.found_nothing.push((call, NONE)),
-            MicroOp::Get { value: Observed::Value(_), .. } => {
+            Effect::SawValue => {
                 let value = self.value(operation.sees);
                 self.of[call.place as usize] = value;
                 self.values[value as usize].see(call);
             }
-            MicroOp::Delete { existed: Some(false), .. } => self.found_nothing.push((call, NONE)),
-            MicroOp::Delete { existed, .. } => {
+            Effect::Put => {
+                self.write(operation, call)?;
+            }
+            Effect::Delete(existed) => {
                 self.has_found |= existed.is_some();
                 self.deletes.push(call);
             }
-            MicroOp::Put { .. } => self.request(operation, call)?,
-            MicroOp::Cas { expect: Expect::Version(_), .. }
-            | MicroOp::Cas { version: Some(_), .. } => return None,
-            MicroOp::Cas { applied: Some(false), .. } => {
-                let not = self.value(operation.sees);
-                self.bystander(call, not);
-            }
-            MicroOp::Cas { applied: Some(true), .. } => self.request(operation, call)?,
-            MicroOp::Cas { applied: None, .. } => {
-                self.request(operation, call)?;
-                let value = self.value(operation.writes);
-                self.values[value as usize].is_possible = true;
-                let not = self.value(operation.sees);
-                self.bystander(call, not);
-            }
+            Effect::Cas(applied) => self.cas(operation, applied, call)?,
         }
         Some(())
     }
 
-    /// The operation did what it asked for, or perhaps did if it is pending.
-    fn request(&mut self, operation: &Operation<'_>, call: Call) -> Option<()> {
-        match operation.request {
-            MicroOp::Get { .. } => {}
-            MicroOp::Put { .. } => {
-                let value = self.value(operation.writes);
-                self.of[call.place as usize] = value;
-                self.values[value as usize].write(call)?;
-            }
-            MicroOp::Delete { .. } => self.deletes.push(call),
-            MicroOp::Cas { expect: Expect::Version(_), .. } => return None,
-            MicroOp::Cas { .. } => {
-                let saw = self.value(operation.sees);
-                let value = self.value(operation.writes);
-                self.of[call.place as usize] = value;
-                self.values[value as usize].write(call)?;
-                self.values[value as usize].saw = saw;
-                if saw == INITIAL {
-                    self.found_nothing.push((call, value));
-                }
-            }
+    /// The operation wrote its value, or perhaps did if it is pending.
+    fn write(&mut self, operation: &Operation<'_>, call: Call) -> Option<u32> {
+        let value = self.value(operation.writes);
+        self.of[call.place as usize] = value;
+        self.values[value as usize].write(call)?;
+        Some(value)
+    }
+
+    fn cas(&mut self, operation: &Operation<'_>, applied: Option<bool>, call: Call) -> Option<()> {
+        let saw = self.value(operation.sees);
+        if applied == Some(false) {
+            self.bystander(call, saw);
+            return Some(());
+        }
+        let value = self.write(operation, call)?;
+        self.values[value as usize].saw = saw;
+        if saw == INITIAL {
+            self.found_nothing.push((call, value));
+        }
+        if applied.is_none() && call.ended != PENDING {
+            self.values[value as usize].is_possible = true;
+            self.bystander(call, saw);
         }
         Some(())
     }

@@ -2,8 +2,7 @@
 
 use super::blocks::chain;
 use super::values::{Bystander, INITIAL, NONE, Values, time};
-use crate::history::MicroOp;
-use crate::operation::{Operation, Outcome};
+use crate::operation::{Effect, Operation};
 
 /// The places of all operations in an order; none if what zones do not see fits nowhere in it.
 pub(super) fn order(
@@ -68,7 +67,7 @@ fn with_bystanders(
     let mut waiting: Vec<Bystander> = Vec::new();
     let (mut state, mut now) = (INITIAL, 0);
     for place in order {
-        now = now.max(time(operations[*place].invoked)?);
+        now = now.max(time(operations[*place].invoked())?);
         while let Some(next) = rest.next_if(|next| next.begun < now) {
             waiting.push(next);
         }
@@ -111,5 +110,5 @@ fn place_those(
 }
 
 fn has_found(operation: &Operation<'_>) -> bool {
-    matches!(operation.outcome, Outcome::Ok(MicroOp::Delete { existed: Some(true), .. }))
+    operation.effect == Effect::Delete(Some(true))
 }
