@@ -143,7 +143,7 @@ impl Recording {
             }
             Recorded::Counter(calls) => {
                 let mut objects = Objects::new("counter");
-                let (decided, notes) = judge::counter(calls);
+                let (decided, notes) = judge::counter(calls, options);
                 objects.add(&Counter, "counter", calls, decided);
                 objects.windows.extend(window::of_counter(calls));
                 objects.notes = notes;

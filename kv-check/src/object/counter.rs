@@ -1,15 +1,14 @@
 //! A counter: amounts are added, and the sum is read.
 //!
-//! Each read is judged alone, as Jepsen does: it found at least what was surely there, and at most
+//! Each read can be judged alone, as Jepsen does: it found at least what was surely there, and at most
 //! what possibly was. If a read takes effect at some moment, an addition that is completed by then
 //! surely did; one that has begun and is not completed possibly did, which may lower the sum as well.
 //! So at each moment the sum has a least and a greatest value, and the bounds of a read are the
 //! least and the greatest of the moments within it.
 //!
-//! # What this leaves out
-//!
-//! Whether several reads agree on one order, and whether a sum between the bounds can be made of the
-//! amounts: both are as hard as the subsets of sums.
+//! A read that is out of bounds rules the history out. If there is none, that all of them agree on one
+//! order is still to be shown, by the search for it: which amounts make a sum is as hard as the
+//! subsets of sums, so with many additions that nobody saw completed it may be given up.
 
 use super::{Call, Object, PENDING};
 use crate::names::Names;

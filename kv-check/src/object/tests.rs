@@ -1,6 +1,7 @@
 //! What would go wrong: an order that does not exist, or one that is missed.
 
 mod collections;
+mod orders;
 
 use super::*;
 use crate::budget::Options;
@@ -86,7 +87,9 @@ fn compare<O: Object>(
         match search(object, &calls, &Options::default()) {
             Decision::Holds(order) => {
                 assert!(holds);
-                replay(object, &calls, &order.expect("a search says which"));
+                let order = order.expect("a search says which");
+                replay(object, &calls, &order);
+                orders::compare_replays(object, &calls, order, &mut draw);
             }
             Decision::Violated(()) => assert!(!holds),
             Decision::Unknown => panic!("these are small"),

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::decision::Method;
+use crate::judge;
 
 /// A set's history in which elements are added once, or some twice.
 fn set_history(draw: &mut Draw, count: u32, is_unique: bool) -> Vec<Call<SetAction>> {
@@ -56,6 +58,7 @@ fn sets_are_decided_by_the_order_they_show_as_by_trying_all_orders() {
                 Decision::Holds(Some(order)) => {
                     assert!(holds, "{calls:?}");
                     replay(&GrowSet, &calls, &order);
+                    orders::compare_replays(&GrowSet, &calls, order, &mut draw);
                 }
                 other => assert_eq!((other, holds), (Decision::Violated(()), false), "{calls:?}"),
             }
@@ -116,6 +119,55 @@ fn each_read_of_a_counter_is_judged_as_by_trying_all_orders() {
         }
     }
     assert!(held.iter().all(|count| *count > 10_000), "{held:?}");
+}
+
+fn counter_action(draw: &mut Draw, is_pending: bool) -> CounterAction {
+    match draw.below(5) {
+        0 => CounterAction::Add(-1),
+        1 | 2 => CounterAction::Add(i64::from(1 + draw.below(2))),
+        _ if is_pending => CounterAction::Read(None),
+        _ => CounterAction::Read(Some(i64::from(draw.below(5)) - 1)),
+    }
+}
+
+#[test]
+fn counters_are_searched_as_by_trying_all_orders() {
+    let mut by_bounds = 0;
+    compare(&Counter, counter_action, |calls, holds| {
+        let (decided, notes) = judge::counter(calls, &Options::default());
+        assert_eq!(matches!(decided.decision, Decision::Holds(Some(_))), holds, "{calls:?}");
+        assert_eq!(decided.decision == Decision::Violated(()), !holds, "{calls:?}");
+        assert_eq!(notes.is_empty(), holds);
+        by_bounds += u32::from(decided.method == Method::Bounds);
+    });
+    assert!((3_000..27_000).contains(&by_bounds), "{by_bounds}");
+}
+
+/// Each read alone could find what it found, but they contradict each other.
+#[test]
+fn reads_of_a_counter_agree_on_an_order() {
+    let call = Call::new;
+    let read = |found| CounterAction::Read(Some(found));
+    let mut calls = vec![
+        call(0, 9, CounterAction::Add(1)),
+        call(1, 10, CounterAction::Add(2)),
+        call(2, 3, read(1)),
+        call(4, 5, read(2)),
+    ];
+    let judge = |calls: &[Call<_>], steps| {
+        let options = Options { budget_steps: Some(steps), ..Options::default() };
+        let (decided, notes) = judge::counter(calls, &options);
+        (decided.decision, notes)
+    };
+    let bounds = "each read is within its bounds, but";
+    let none = vec![format!("{bounds} no order explains all of them")];
+    assert_eq!(judge(&calls, 100), (Decision::Violated(()), none));
+    calls[3].action = read(3);
+    assert_eq!(judge(&calls, 100), (Decision::Holds(Some(vec![0, 2, 1, 3])), vec![]));
+    calls.extend((11..41).map(|at| call(at, PENDING, CounterAction::Add(2))));
+    calls.push(call(50, 51, read(4)));
+    let given_up = vec![format!("{bounds} the search for an order of all was given up")];
+    assert_eq!(judge(&calls, 0), (Decision::Unknown, given_up));
 }
 
 #[test]
