@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use kv_check::transactions::Level;
-use kv_check::{BUDGET_STEPS_DEFAULT, Format, Options, Stop, Workload};
+use kv_check::{BUDGET_STEPS_DEFAULT, Finding, Format, Options, Stop, Verdict, Workload};
 
 /// Checks a recorded history: whether it is linearizable (keys with values, registers, strings, queues,
 /// stacks, sets, locks), or whether its transactions keep a level of isolation.
@@ -105,8 +105,67 @@ pub(crate) enum Exit {
     Internal = 5,
 }
 
+impl Exit {
+    /// What a finding ends the program with. A checker that has a defect says so, whatever else it
+    /// found.
+    pub(crate) fn of(finding: &Finding) -> Self {
+        match finding.verdict() {
+            _ if !finding.flaws().is_empty() => Self::Internal,
+            Verdict::Holds => Self::Holds,
+            Verdict::Violated => Self::Violated,
+            Verdict::Unknown => Self::Unknown,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What would go wrong: a checker that is wrong ends like one that is right.
+
+    use super::*;
+    use kv_check::History;
+    use kv_check::Model;
+    use kv_check::transactions::{TxnHistory, check_transactions};
+
+    const EXITS: [(Verdict, Exit); 3] = [
+        (Verdict::Holds, Exit::Holds),
+        (Verdict::Violated, Exit::Violated),
+        (Verdict::Unknown, Exit::Unknown),
+    ];
+
+    /// Each kind of finding that has flaws, with this verdict and these flaws.
+    fn findings(verdict: Verdict, flaws: &[String]) -> [Finding; 3] {
+        let mut keys = kv_check::check(&History::new(Model::Kv));
+        (keys.verdict, keys.flaws) = (verdict, flaws.to_vec());
+        let queue = Format::Violin.read("[1] call dequeue\n[1] return empty\n");
+        let queue = queue.expect("a history").check(&Options::default());
+        let Finding::Objects(mut objects) = queue else { panic!("a queue is an object") };
+        (objects.verdict, objects.flaws) = (verdict, flaws.to_vec());
+        let mut transactions = check_transactions(&TxnHistory::new(), &Options::default());
+        (transactions.verdict, transactions.flaws) = (verdict, flaws.to_vec());
+        let transactions = Finding::Transactions(Box::new(transactions));
+        [Finding::Keys(Box::new(keys)), Finding::Objects(objects), transactions]
+    }
+
+    #[test]
+    fn a_defect_of_the_checker_has_an_exit_code_of_its_own() {
+        for (verdict, exit) in EXITS {
+            for finding in findings(verdict, &[]) {
+                assert_eq!(Exit::of(&finding), exit, "{finding}");
+                assert!(!finding.to_string().contains("ERROR"), "{finding}");
+            }
+            for finding in findings(verdict, &["the order of x".to_owned()]) {
+                assert_eq!(Exit::of(&finding) as u8, 5, "{finding}");
+                let told = "INTERNAL ERROR of the checker, please report it: the order of x\n";
+                assert!(finding.to_string().contains(told), "{finding}");
+            }
+        }
+        assert_eq!(ExitCode::from(Exit::Internal), ExitCode::from(5));
     }
 }

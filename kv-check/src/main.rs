@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser as _;
-use kv_check::{Format, Options, ParseError, Stop, Verdict};
+use kv_check::{Format, Options, ParseError, Stop};
 
 use crate::args::{Arguments, Command, Exit};
 
@@ -48,14 +48,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let finding = recording.check(&arguments.options(stop));
     output::files(arguments, &recording, &finding)?;
     output::print(&finding, arguments.json).context("cannot write the report")?;
-    if !finding.flaws().is_empty() {
-        return Ok(Exit::Internal);
-    }
-    Ok(match finding.verdict() {
-        Verdict::Holds => Exit::Holds,
-        Verdict::Violated => Exit::Violated,
-        Verdict::Unknown => Exit::Unknown,
-    })
+    Ok(Exit::of(&finding))
 }
 
 /// Stops a check when its time is over; no thread waits for one that has no time at all.
