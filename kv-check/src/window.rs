@@ -16,8 +16,8 @@ use crate::names::Names;
 use crate::object::{
     Call, Counter, CounterAction, GrowSet, LastRead, Mutex, MutexAction, Object, PENDING, Presence,
     PresenceAction, Queue, QueueAction, Registers, Removal, SetAction, StringAction, Text,
-    conflict, conflict_of, decide_element, decide_part, grow_set, observed, read_window, search,
-    silent_part, with_rest,
+    by_value, conflict, conflict_of, conflict_of_groups, decide_element, decide_part, grow_set,
+    observed, read_window, search, silent_part, with_rest,
 };
 use crate::report::shortened;
 
@@ -124,15 +124,22 @@ pub(crate) fn of_queue(record: &QueueRecord, options: &Options) -> ObjectWindow 
     let is_silent = calls.iter().any(|call| {
         call.completed != PENDING && call.action == QueueAction::Remove(Removal::Unknown)
     });
-    let bad = conflict_of(calls, &options.stop, |places| {
+    let decide = |places: &[usize]| {
         let part = match is_silent {
             true => silent_part(calls, places),
             false => with_rest(&object, calls, places),
         };
-        let options = limited(options);
+        // A removal that may have been at any moment is tried at all of them.
+        let steps = WINDOW_STEPS_MAX.saturating_add(8 * part.len() as u64);
+        let steps = options.budget_steps.map_or(steps, |budget| budget.min(steps));
+        let options = Options { budget_steps: Some(steps), ..options.clone() };
         let rules = decide_part(*side, &part, &options);
         rules.unwrap_or_else(|| search(&object, &part, &options))
-    });
+    };
+    let bad = match decide_part(*side, calls, &limited(options)) {
+        Some(_) => conflict_of(calls, &options.stop, decide),
+        None => conflict_of_groups(calls, &by_value(calls), &options.stop, decide),
+    };
     let window = ObjectWindow::new(&object, record.name(), calls, values, bad);
     ObjectWindow { positions: LINES, ..window }
 }

@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use kv_check::{Format, Options, Recording, Workload};
+use kv_check::{Finding, Format, ObjectWindow, Options, Recording, Workload};
 
 /// The lines of the report from that of the window on.
 fn window(recording: &Recording) -> String {
@@ -180,4 +180,45 @@ fn strings_of_porcupine_name_processes_and_lines() {
         "because     of k this one has no order, whatever else was done and when:\n\
          > process 7: get => \"b\" [lines 4 - 5]"
     );
+}
+
+/// A queue or a stack of Violin, one operation after the other: each line a method with what it returned.
+fn violin(operations: &[(String, String)]) -> Recording {
+    let operation = |(number, (call, found)): (usize, &(String, String))| {
+        format!("[{number}] call {call}\n[{number}] return {found}\n")
+    };
+    let text: String = (1..).zip(operations).map(operation).collect();
+    Format::Violin.read(&text).unwrap()
+}
+
+/// Rounds of two values that are added and removed, but two of them in the wrong order.
+fn swapped(rounds: usize, value: impl Fn(usize) -> usize) -> Vec<(String, String)> {
+    let mut operations = Vec::new();
+    for round in 0..rounds {
+        let [one, other] = [2 * round, 2 * round + 1].map(&value);
+        operations.extend([one, other].map(|it| (format!("enqueue({it})"), String::new())));
+        operations.extend([one, other].map(|it| ("dequeue".to_owned(), it.to_string())));
+    }
+    let wrong = 4 * (rounds * 2 / 3) + 2;
+    operations.swap(wrong, wrong + 1);
+    operations
+}
+
+/// The only window.
+fn window_of(operations: &[(String, String)]) -> ObjectWindow {
+    let Finding::Objects(found) = violin(operations).check(&Options::default()) else { panic!() };
+    let [window] = &found.windows[..] else { panic!("{found}") };
+    window.clone()
+}
+
+#[test]
+fn windows_of_long_queues_that_are_searched_are_short() {
+    // Values come back: all calls on two of them, or fewer.
+    let window = window_of(&swapped(500, |number| number % 100));
+    assert!(window.calls.len() <= 40, "{window}");
+    // Somebody removed a value and does not say which.
+    let mut silent = swapped(500, |number| number);
+    silent[43].1 = String::new();
+    let window = window_of(&silent);
+    assert!(window.is_minimal && window.calls.len() <= 6, "{window}");
 }

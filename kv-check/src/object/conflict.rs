@@ -31,7 +31,48 @@ pub(crate) fn conflict_of<A>(
     stop: &Stop,
     decide: impl Fn(&[usize]) -> Decision,
 ) -> Bad {
-    let is_bad = |places: &[usize]| {
+    let is_bad = judge(stop, decide);
+    let mut list: Vec<usize> = (0..calls.len()).collect();
+    list.sort_by_key(|place| (calls[*place].completed, calls[*place].invoked));
+    // The last call of the shortest bad part is in every conflict of that part; the others are looked
+    // for near to it.
+    let length = shortest(&list, &is_bad).unwrap_or(list.len());
+    list.truncate(length);
+    list.reverse();
+    minimal(list, is_bad)
+}
+
+/// The same where calls fall into groups: all calls of a group are left out, as long as that can be, and
+/// then single ones of the rest. For a search that is the shorter way: of a group that is left out
+/// nothing may have happened at any moment.
+pub(crate) fn conflict_of_groups<A>(
+    calls: &[Call<A>],
+    groups: &[Vec<usize>],
+    stop: &Stop,
+    decide: impl Fn(&[usize]) -> Decision,
+) -> Bad {
+    let is_bad = judge(stop, decide);
+    let union = |numbers: &[usize]| {
+        let mut places: Vec<_> =
+            numbers.iter().flat_map(|number| groups[*number].iter().copied()).collect();
+        places.sort_unstable();
+        places
+    };
+    let end = |number: &usize| groups[*number].iter().map(|place| calls[*place].completed).max();
+    let mut list: Vec<usize> = (0..groups.len()).collect();
+    list.sort_by_key(end);
+    let length = shortest(&list, |numbers| is_bad(&union(numbers))).unwrap_or(list.len());
+    list.truncate(length);
+    list.reverse();
+    let Bad { places: numbers, .. } = minimal(list, |numbers| is_bad(&union(numbers)));
+    let mut list = union(&numbers);
+    list.sort_by_key(|place| std::cmp::Reverse((calls[*place].completed, calls[*place].invoked)));
+    minimal(list, is_bad)
+}
+
+/// Whether calls are known to have no order.
+fn judge(stop: &Stop, decide: impl Fn(&[usize]) -> Decision) -> impl Fn(&[usize]) -> Option<bool> {
+    move |places| {
         if stop.is_stopped() {
             return None;
         }
@@ -40,15 +81,7 @@ pub(crate) fn conflict_of<A>(
             Decision::Violated(()) => Some(true),
             Decision::Unknown => None,
         }
-    };
-    let mut list: Vec<usize> = (0..calls.len()).collect();
-    list.sort_by_key(|place| (calls[*place].completed, calls[*place].invoked));
-    // The last call of the shortest bad part is in every conflict of that part; the others are looked
-    // for near to it.
-    let length = shortest(&list, is_bad).unwrap_or(list.len());
-    list.truncate(length);
-    list.reverse();
-    minimal(list, is_bad)
+    }
 }
 
 /// The calls at these places, and the ones of the others that may help them to an order.

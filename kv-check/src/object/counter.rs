@@ -14,7 +14,7 @@ use super::{Call, Object, PENDING};
 use crate::names::Names;
 
 /// An operation of a counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum CounterAction {
     /// Adds an amount, which may be below zero.
     Add(i64),

@@ -21,7 +21,7 @@ use crate::decision::Decision;
 use crate::names::Names;
 
 /// An operation of a set. Elements are numbers; there is an array as long as the greatest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum SetAction {
     /// Adds an element.
     Add(u32),

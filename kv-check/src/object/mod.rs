@@ -30,12 +30,12 @@ use std::hash::Hash;
 use std::num::NonZeroU64;
 
 use crate::names::Names;
-pub(crate) use conflict::{conflict, conflict_of, with_rest};
+pub(crate) use conflict::{conflict, conflict_of, conflict_of_groups, with_rest};
 pub(crate) use counter::{Counter, CounterAction};
 pub(crate) use grow_set::{GrowSet, LastRead, SetAction};
 pub(crate) use mutex::{Mutex, MutexAction};
 pub(crate) use presence::{Presence, PresenceAction, Touch, decide_part as decide_element};
-pub(crate) use queue::{Queue, QueueAction, Removal, Side, decide_part, silent_part};
+pub(crate) use queue::{Queue, QueueAction, Removal, Side, by_value, decide_part, silent_part};
 pub(crate) use read_window::read_window;
 pub(crate) use registers::{Access, Registers};
 pub(crate) use search::search;
@@ -108,7 +108,7 @@ pub(crate) trait Object {
     /// What a copy of it holds.
     type State: Clone + Eq + Hash;
     /// An operation with its result.
-    type Action: fmt::Debug + Clone;
+    type Action: fmt::Debug + Clone + Eq + Hash;
 
     /// What it holds at first.
     fn initial(&self) -> Self::State;

@@ -4,7 +4,7 @@ use super::Object;
 use crate::names::Names;
 
 /// An operation of a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum MutexAction {
     /// Takes it, which nobody held.
     Acquire,

@@ -9,7 +9,7 @@ use crate::decision::Decision;
 use crate::names::Names;
 
 /// What is done with an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Touch {
     /// Adds it; the result is whether it was not there.
     Add,
@@ -20,7 +20,7 @@ pub(crate) enum Touch {
 }
 
 /// An operation on an element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PresenceAction {
     pub(crate) touch: Touch,
     /// The result; none if nobody knows.

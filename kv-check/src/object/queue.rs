@@ -1,6 +1,6 @@
 //! A queue or a stack of values.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::conflict::beside;
 use super::{Call, Object, fifo, lifo};
@@ -18,7 +18,7 @@ pub(crate) enum Side {
 }
 
 /// What a removal found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Removal {
     /// This value.
     Value(u32),
@@ -30,7 +30,7 @@ pub(crate) enum Removal {
 
 /// An operation of a queue or a stack. Values are numbers, equal ones are equal values; there
 /// is an array as long as the greatest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum QueueAction {
     /// Adds a value.
     Add(u32),
@@ -123,6 +123,21 @@ pub(crate) fn decide_part(
         Side::Oldest => fifo::decide(calls),
         Side::Newest => lifo::decide(calls, options.steps(calls.len())),
     }
+}
+
+/// The places of the calls on each value, and of each other call alone.
+pub(crate) fn by_value(calls: &[Call<QueueAction>]) -> Vec<Vec<usize>> {
+    let (mut groups, mut numbers): (Vec<Vec<usize>>, _) = (Vec::new(), HashMap::new());
+    for (place, call) in calls.iter().enumerate() {
+        let next = groups.len();
+        let value = Queue(Side::Oldest).value(&call.action);
+        let number = value.map_or(next, |value| *numbers.entry(value).or_insert(next));
+        if number == next {
+            groups.push(Vec::new());
+        }
+        groups[number].push(place);
+    }
+    groups
 }
 
 /// The calls at these places, and those of the others that may help them to an order where some do not

@@ -4,7 +4,7 @@ use super::Object;
 use crate::names::Names;
 
 /// What a transaction does to one register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Access {
     /// Reads the register of this number; `None` if nobody knows what.
     Read(u32, Option<i64>),

@@ -8,9 +8,9 @@
 //! - An enabled observation that is legal is taken at once, without a choice: it changes nothing, so
 //!   every order with it later is one with it now.
 //! - Calls that complete early come first, calls that nobody saw completed last, and of those the
-//!   ones without effect never.
+//!   ones without effect never; of those that do the same the one that was invoked first.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Call, Object, PENDING};
 use crate::budget::{Options, Steps};
@@ -31,8 +31,11 @@ struct Search<'a, O: Object> {
     calls: &'a [Call<O::Action>],
     /// Places of the completed calls, by invocation.
     completed: Vec<usize>,
-    /// Places of the pending ones that may have had an effect.
+    /// Places of the pending ones that may have had an effect, by invocation.
     pending: Vec<usize>,
+    /// For each of those: the number of the one before it that does the same. Where both may be taken it
+    /// does not matter which is, so that one is taken first.
+    twins: Vec<Option<u32>>,
     /// For each of `completed`: the earliest completion from there on.
     earliest: Vec<u32>,
 }
@@ -80,12 +83,16 @@ impl<'a, O: Object> Search<'a, O> {
         let is_open = |at: &usize| {
             calls[*at].completed == PENDING && !object.is_observation(&calls[*at].action)
         };
-        let pending = (0..calls.len()).filter(is_open).collect();
+        let mut pending: Vec<_> = (0..calls.len()).filter(is_open).collect();
+        pending.sort_by_key(|at| calls[*at].invoked);
+        let mut last = HashMap::new();
+        let twins = (0..).zip(&pending).map(|(number, at)| last.insert(&calls[*at].action, number));
+        let twins = twins.collect();
         let mut earliest = vec![PENDING; completed.len() + 1];
         for (place, at) in completed.iter().enumerate().rev() {
             earliest[place] = earliest[place + 1].min(calls[*at].completed);
         }
-        Self { object, calls, completed, pending, earliest }
+        Self { object, calls, completed, pending, twins, earliest }
     }
 
     fn run(&self, mut steps: Steps) -> Decision {
@@ -191,8 +198,10 @@ impl<'a, O: Object> Search<'a, O> {
             std::cmp::Reverse(self.calls[self.completed[*number as usize]].completed)
         });
         let open = (0_u32..).zip(&self.pending).filter(|(number, place)| {
+            let is_taken = |number: &u32| configuration.pending.binary_search(number).is_ok();
             self.calls[**place].invoked < horizon
-                && configuration.pending.binary_search(number).is_err()
+                && !is_taken(number)
+                && self.twins[*number as usize].is_none_or(|twin| is_taken(&twin))
         });
         let mut choices: Vec<_> = open.map(|(number, _)| Choice::Pending(number)).collect();
         choices.extend(enabled.into_iter().map(Choice::Completed));

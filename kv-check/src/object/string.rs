@@ -6,7 +6,7 @@ use super::Object;
 use crate::names::Names;
 
 /// An operation of a string.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum StringAction {
     /// Reads it; `None` if nobody knows what.
     Get(Option<String>),
