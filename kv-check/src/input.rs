@@ -20,6 +20,11 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
         read.with_context(|| path.display().to_string())?;
     }
     match String::from_utf8(bytes) {
+        Ok(text) if text.starts_with('\u{feff}') => {
+            let expected = "expected no byte order mark at the beginning".to_owned();
+            let error = ParseError { line: 1, column: 1, expected };
+            Err(error).with_context(|| path.display().to_string())
+        }
         Ok(text) => Ok(text),
         Err(error) => Err(not_text(&error)).with_context(|| path.display().to_string()),
     }

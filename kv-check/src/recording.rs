@@ -14,7 +14,7 @@ use crate::object::{
     Call, Counter, GrowSet, Mutex, Object, PENDING, Presence, Queue, Registers, Side, Text, fifo,
     lifo, observed, search,
 };
-use crate::report::{Report, Verdict, as_count};
+use crate::report::{Report, Verdict, as_count, printable};
 use crate::transactions::{
     Cases, Rules, TxnReport, bank, check_cases, check_transactions, long_fork, session_guarantees,
 };
@@ -282,7 +282,7 @@ impl fmt::Display for Objects {
         }
         for (what, names) in [("violated", &self.violated), ("undecided", &self.undecided)] {
             for name in names.iter().take(10) {
-                writeln!(out, "{what:11} {name}")?;
+                writeln!(out, "{what:11} {}", printable(name))?;
             }
             if names.len() > 10 {
                 writeln!(out, "            and {} more", names.len() - 10)?;
@@ -292,7 +292,7 @@ impl fmt::Display for Objects {
             window.fmt(out)?;
         }
         for note in &self.notes {
-            writeln!(out, "            {note}")?;
+            writeln!(out, "            {}", printable(note))?;
         }
         Ok(())
     }

@@ -261,9 +261,21 @@ fn milliseconds(ns: u64) -> String {
 
 pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(CELL_CHARS_MAX) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
+        Some((end, _)) => format!("{}...", printable(&text[..end])),
+        None => printable(text),
     }
+}
+
+/// The text with escapes for what a terminal would take for orders.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter.is_control() {
+            true => printable.extend(letter.escape_default()),
+            false => printable.push(letter),
+        }
+    }
+    printable
 }
 
 /// The map as the number of its entries.

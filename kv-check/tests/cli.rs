@@ -258,3 +258,14 @@ fn transactions_are_held_to_the_level_that_is_asked_for() {
     let twice = skew.replace(":y 1", ":x 1");
     expect(&["-"], &twice, 4, "because     1 was appended to x twice");
 }
+
+#[test]
+fn what_a_reader_or_a_terminal_would_misread_is_refused_or_escaped() {
+    expect(&["-"], &format!("\u{feff}{GOOD}"), 2, "expected no byte order mark");
+    expect(&["-"], "[1] call add(empty)\n[1] return\n", 2, "expected a value other than empty");
+    let key = "{:process 0, :type :invoke, :f :get, :key \"\u{1b}[31m\", :value nil}\n";
+    let found = key.replace("invoke", "ok").replace("nil", "\"\u{1b}[0m\"");
+    let text = format!("{key}{found}");
+    expect(&["-"], &text, 1, "violated    \\u{1b}[31m\n");
+    expect(&["-"], &text, 1, "because     of \\u{1b}[31m this one");
+}

@@ -185,6 +185,10 @@ impl<'t> Reader<'t> {
             self.side = Some(side);
         }
         match (adds, argument.is_empty()) {
+            (true, _) if argument == "empty" => {
+                let what = "expected a value other than empty, which says that nothing was found";
+                Err(at_line(number, what.into()))
+            }
             (true, false) => Ok(QueueAction::Add(self.value(argument))),
             (false, true) => Ok(QueueAction::Remove(Removal::Unknown)),
             (true, true) => Err(at_line(number, format!("expected {method}(VALUE)"))),
