@@ -13,6 +13,8 @@ pub enum Method {
     Search,
     /// By the times between which a register certainly held each of its values.
     Zones,
+    /// By the versions of a key, which grow with every write.
+    Versions,
     /// By the rules that forbid an order of the operations of a queue.
     QueueRules,
     /// By the rules by which a history of a stack is made smaller.
@@ -55,6 +57,7 @@ impl Method {
         match self {
             Self::Search => "a search for an order",
             Self::Zones => "zones of unique values",
+            Self::Versions => "the order of versions",
             Self::QueueRules => "the rules of queues",
             Self::StackRules => "the rules of stacks",
             Self::ObservedOrder => "the order of writes that is observed",

@@ -16,6 +16,11 @@
 //! If all values are unique and there are no versions, [`zones`] decide in O(n log n), except for
 //! a few entangled cases. The rest is for the search.
 //!
+//! # Versions
+//!
+//! If versions are reported, they order the writes, and [`versions`] finds an order in O(n log n)
+//! where no result is to be guessed. That there is none is for the search to say.
+//!
 //! # The search
 //!
 //! The problem is NP-complete in general, yet easy for what databases really do.
@@ -60,6 +65,7 @@ mod memo;
 mod moves;
 mod problem;
 mod search;
+mod versions;
 mod window;
 mod zones;
 
@@ -104,20 +110,31 @@ pub(crate) fn check_key(operations: &[Operation<'_>], options: &Options) -> Deci
             let suspect = key.completed_before(shown);
             Decision::Violated(key.narrow(0, &[suspect + 1, suspect])).by(Method::Zones)
         }
-        Some(Decision::Unknown) | None => by_search(operations, options).by(Method::Search),
+        Some(Decision::Unknown) | None => by_order(operations, options),
     }
 }
 
-fn by_search(operations: &[Operation<'_>], options: &Options) -> Decision<Violation> {
-    let key = Key::new(operations, options);
+fn by_order(operations: &[Operation<'_>], options: &Options) -> Decided<Violation> {
     let whole = Problem::new(operations, usize::MAX);
+    if let Some(order) = versions::order(&whole) {
+        return Decision::Holds(Some(sources(&whole, &order))).by(Method::Versions);
+    }
+    by_search(operations, &whole, options).by(Method::Search)
+}
+
+fn by_search(
+    operations: &[Operation<'_>],
+    whole: &Problem,
+    options: &Options,
+) -> Decision<Violation> {
+    let key = Key::new(operations, options);
     if let Some(event) = whole.impossible_demand() {
         // Most likely the demand is the culprit, and all before it is fine.
         let suspect = key.completed_before(event);
         return Decision::Violated(key.narrow(0, &[suspect + 1, suspect]));
     }
-    match search(&whole, options) {
-        Answer::Order(order) => Decision::Holds(Some(sources(&whole, &order))),
+    match search(whole, options) {
+        Answer::Order(order) => Decision::Holds(Some(sources(whole, &order))),
         Answer::Exhausted => Decision::Unknown,
         Answer::Impossible { reached } => {
             let good = key.completed_before(reached);
@@ -212,6 +229,9 @@ impl<'k> Key<'k> {
             _ => {}
         }
         let problem = Problem::new(self.operations, cut);
+        if let Some(order) = versions::order(&problem) {
+            return Probe::Order(sources(&problem, &order));
+        }
         if problem.impossible_demand().is_some() {
             return Probe::Impossible;
         }

@@ -7,7 +7,8 @@ use super::breadth::BreadthFirst;
 use super::depth::DepthFirst;
 use super::moves::Walk;
 use super::problem::Problem;
-use super::search::Answer;
+use super::search::{Answer, search};
+use super::versions;
 use crate::budget::Options;
 use crate::model::State;
 use crate::support::{Rng, Workload, mutate, record};
@@ -103,4 +104,58 @@ fn both_searches_agree_and_their_orders_are_legal() {
         }
     }
     assert!(violated > 1_000, "mutations make enough wrong histories: {violated}");
+}
+
+/// How often the rule of versions found an order, and how often only the search did.
+#[derive(Debug, Default)]
+struct Found {
+    by_versions: u32,
+    by_search: u32,
+    none: u32,
+}
+
+/// Compares the rule of versions with the search, as far as the history happened before `cut`.
+fn compare_versions(history: &History, cut: usize, seed: u64, found: &mut Found) {
+    let operations = operation::pair_one(history).unwrap();
+    let problem = Problem::new(&operations, cut);
+    let options = Options { budget_steps: None, ..Options::default() };
+    let holds = problem.impossible_demand().is_none()
+        && matches!(search(&problem, &options), Answer::Order(_));
+    match versions::order(&problem) {
+        Some(order) => {
+            verify_order(&problem, &order, seed);
+            assert!(holds, "seed {seed}, cut {cut}: the search finds no order like {order:?}");
+            found.by_versions += 1;
+        }
+        None if holds => found.by_search += 1,
+        None => found.none += 1,
+    }
+}
+
+#[test]
+fn versions_order_what_the_search_orders() {
+    let mut found = [Found::default(), Found::default()];
+    for seed in 0..scale(6_000, 30_000) {
+        let mut rng = Rng(seed);
+        // Half of the histories tell all versions, as a store that works does.
+        let is_told = rng.percent(50);
+        let workload = Workload {
+            keys: 1,
+            operations: 2 + rng.below(40),
+            values: [0, 0, 3][rng.below(3)],
+            reported: if is_told { 100 } else { 80 },
+            versions: if is_told { 100 } else { 80 },
+            unknown: [0, 5, 20][rng.below(3)],
+            ..Workload::small(&mut rng, 0)
+        };
+        let mut history = record(&mut rng, &workload);
+        let found = &mut found[usize::from(is_told)];
+        let cut = rng.below(history.events.len() + 1);
+        compare_versions(&history, usize::MAX, seed, found);
+        compare_versions(&history, cut, seed, found);
+        mutate(&mut rng, &mut history);
+        compare_versions(&history, usize::MAX, seed, found);
+    }
+    let [_, Found { by_versions, by_search, none }] = found;
+    assert!(by_versions > 3 * by_search && none > by_versions / 10, "{found:?}");
 }

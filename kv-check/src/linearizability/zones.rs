@@ -52,7 +52,7 @@
 //!
 //! # What this leaves out
 //!
-//! Versions. They order the writes, so most writes have one place, which a search finds at once.
+//! Versions. They order the writes, so there is a [rule of their own](super::versions).
 
 mod absence;
 mod blocks;
