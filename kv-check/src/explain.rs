@@ -20,16 +20,20 @@ pub(crate) struct Explanation<'a> {
 
 impl Explanation<'_> {
     pub(crate) fn key_violation(&self, key: &str) -> KeyViolation {
-        let is_write = |place: &&usize| may_write(&self.operations[**place]);
+        let is_initial = |place: usize| is_initial(self.history, &self.operations[place]);
+        let is_write =
+            |place: &&usize| may_write(&self.operations[**place]) && !is_initial(**place);
+        let initial = (0..self.operations.len().min(1)).filter(|place| is_initial(*place)).count();
         let Bad { places, is_minimal } =
             conflict(self.operations, self.violation.culprit, self.options);
+        let shown = places.into_iter().filter(|place| !is_initial(*place));
         KeyViolation {
             key: key.to_owned(),
-            prefix: self.violation.prefix,
+            prefix: self.violation.prefix.saturating_sub(initial),
             is_first: self.violation.is_first,
             culprit: self.view(self.violation.culprit),
             last_write: self.violation.order.iter().rev().find(is_write).map(|at| self.view(*at)),
-            window: places.into_iter().map(|place| self.view(place)).collect(),
+            window: shown.map(|place| self.view(place)).collect(),
             is_minimal,
         }
     }
@@ -37,6 +41,11 @@ impl Explanation<'_> {
     fn view(&self, place: usize) -> OperationView {
         view(self.history, &self.operations[place])
     }
+}
+
+/// Whether the operation only stands for the value that was there at first.
+pub(crate) fn is_initial(history: &History, operation: &Operation<'_>) -> bool {
+    history.events[operation.invoked()].is_initial()
 }
 
 /// The operation for people.
@@ -49,13 +58,16 @@ pub(crate) fn view(history: &History, operation: &Operation<'_>) -> OperationVie
     };
     let is_known = !matches!(operation.outcome(), Outcome::Unknown);
     let invocation = event(operation.invoked());
+    // Invocation and completion of what stands for the first value, if there is such a thing.
+    let is_counted = !invocation.is_initial();
+    let invented = if is_counted && event(0).is_initial() { 2 } else { 0 };
     let process = match invocation.process {
         Process::Client(number) => number,
         Process::Nemesis => unreachable!("operations are those of clients"),
     };
     OperationView {
         process,
-        index: invocation.index,
+        index: invocation.index - invented,
         operation: request_text(operation.request),
         invoked_ns: invocation.time_ns,
         completed_ns: operation.completed().filter(|_| is_known).map(|at| event(at).time_ns),

@@ -110,6 +110,25 @@ pub struct Event {
     pub ops: Vec<MicroOp>,
 }
 
+impl Event {
+    /// Makes the event stand for the value that was there at first: nobody wrote it, and it is not
+    /// shown to anybody.
+    pub(crate) fn make_initial(&mut self) {
+        (self.process, self.f) = (INITIAL_PROCESS, INITIAL.into());
+    }
+
+    /// Whether the event stands for the value that was there at first.
+    pub(crate) fn is_initial(&self) -> bool {
+        self.process == INITIAL_PROCESS && self.f == INITIAL
+    }
+}
+
+/// What the events of the value that was there at first are called.
+const INITIAL: &str = "initial value";
+
+/// Their process, whose number no format reads that has such a value.
+const INITIAL_PROCESS: Process = Process::Client(u64::MAX);
+
 /// The author of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Process {

@@ -279,7 +279,10 @@ pub(crate) struct Paired<'h> {
 pub(crate) fn pair(history: &History) -> Result<Paired<'_>, HistoryError> {
     let names = Names { events: history.events.len(), ..Names::default() };
     let pairing = Pairing::new(Some(names)).run(history)?;
-    let Pairing { processes, faults, ok, failed, names, .. } = pairing;
+    let Pairing { mut processes, faults, mut ok, failed, names, .. } = pairing;
+    if history.events.first().is_some_and(Event::is_initial) {
+        (processes, ok) = (processes - 1, ok.saturating_sub(1));
+    }
     // Every second event of a kind ends the fault that the one before it began.
     let faults = faults.values().map(|count| count.div_ceil(2)).sum();
     let mut keys: Vec<_> = names.map_or_else(Vec::new, Names::into_keys);

@@ -112,6 +112,29 @@ fn a_file_is_read_and_a_budget_can_be_spent() {
     expect(&[&path_text], "", 1, "VIOLATED");
 }
 
+/// Would go wrong without it: a register that is 0 at first seems to have been written by somebody.
+#[test]
+fn the_first_value_of_a_register_is_nobodys_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (witness, page) = (name("witness.jsonl"), name("page.html"));
+    let arguments = ["--model", "cas-register", "--witness", &witness, "--report", &page, "-"];
+    let edn = |value: u32| {
+        format!(
+            "{{:process 3, :type :invoke, :f :read, :value nil}}\n\
+             {{:process 3, :type :ok, :f :read, :value {value}}}\n"
+        )
+    };
+    let read = |name: &str| std::fs::read_to_string(name).unwrap();
+    expect(&arguments, &edn(0), 0, "processes 1, faults 0\noperations: 1 ok");
+    let line = r#"{"key":"register","position":0,"index":0,"process":3,"operation":"get","result":"\"0\""}"#;
+    assert_eq!(read(&witness), format!("{line}\n"));
+    assert!(read(&page).contains("process 3") && !read(&page).contains("1844674407370955"));
+    expect(&arguments, &edn(1), 1, "first 0 completed operations");
+    expect(&arguments, &edn(1), 1, "Nothing writes the key in one such order.");
+    assert!(!read(&page).contains("put") && !read(&page).contains("1844674407370955"));
+}
+
 fn write(path: &Path, history: &History) {
     write_to(history, std::fs::File::create(path).unwrap()).unwrap();
 }

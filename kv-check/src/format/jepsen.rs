@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use super::edn::{Edn, Reader};
 use super::edn_events::EdnEvents;
 use super::events::{KINDS, at_line, kind_of};
-use crate::history::{EventKind, Expect, History, MicroOp, Model, Observed, Process};
+use crate::history::{Event, EventKind, Expect, History, MicroOp, Model, Observed, Process};
 use crate::operation;
 use crate::parse::ParseError;
 
@@ -104,6 +104,7 @@ impl Events {
             let first = MicroOp::put(KEY, "0");
             events.add(1, u64::MAX, EventKind::Invoke, first.clone());
             events.add(1, u64::MAX, EventKind::Ok, first);
+            events.history.events.iter_mut().for_each(Event::make_initial);
         }
         events
     }

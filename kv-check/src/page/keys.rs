@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bars::{Bar, Run};
 use super::{Fault, GROUPS_MAX, Group, Page, headline};
-use crate::explain::view;
+use crate::explain::{is_initial, view};
 use crate::history::{History, Process};
 use crate::operation::{self, Operation, Outcome};
 use crate::report::{KeyViolation, Report};
@@ -50,8 +50,13 @@ fn group(
         .map(|violation| violation.window.iter().map(|view| view.index).collect())
         .unwrap_or_default();
     let order = report.witness.get(key).map(Vec::as_slice).unwrap_or_default();
-    let positions: BTreeMap<u64, usize> = order.iter().copied().zip(0..).collect();
-    let runs = by_key[key].iter().map(|operation| {
+    let index = |operation: &Operation<'_>| history.events[operation.invoked()].index;
+    let is_invented =
+        |at: &u64| history.events.first().is_some_and(|e| e.is_initial() && e.index == *at);
+    let real = order.iter().copied().filter(|at| !is_invented(at));
+    let positions: BTreeMap<u64, usize> = real.zip(0..).collect();
+    let shown = by_key[key].iter().filter(|operation| !is_initial(history, operation));
+    let runs = shown.map(|operation| {
         let view = view(history, operation);
         let is_known = !matches!(operation.outcome(), Outcome::Unknown);
         Run {
@@ -67,7 +72,7 @@ fn group(
                 outcome: outcome(operation.outcome()),
                 window: window.contains(&view.index),
                 culprit: violation.is_some_and(|violation| violation.culprit.index == view.index),
-                position: positions.get(&view.index).copied(),
+                position: positions.get(&index(operation)).copied(),
             },
         }
     });

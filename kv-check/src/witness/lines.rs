@@ -25,7 +25,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::explain::view;
+use crate::explain::{is_initial, view};
 use crate::format::{Recorded, Recording};
 use crate::history::History;
 use crate::names::Names;
@@ -157,9 +157,13 @@ fn of_keys(
     let invoked = |operation: &Operation<'_>| history.events[operation.invoked()].index;
     for (key, operations) in &keys {
         let Some(order) = orders.get(*key) else { continue };
-        for (position, &index) in order.iter().enumerate() {
-            let Ok(place) = operations.binary_search_by_key(&index, invoked) else { continue };
-            let view = view(history, &operations[place]);
+        let found = order.iter().filter_map(|index| {
+            let place = operations.binary_search_by_key(index, invoked).ok()?;
+            Some(&operations[place]).filter(|operation| !is_initial(history, operation))
+        });
+        for (position, operation) in found.enumerate() {
+            let view = view(history, operation);
+            let index = view.index;
             let (process, operation) = (Some(view.process), &view.operation[..]);
             let result = &view.result[..];
             write(out, &Line { key, position, index, process, operation, result })?;
