@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser as _;
+use kv_check::report::printable;
 use kv_check::{Format, Options, ParseError, Stop};
 
 use crate::args::{Arguments, Command, Exit};
@@ -22,7 +23,7 @@ use crate::args::{Arguments, Command, Exit};
 fn main() -> ExitCode {
     let exit = run(&Arguments::parse()).unwrap_or_else(|error| {
         // Nobody is left to tell if standard error is closed as well.
-        let _ = writeln!(io::stderr(), "kv-check: {error:#}");
+        let _ = writeln!(io::stderr(), "kv-check: {}", printable(&format!("{error:#}")));
         if error.is::<ParseError>() { Exit::Usage } else { Exit::Io }
     });
     exit.into()

@@ -267,7 +267,8 @@ pub(crate) fn shortened(text: &str) -> String {
 }
 
 /// The text with escapes for what a terminal would take for orders.
-pub(crate) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter.is_control() {

@@ -292,3 +292,30 @@ fn what_a_reader_or_a_terminal_would_misread_is_refused_or_escaped() {
     expect(&["-"], &text, 1, "violated    \\u{1b}[31m\n");
     expect(&["-"], &text, 1, "because     of \\u{1b}[31m this one");
 }
+
+#[test]
+fn neither_transactions_nor_errors_tell_a_terminal_what_to_do() {
+    let key = "\u{1b}[31m";
+    let event =
+        |kind: &str, op: &str| format!("{{:process 0, :type :{kind}, :f :txn, :value [[{op}]]}}\n");
+    let append = format!(":append \"{key}\" 1");
+    let read = |found: &str| format!(":r \"{key}\" {found}");
+    let text = event("invoke", &append)
+        + &event("ok", &append)
+        + &event("invoke", &read("nil"))
+        + &event("ok", &read("[]"));
+    expect(&["-"], &text, 1, "T2 read \"\\u{1b}[31m\" as [], without 1");
+    expect(&["-"], &text, 1, "where       T1 of process 0: append \"\\u{1b}[31m\" 1\n");
+    let twice = text.replace(&read("nil"), &append).replace(&read("[]"), &append);
+    expect(&["-"], &twice, 4, "because     1 was appended to \"\\u{1b}[31m\" twice");
+    let accounts = format!("{{:process 0, :type :ok, :f :read, :value {{\"{key}\" -5}}}}\n");
+    let accounts = "{:process 0, :type :invoke, :f :read, :value nil}\n".to_owned() + &accounts;
+    expect(&["--model", "bank", "-"], &accounts, 1, "in account \"\\u{1b}[31m\"");
+    let case = r#"[{"name": "\u001b[31m", "ser": false,
+        "sessions": [[{"committed": true, "events": [["w", "x", 1]]}]]}]"#;
+    expect(&["-"], case, 1, "wrong       \\u{1b}[31m: ");
+    let header = r#"{"version":1,"model":"\u001b[31m"}"#;
+    expect(&["-"], header, 2, "unknown variant `\\u{1b}[31m`");
+    let kind = text.replace(":type :ok", ":type :\u{1b}ok");
+    expect(&["-"], &kind, 2, "found :\\u{1b}ok");
+}

@@ -8,7 +8,7 @@ use super::history::TxnHistory;
 use super::level::Level;
 use super::{TxnReport, check_transactions};
 use crate::budget::Options;
-use crate::report::Verdict;
+use crate::report::{Verdict, printable};
 
 /// A history with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,7 @@ fn has(report: &TxnReport, anomaly: &str) -> bool {
 impl fmt::Display for Cases {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "cases       {}, of which {} are wrong", self.count, self.wrong.len())?;
-        self.wrong.iter().take(20).try_for_each(|wrong| writeln!(out, "wrong       {wrong}"))
+        let mut told = self.wrong.iter().take(20).map(|wrong| printable(wrong));
+        told.try_for_each(|wrong| writeln!(out, "wrong       {wrong}"))
     }
 }

@@ -8,7 +8,7 @@ use super::anomaly::{Anomaly, describe};
 use super::execution::{Execution, SERIAL};
 use super::history::{TxnHistory, TxnOutcome};
 use super::level::{LEVEL_NAMES, Level};
-use crate::report::Verdict;
+use crate::report::{Verdict, printable};
 
 /// How many anomalies the text shows.
 const SHOWN_ANOMALIES_MAX: usize = 3;
@@ -190,7 +190,7 @@ impl fmt::Display for TxnReport {
             writeln!(out, "INTERNAL ERROR of the checker, please report it: {first}")?;
         }
         if let Some(reason) = &self.reason {
-            writeln!(out, "because     {reason}")?;
+            writeln!(out, "because     {}", printable(reason))?;
         }
         for (what, verdict) in [
             ("holds", Verdict::Holds),
@@ -207,7 +207,7 @@ impl fmt::Display for TxnReport {
             let times = if count > 1 { format!(", {count} times") } else { String::new() };
             writeln!(out, "anomaly     {kind}{times}")?;
             for sentence in anomaly.sentences.iter().take(SHOWN_SENTENCES_MAX) {
-                writeln!(out, "            {sentence}")?;
+                writeln!(out, "            {}", printable(sentence))?;
             }
             let more = anomaly.sentences.len().saturating_sub(SHOWN_SENTENCES_MAX);
             if more > 0 {
@@ -220,7 +220,7 @@ impl fmt::Display for TxnReport {
             writeln!(out, "also        {}", more.join(", "))?;
         }
         for txn in &self.involved {
-            writeln!(out, "where       {txn}")?;
+            writeln!(out, "where       {}", printable(txn))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::anomaly::name;
-use crate::report::Verdict;
+use crate::report::{Verdict, printable};
 
 /// How many breaches of a rule are told.
 const TOLD_MAX: usize = 3;
@@ -81,7 +81,7 @@ impl fmt::Display for Rules {
                 Verdict::Unknown => writeln!(out, "unknown     {name}")?,
             }
             for example in examples {
-                writeln!(out, "            {example}")?;
+                writeln!(out, "            {}", printable(example))?;
             }
         }
         Ok(())
