@@ -35,6 +35,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         return Ok(if agrees { Exit::Holds } else { Exit::Violated });
     }
     let path = arguments.history.as_deref().context("no history was named")?;
+    if let Some(clash) = output::clash(arguments, path) {
+        // Nobody is left to tell if standard error is closed.
+        let _ = writeln!(io::stderr(), "kv-check: {}", printable(&clash));
+        return Ok(Exit::Usage);
+    }
     let text = input::read(path)?;
     let format = arguments.format.unwrap_or_else(|| Format::detect(&text));
     let recording = match arguments.model {

@@ -1,6 +1,6 @@
 //! Writing what was found.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -22,6 +22,28 @@ pub(crate) fn files(arguments: &Arguments, recording: &Recording, finding: &Find
         }
     }
     Ok(())
+}
+
+/// Why files cannot be written where they were asked for: something else would be lost.
+pub(crate) fn clash(arguments: &Arguments, history: &Path) -> Option<String> {
+    let (page, witness) = (arguments.report.as_deref(), arguments.witness.as_deref());
+    let pairs = [
+        ("page", page, "history", Some(history)),
+        ("order", witness, "history", Some(history)),
+        ("order", witness, "page", page),
+    ];
+    pairs.into_iter().find_map(|(one, path, other, other_path)| {
+        let path = path.filter(|path| other_path.is_some_and(|other| is_same_file(path, other)))?;
+        Some(format!("{}: the {one} would be written over the {other}", path.display()))
+    })
+}
+
+/// Whether two paths are the same, if it is not that of a device.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other && one.is_file(),
+        _ => one == other,
+    }
 }
 
 fn write(path: &Path, write: impl FnOnce(BufWriter<File>) -> io::Result<()>) -> Result<()> {

@@ -163,6 +163,24 @@ fn files_are_written_beside_the_report() {
 }
 
 #[test]
+fn no_file_is_written_over_the_history_or_over_another_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (history, page) = (name("history.jsonl"), name("page.html"));
+    std::fs::write(&history, GOOD).unwrap();
+    let same = name("./history.jsonl");
+    for option in ["--witness", "--report"] {
+        expect(&[option, &same, &history], "", 2, "would be written over the history");
+    }
+    assert_eq!(std::fs::read_to_string(&history).unwrap(), GOOD);
+    let both = ["--witness", &page, "--report", &page, &history];
+    expect(&both, "", 2, "would be written over the page");
+    std::fs::write(&page, "").unwrap();
+    expect(&both, "", 2, "would be written over the page");
+    expect(&["--witness", "/dev/null", "--report", "/dev/null", &history], "", 0, "holds");
+}
+
+#[test]
 fn orders_of_transactions_are_written_for_levels_that_have_one() {
     let folder = tempfile::tempdir().unwrap();
     let witness = folder.path().join("witness.jsonl").to_string_lossy().into_owned();
