@@ -663,10 +663,11 @@ impl Node {
         if (role, term) != (before.role, before.term) {
             replica.role_since = self.now;
             self.outbox.push(Output::Event(Event::RoleChanged { shard, term, role }));
+            // A leadership may have begun and ended within the step, and was never seen here.
+            if before.role == Role::Leader || role != Role::Leader {
+                self.refuse_waiting(shard);
+            }
             if role == Role::Leader || before.role == Role::Leader {
-                if before.role == Role::Leader {
-                    self.refuse_waiting(shard);
-                }
                 self.is_leads_stale = true;
             }
         }

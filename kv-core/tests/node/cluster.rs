@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::support::{Cluster, SHARD, put_of_shard, write_of_shard};
 use kv_core::client::{Answer, Call, CallError};
-use kv_core::id::{NodeId, ShardId, Timestamp};
+use kv_core::id::{NodeId, ShardId, Term, Timestamp};
 use kv_core::node::{Event, Input, LinkState};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
-use kv_core::wire::{ClientReply, PeerMessage, RaftMessage};
+use kv_core::raft::Role;
+use kv_core::wire::{ClientReply, ClientRequest, PeerMessage, RaftMessage, Refusal};
 
 pub(crate) fn key(name: &str) -> Key {
     Key::new(name.as_bytes().to_vec())
@@ -302,4 +303,39 @@ fn writes_of_one_step_share_an_append_to_each_follower() {
     cluster.run(Duration::from_millis(100));
     let is_written = |reply: &ClientReply| matches!(reply, ClientReply::Written(_));
     assert_eq!(cluster.replies.values().filter(|reply| is_written(reply)).count(), 3);
+}
+
+/// What waits for a leadership that begins and ends within one step belongs to no later one: another
+/// leader's entry may come to stand where the request's was, and its outcome is not the request's.
+#[test]
+fn request_to_a_leader_of_a_single_step_is_refused() {
+    let mut cluster = Cluster::formed(3);
+    let old = cluster.leader(ShardId::META).unwrap();
+    let [one, other] = followers(old)[..] else { panic!("there are three") };
+    let term = |cluster: &Cluster| {
+        let shards = cluster.node(one).status().shards;
+        shards.iter().find(|it| it.shard == ShardId::META).map(|it| (it.term, it.role)).unwrap()
+    };
+    // Alone, it asks for pre-votes, and gets one after all.
+    cluster.cut = vec![(old, one), (other, one), (one, old), (one, other)];
+    cluster.run(Duration::from_secs(3));
+    let (before, role) = term(&cluster);
+    assert_eq!(role, Role::PreCandidate);
+    let vote = |from: NodeId, term: Term, pre: bool, granted: bool, cluster: &Cluster| {
+        let message = RaftMessage::VoteReply { term, pre, granted };
+        let message = PeerMessage::Raft { shard: ShardId::META, message };
+        Input::Receive(crate::frames::frame(cluster, from, one, message))
+    };
+    let granted = vote(other, before.next(), true, true, &cluster);
+    cluster.input(one, granted);
+    assert_eq!(term(&cluster), (before.next(), Role::Candidate));
+    let won = vote(other, before.next(), false, true, &cluster);
+    let lost = vote(old, before.next().next(), false, false, &cluster);
+    let handle = cluster.ask_within(one, won, ClientRequest::OpenSession { nonce: 9 }, lost);
+    assert_eq!(term(&cluster), (before.next().next(), Role::Follower));
+    let reply = cluster.replies.remove(&handle);
+    assert!(
+        matches!(reply, Some(ClientReply::Refused(Refusal::NotLeader { .. }))),
+        "nobody leads: {reply:?}"
+    );
 }

@@ -547,6 +547,23 @@ impl Cluster {
         self.drain(id);
     }
 
+    /// Asks a node something between two other inputs of the same step.
+    pub(crate) fn ask_within(
+        &mut self,
+        id: NodeId,
+        before: Input,
+        body: ClientRequest,
+        after: Input,
+    ) -> RequestHandle {
+        self.last_handle += 1;
+        let handle = RequestHandle(self.last_handle);
+        self.asked.insert(handle);
+        let node = self.processes.get_mut(&id).unwrap().node.as_mut().unwrap();
+        node.handle_all(self.now, [before, Input::Request { handle, body }, after]);
+        self.drain(id);
+        handle
+    }
+
     /// Asks a node directly, and returns what it answers at once.
     pub(crate) fn request(&mut self, id: NodeId, body: ClientRequest) -> ClientReply {
         let now = self.now;
