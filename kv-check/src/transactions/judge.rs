@@ -35,7 +35,15 @@ pub(crate) fn lists(mut appends: Appends<'_>, options: &Options, report: &mut Tx
     let mut anomalies = std::mem::take(&mut appends.anomalies);
     tell(&cycles, &mut anomalies, |link| appends.sentence(link));
     let is_ordered = appends.unordered.is_empty();
-    report.judged(|level| of_lists(level, &anomalies, &cycles, is_ordered));
+    let mut known = Known::default();
+    for (_, level) in LEVEL_NAMES {
+        match of_lists(level, &anomalies, &cycles, is_ordered) {
+            Verdict::Holds => known.holds.push(level),
+            Verdict::Violated => known.violated.push(level),
+            Verdict::Unknown => {}
+        }
+    }
+    report.judged(|level| known.of(level));
     for execution in executions(&graph, &whole, &appends.committed, report) {
         report.prove(history, execution);
     }

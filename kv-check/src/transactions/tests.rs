@@ -256,6 +256,16 @@ fn orders_of_writes_are_looked_for() {
 }
 
 #[test]
+fn what_follows_from_a_level_is_known_even_if_no_steps_are_left() {
+    let ring = lists("0 ok ax1 ry\n1 ok ay1 rz\n2 ok az1 rx");
+    let spent = Options { budget_steps: Some(0), ..Options::default() };
+    let report = check_transactions(&ring, &spent);
+    for name in ["snapshot-isolation", "consistent-view"] {
+        assert_eq!(report.verdict_of(name.parse().unwrap()), Verdict::Holds, "{name}: {report}");
+    }
+}
+
+#[test]
 fn sessions_have_guarantees() {
     let broken = |text: &str| {
         let rules = session_guarantees(&registers(text)).rules;
