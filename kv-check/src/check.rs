@@ -29,15 +29,14 @@ pub fn check(history: &History) -> Report {
 #[must_use]
 pub fn check_with(history: &History, options: &Options) -> Report {
     let mut report = Report::new(history);
-    let Paired { keys, processes, faults, ok, failed } = match operation::pair(history) {
+    let Paired { keys, processes, faults, ok, failed, unknown } = match operation::pair(history) {
         Ok(paired) => paired,
         Err(error) => {
             report.malformed = Some(error);
             return report;
         }
     };
-    let count: usize = keys.iter().map(|(_, operations)| operations.len()).sum();
-    report.operations = Operations { ok, failed, unknown: count - ok - failed };
+    report.operations = Operations { ok, failed, unknown };
     (report.keys, report.processes, report.faults) = (keys.len(), processes, faults);
     for (key, operations) in &keys {
         let decided = linearizability::check_key(operations, options);

@@ -271,6 +271,8 @@ pub(crate) struct Paired<'h> {
     pub(crate) ok: usize,
     /// How many certainly had no effect.
     pub(crate) failed: usize,
+    /// Of how many nobody knows.
+    pub(crate) unknown: usize,
 }
 
 /// Pairs the events of a history, and numbers keys and values.
@@ -280,14 +282,15 @@ pub(crate) fn pair(history: &History) -> Result<Paired<'_>, HistoryError> {
     let names = Names { events: history.events.len(), ..Names::default() };
     let pairing = Pairing::new(Some(names)).run(history)?;
     let Pairing { mut processes, faults, mut ok, failed, names, .. } = pairing;
-    if history.events.first().is_some_and(Event::is_initial) {
-        (processes, ok) = (processes - 1, ok.saturating_sub(1));
-    }
+    let initial = usize::from(history.events.first().is_some_and(Event::is_initial));
+    (processes, ok) = (processes - initial, ok.saturating_sub(initial));
     // Every second event of a kind ends the fault that the one before it began.
     let faults = faults.values().map(|count| count.div_ceil(2)).sum();
     let mut keys: Vec<_> = names.map_or_else(Vec::new, Names::into_keys);
     keys.sort_unstable_by_key(|(key, _)| *key);
-    Ok(Paired { keys, processes, faults, ok, failed })
+    let paired: usize = keys.iter().map(|(_, operations)| operations.len()).sum();
+    let unknown = paired.saturating_sub(ok + failed + initial);
+    Ok(Paired { keys, processes, faults, ok, failed, unknown })
 }
 
 /// The operations of a history of one key at most.

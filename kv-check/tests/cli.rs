@@ -126,7 +126,8 @@ fn the_first_value_of_a_register_is_nobodys_write() {
         )
     };
     let read = |name: &str| std::fs::read_to_string(name).unwrap();
-    expect(&arguments, &edn(0), 0, "processes 1, faults 0\noperations: 1 ok");
+    let counts = "processes 1, faults 0\noperations: 1 ok, 0 failed, 0 of unknown outcome";
+    expect(&arguments, &edn(0), 0, counts);
     let line = r#"{"key":"register","position":0,"index":0,"process":3,"operation":"get","result":"\"0\""}"#;
     assert_eq!(read(&witness), format!("{line}\n"));
     assert!(read(&page).contains("process 3") && !read(&page).contains("1844674407370955"));
