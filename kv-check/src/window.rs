@@ -64,7 +64,8 @@ const FORGOTTEN: [&str; 2] = ["whatever else was done and when", "there is one"]
 const UNSEEN: [&str; 2] = ["whatever the others found", "there is one"];
 
 /// What it means to leave out an addition to a counter that is read.
-const UNCOUNTED: [&str; 2] = ["whatever else was added and when", "the read is within its bounds"];
+const UNCOUNTED: [&str; 2] =
+    ["whatever else was added until it ended", "the read is within its bounds"];
 
 /// One call, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

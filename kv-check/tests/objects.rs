@@ -42,7 +42,7 @@ fn windows_of_counters_and_sets_name_processes_and_events_of_the_file() {
          2 ok add 3
          3 invoke read nil
          3 ok read 1",
-        "because     of counter these have no order, whatever else was added and when;\n\
+        "because     of counter these have no order, whatever else was added until it ended;\n\
          without any one of them the read is within its bounds:\n\
          process 2: add 3 [events 5 - 6]\n\
          > process 3: read => 1 [events 7 - 8]\n\
