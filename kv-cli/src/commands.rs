@@ -95,7 +95,7 @@ impl Session {
         match self.format {
             Format::Text => writeln!(out, "ok, version {version}")?,
             Format::Json => {
-                let answer = json!({ "key": output::bytes(&key), "version": version.0 });
+                let answer = json!({ "key": output::bytes(&key), "version": text_of(version) });
                 writeln!(out, "{answer}")?;
             }
         }
@@ -110,7 +110,7 @@ impl Session {
                 let answer = json!({
                     "key": output::bytes(&key),
                     "value": content.map(output::bytes),
-                    "version": found.as_ref().map(|found| found.version.0),
+                    "version": found.as_ref().map(|found| text_of(found.version)),
                 });
                 writeln!(out, "{answer}")?;
             }
@@ -150,7 +150,7 @@ impl Session {
                 let answer = json!({
                     "key": output::bytes(&cas.key),
                     "applied": result.applied,
-                    "version": result.version.map(|version| version.0),
+                    "version": result.version.map(text_of),
                 });
                 writeln!(out, "{answer}")?;
             }
@@ -174,4 +174,9 @@ fn say(message: &str) {
 
 fn yes_or_no(yes: bool) -> ExitCode {
     if yes { ExitCode::Done } else { ExitCode::No }
+}
+
+/// A version as JSON has it: text, because many readers of JSON round numbers beyond 2^53.
+fn text_of(version: Timestamp) -> String {
+    version.to_string()
 }

@@ -52,7 +52,12 @@ number!(
     LogIndex, u64, ""
 );
 number!(
-    /// Commit timestamp, and so the version of a key. Zero is below every write.
+    /// A timestamp of the oracle: the commit timestamp of a write, and so the version of a key. Zero
+    /// is below every write.
+    ///
+    /// The upper 46 bits are milliseconds since 1970 (UTC), the lower [`Timestamp::COUNTER_BITS`]
+    /// count within a millisecond. Order never depends on any clock: the oracle issues each
+    /// timestamp above all before it, whatever its clock says.
     Timestamp, u64, ""
 );
 number!(
@@ -117,6 +122,27 @@ impl Term {
 impl Timestamp {
     /// Above every timestamp that is ever issued: a read at it sees the newest version.
     pub const MAX: Self = Self(u64::MAX);
+    /// How many bits count within a millisecond.
+    pub const COUNTER_BITS: u32 = 18;
+
+    /// The first timestamp of a millisecond, counted since 1970. What does not fit is the last one.
+    #[must_use]
+    pub const fn at_millis(unix_ms: u64) -> Self {
+        let ms_max = u64::MAX >> Self::COUNTER_BITS;
+        Self((if unix_ms < ms_max { unix_ms } else { ms_max }) << Self::COUNTER_BITS)
+    }
+
+    /// The millisecond of its clock part.
+    #[must_use]
+    pub const fn millis(self) -> u64 {
+        self.0 >> Self::COUNTER_BITS
+    }
+
+    /// The timestamp `count` after this one.
+    #[must_use]
+    pub const fn after(self, count: u64) -> Self {
+        Self(self.0.saturating_add(count))
+    }
 }
 
 /// An entry's identity: Raft logs that hold the same `LogId` are equal up to it (Raft paper,

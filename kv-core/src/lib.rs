@@ -23,6 +23,7 @@ pub mod machine;
 pub mod mutants;
 pub mod node;
 pub mod op;
+pub mod oracle;
 pub mod raft;
 pub mod ring;
 pub mod rng;

@@ -120,6 +120,16 @@ mutants! {
     ReadBeforeOwnTerm = "read-before-own-term",
     /// A read does not wait until what it must see is applied (thesis 6.4, step 4).
     ReadBeforeApplied = "read-before-applied",
+
+    // Timestamps.
+    /// A timestamp is issued without asking whether another leader was elected.
+    OracleUnconfirmed = "oracle-unconfirmed",
+    /// A new leader's timestamps start at its clock, not above what the leaders before it issued.
+    OracleStartsBelow = "oracle-starts-below",
+    /// A late answer to a request that was given up is used for work that came after it.
+    AbandonedAnswerUsed = "abandoned-answer-used",
+
+    // Leases.
     /// A lease is as long as the time for which voters refuse others, as if all clocks ran equally
     /// fast.
     LeaseIgnoresDrift = "lease-ignores-drift",

@@ -408,6 +408,13 @@ pub enum Outcome {
     },
     /// The meta group did not carry out a command. *Nothing was changed.*
     MetaRefused(MetaError),
+    /// The leader that proposed it may issue the timestamps above `before`, up to `bound`.
+    BoundRaised {
+        /// The bound before.
+        before: Timestamp,
+        /// The bound from here on.
+        bound: Timestamp,
+    },
 }
 
 impl Outcome {
@@ -420,7 +427,8 @@ impl Outcome {
             | Self::SessionExpired
             | Self::Superseded
             | Self::SessionOpened(_)
-            | Self::MetaRefused(_) => None,
+            | Self::MetaRefused(_)
+            | Self::BoundRaised { .. } => None,
         }
     }
 }

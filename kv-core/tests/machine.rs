@@ -5,7 +5,8 @@ use std::convert::Infallible;
 
 use kv_core::cluster::{ClusterRecord, Member, MemberState};
 use kv_core::id::{
-    Address, ClusterId, Epoch, Incarnation, LogId, NodeId, RequestId, SessionId, ShardId, Timestamp,
+    Address, ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestId, SessionId, ShardId,
+    Timestamp,
 };
 use kv_core::machine::{
     Command, Machine, MetaCommand, Newest, RESULTS_PER_SESSION_MAX, ReadView,
@@ -38,7 +39,7 @@ impl Shard {
     fn apply(&mut self, command: &Command) -> Outcome {
         let LogId { term, index } = self.machine.applied();
         let id = LogId { term, index: index.next() };
-        let entry = Entry { id, payload: command.encode().into() };
+        let entry = Entry { id, payload: stamped(command, id.index).encode().into() };
         let Ok((batch, outcome)) = self.machine.apply(&self.view, &entry);
         for write in batch.writes {
             self.view.0.insert(write.key, (write.version, write.value));
@@ -55,7 +56,18 @@ impl Shard {
 fn put(opened: u64, sequence: u64, acked_below: u64) -> Command {
     let session = SessionId { opened_ts: Timestamp(opened), nonce: 7 };
     let op = WriteOp::Put { key: Key::new("k"), value: Value::string("v") };
-    Command::Write { request: RequestId { session, sequence, acked_below }, op }
+    let request = RequestId { session, sequence, acked_below };
+    Command::Write { request, op, commit_ts: Timestamp(0) }
+}
+
+/// The command, if it is a write, at the next timestamp: the index of its entry.
+fn stamped(command: &Command, index: LogIndex) -> Command {
+    match command.clone() {
+        Command::Write { request, op, .. } => {
+            Command::Write { request, op, commit_ts: Timestamp(index.0) }
+        }
+        other => other,
+    }
 }
 
 fn bootstrap() -> Command {
@@ -93,7 +105,8 @@ fn command() -> impl Strategy<Value = Command> {
     let write = (0_u64..6, 1_u64..12, 0_u64..12, op()).prop_map(|(opened, sequence, acked, op)| {
         let session = SessionId { opened_ts: Timestamp(opened), nonce: opened };
         let acked_below = acked.min(sequence);
-        Command::Write { request: RequestId { session, sequence, acked_below }, op }
+        let request = RequestId { session, sequence, acked_below };
+        Command::Write { request, op, commit_ts: Timestamp(0) }
     });
     prop_oneof![
         8 => write,

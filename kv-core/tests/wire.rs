@@ -16,14 +16,16 @@ use kv_core::id::{
 use kv_core::machine::plan::{Change, Move};
 use kv_core::machine::{Command, MetaCommand};
 use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use kv_core::oracle::Raise;
 use kv_core::raft::Configuration;
 use kv_core::ring;
 use kv_core::storage::{StateHash, StorageDamage};
 use kv_core::wire::{
-    self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, FormationMessage,
-    ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Lead, LocalIdentity,
-    MapView, NodeRequest, PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage, RaftMessage,
-    Refusal, ReplyFrame, RequestFrame, Standing, VoteKind,
+    self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, Elsewhere,
+    FormationMessage, ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Issued,
+    Lead, LocalIdentity, MapView, NodeRequest, OracleMessage, PROTOCOL_VERSION, PeerFrame,
+    PeerHello, PeerMessage, RaftMessage, Receipt, Refusal, ReplyFrame, RequestFrame, Standing,
+    VoteKind,
 };
 use proptest::prelude::*;
 
@@ -210,8 +212,26 @@ fn diverged(majority: Option<u64>) -> PeerMessage {
     PeerMessage::Diverged { shard, term, index, majority }
 }
 
+fn frames_of_oracle() -> Vec<(&'static str, Frame)> {
+    let (asker, boot, number, count) = (NodeId(2), 7, 9, 300);
+    let first = Timestamp::at_millis(1_767_225_600_000);
+    let receipt = Receipt { term: Term(4), count: 5 };
+    let oracle = |message| peer(vec![PeerMessage::Oracle(message)]);
+    let request = |follows, is_relayed| {
+        oracle(OracleMessage::Request { asker, boot, number, count, follows, is_relayed })
+    };
+    let reply = |result| oracle(OracleMessage::Reply { asker, boot, number, result });
+    vec![
+        ("timestamps, from a follower", request(Some(receipt), false)),
+        ("timestamps, passed on", request(None, true)),
+        ("issued", reply(Ok(Issued { first, receipt }))),
+        ("not the oracle", reply(Err(Elsewhere { leader: Some(NodeId(1)) }))),
+    ]
+}
+
 fn frames() -> Vec<(&'static str, Frame)> {
     let mut frames = frames_of_members();
+    frames.extend(frames_of_oracle());
     frames.extend(frames_of_operators());
     frames
 }
@@ -382,6 +402,8 @@ fn golden_bytes_of_stored_values() {
     let incarnation = Incarnation(44);
     let address = Address("127.0.0.1:7104".into());
     let meta = |command| hex(&Command::Meta(command).encode());
+    let commit_ts = Timestamp::at_millis(1_767_225_600_000).after(5);
+    let raise = Raise { unix_ms: 1_767_225_600_000, advance_max_ms: 4_000 };
     let placed = MetaCommand::Placed { shard: ShardId(3), configuration: configuration() };
     let lines = [
         format!("add member: {}", meta(MetaCommand::AddMember { incarnation, address })),
@@ -392,7 +414,11 @@ fn golden_bytes_of_stored_values() {
         ),
         format!("placed: {}", meta(placed)),
         format!("noop: {}", hex(&Command::Noop.encode())),
-        format!("write: {}", hex(&Command::Write { request: request(), op: put }.encode())),
+        format!(
+            "write: {}",
+            hex(&Command::Write { request: request(), op: put, commit_ts }.encode())
+        ),
+        format!("raise bound: {}", hex(&Command::RaiseBound(raise).encode())),
         format!(
             "bootstrap: {}",
             hex(&Command::Meta(MetaCommand::Bootstrap { record: record() }).encode())

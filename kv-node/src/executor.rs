@@ -16,10 +16,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kv_core::id::{NodeId, RequestHandle, ShardId, Term};
-use kv_core::node::{Event, Input, LinkState, Node, Output, Status};
+use kv_core::node::{Event, Input, LinkState, Node, Output, Start, Status};
 use kv_core::raft::Role;
 use kv_core::storage::{StorageDamage, StorageReply, StorageRequest};
 use kv_core::time::Instant;
@@ -174,6 +174,13 @@ impl Clock {
         Instant::ZERO + self.0.elapsed()
     }
 
+    /// The beginning of a node's life, now.
+    pub(crate) fn node_start(self, seed: u64) -> Start {
+        // Before 1970 a clock is wrong, and nothing depends on it but ages.
+        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Start { seed, now: self.now(), unix_time }
+    }
+
     fn at(self, at: Instant) -> tokio::time::Instant {
         self.0 + at.saturating_since(Instant::ZERO)
     }
@@ -273,8 +280,8 @@ impl Executor {
         let (recovered, disk) = disk::open(&self.settings, sender, Some(damage))?;
         self.disk = Some(disk);
         let config = self.settings.config_of(&recovered.identity);
-        self.node = Node::new(config, recovered, random::number()?, self.clock.now())
-            .map_err(NodeError::Mismatch)?;
+        let start = self.clock.node_start(random::number()?);
+        self.node = Node::new(config, recovered, start).map_err(NodeError::Mismatch)?;
         self.drain_outputs();
         self.feed_answers();
         Ok(stored)

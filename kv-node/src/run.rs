@@ -171,8 +171,8 @@ impl BoundNode {
         }
         let config = settings.config_of(&recovered.identity);
         let clock = Clock::start();
-        let node =
-            Node::new(config.clone(), recovered, seed, clock.now()).map_err(NodeError::Mismatch)?;
+        let node = Node::new(config.clone(), recovered, clock.node_start(seed))
+            .map_err(NodeError::Mismatch)?;
         let links = Links::new(identity, link_sender, counters, seed);
         let links = open_links(&node, &config, links);
         let executor = Executor::new(settings, node, clock, disk, links, published, joined_clients);

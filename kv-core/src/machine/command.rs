@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterRecord;
 use crate::codec::{self, CodecError};
-use crate::id::{Address, Incarnation, NodeId, RequestId, ShardId};
+use crate::id::{Address, Incarnation, NodeId, RequestId, ShardId, Timestamp};
 use crate::op::WriteOp;
+use crate::oracle::Raise;
 use crate::raft::Configuration;
 
 /// What an entry asks the state machine to do.
@@ -22,12 +23,18 @@ pub enum Command {
         request: RequestId,
         /// The write.
         op: WriteOp,
+        /// The version of what it writes: a timestamp of the oracle, asked for after the request
+        /// had come to the leader that proposes it.
+        commit_ts: Timestamp,
     },
     /// A change of the meta group's own state.
     Meta(MetaCommand),
     /// Who takes part in the group from this entry on, in any group. Raft acts upon it as soon as
     /// the entry is appended; the machine only remembers it.
     Configuration(Configuration),
+    /// In the meta group: lets the leader that proposed it issue timestamps up to a new bound
+    /// ([`oracle`](crate::oracle)).
+    RaiseBound(Raise),
 }
 
 /// What the encoding of a [`Command::Configuration`] begins with: the version, then the variant.

@@ -5,8 +5,8 @@
 //! never fails (Raft keeps replicas equal only if equal logs make equal states). The driver
 //! supplies a [`ReadView`] of what was applied before, and stores the batch.
 //!
-//! A write's commit timestamp, and so the version of what it writes, is the index of its entry. Per
-//! key it grows with every write, which [`Machine::apply`] asserts.
+//! A write's entry brings its commit timestamp, which is the version of what it writes. It grows with
+//! every write that runs, which [`Machine::apply`] asserts.
 //!
 //! # Exactly once
 //!
@@ -17,7 +17,8 @@
 //! # The meta group
 //!
 //! Group 0 runs the same machine over other commands: it holds the cluster's map, plans what has to
-//! move ([`plan`]), and opens sessions.
+//! move ([`plan`]), opens sessions, and bounds the timestamps that its leader issues
+//! ([`oracle`](crate::oracle)).
 //!
 //! **What this leaves out:** transactions, lists, sets and hashes.
 
@@ -110,6 +111,10 @@ pub struct Machine {
     configuration: Option<Configuration>,
     /// In the meta group: the map, from the first command on.
     map: Option<ClusterMap>,
+    /// In the meta group: no timestamp above it was ever issued.
+    bound: Timestamp,
+    /// The commit timestamp of the last write that ran, above those of all before it.
+    newest: Timestamp,
     state_hash: u64,
     /// Room for what is hashed; empty between two entries.
     scratch: Vec<u8>,
@@ -126,8 +131,8 @@ impl Machine {
     /// are.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let Self { applied, configuration, map, state_hash, sessions, .. } = self;
-        let head = (applied, configuration, map, state_hash, sessions.floor());
+        let Self { applied, configuration, map, bound, newest, state_hash, sessions, .. } = self;
+        let head = (applied, configuration, map, bound, newest, state_hash, sessions.floor());
         push_part(&head, &mut out);
         sessions.sessions().for_each(|session| push_part(&session, &mut out));
         out
@@ -139,14 +144,14 @@ impl Machine {
     /// [`CodecError`](codec::CodecError) if the bytes are no encoded machine. *Nothing was changed.*
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         let mut rest = bytes;
-        let (applied, configuration, map, state_hash, floor) =
+        let (applied, configuration, map, bound, newest, state_hash, floor) =
             codec::decode(take_part(&mut rest)?)?;
         let mut sessions = SessionTable::with_floor(floor);
         while !rest.is_empty() {
             sessions.restore(codec::decode(take_part(&mut rest)?)?);
         }
         let scratch = Vec::new();
-        Ok(Self { applied, sessions, configuration, map, state_hash, scratch })
+        Ok(Self { applied, sessions, configuration, map, bound, newest, state_hash, scratch })
     }
 
     /// The last applied entry.
@@ -163,6 +168,12 @@ impl Machine {
     /// In the meta group: the cluster's map.
     pub fn map(&self) -> Option<&ClusterMap> {
         self.map.as_ref()
+    }
+
+    /// The commit timestamp of the last write that ran: no key has a newer version, and every later
+    /// write is of a newer one.
+    pub fn newest(&self) -> Timestamp {
+        self.newest
     }
 
     /// Rolling hash over everything that was applied. Replicas that applied the same entry agree on
@@ -197,7 +208,14 @@ impl Machine {
         self.applied = entry.id;
         let (batch, outcome) = match command {
             Command::Noop => (WriteBatch::default(), Outcome::None),
-            Command::Write { request, op } => self.apply_request(view, request, op)?,
+            Command::Write { request, op, commit_ts } => {
+                self.apply_request(view, request, op, commit_ts)?
+            }
+            Command::RaiseBound(raise) => {
+                let before = self.bound;
+                self.bound = raise.apply(before);
+                (WriteBatch::default(), Outcome::BoundRaised { before, bound: self.bound })
+            }
             Command::Meta(command) => {
                 let outcome = meta::apply(&mut self.map, entry.id.index, command);
                 (WriteBatch::default(), outcome)
@@ -218,6 +236,7 @@ impl Machine {
         view: &V,
         request: crate::id::RequestId,
         op: WriteOp,
+        commit_ts: Timestamp,
     ) -> Result<(WriteBatch, Outcome), V::Error> {
         let skip_table = mutants::is_active(Mutant::SessionTableIgnored);
         match self.sessions.look_up(&request) {
@@ -230,7 +249,9 @@ impl Machine {
             Seen::Expired => return Ok((WriteBatch::default(), Outcome::SessionExpired)),
             Seen::Before(_) | Seen::Superseded | Seen::Never => {}
         }
-        let (batch, result) = execute(view, op, Timestamp(self.applied.index.0))?;
+        assert!(commit_ts > self.newest, "a shard's writes come in the order of their timestamps");
+        self.newest = commit_ts;
+        let (batch, result) = execute(view, op, commit_ts)?;
         self.sessions.record(&request, result.clone());
         Ok((batch, Outcome::Written(result)))
     }

@@ -127,7 +127,8 @@ impl Node {
             | Outcome::SessionExpired
             | Outcome::Superseded
             | Outcome::SessionOpened(_)
-            | Outcome::MapChanged(_) => ClientReply::Admin(AdminReply::Done),
+            | Outcome::MapChanged(_)
+            | Outcome::BoundRaised { .. } => ClientReply::Admin(AdminReply::Done),
         }
     }
 }

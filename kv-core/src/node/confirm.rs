@@ -120,17 +120,22 @@ impl Node {
         }
     }
 
-    /// Begins a round if reads wait for one and none is out, or the one that is out takes too long.
-    pub(super) fn begin_round_for_reads(&mut self) {
-        if self.reading.is_empty() {
+    /// Begins a round if reads or requests for timestamps wait for one and none is out, or the one that
+    /// is out takes too long.
+    pub(super) fn begin_round_for_waiting(&mut self) {
+        if self.reading.is_empty() && !self.oracle.is_busy() {
             return;
         }
         let begun = self.rounds.begun;
-        let mut fronts =
+        let fronts =
             self.reading.iter().filter_map(|shard| self.replicas.get(shard)?.reads.front());
+        let rounds = fronts.map(|read| read.round).chain(self.rounds_of_oracle());
+        let (mut is_needed, mut is_out) = (false, false);
+        for round in rounds {
+            (is_needed, is_out) = (true, is_out || round <= begun);
+        }
         let patience = self.config.timings.heartbeat / ROUNDS_PER_HEARTBEAT_MAX;
-        let is_out = fronts.any(|read| read.round <= begun);
-        if !is_out || self.now >= self.rounds.begun_at + patience {
+        if is_needed && (!is_out || self.now >= self.rounds.begun_at + patience) {
             self.begin_round();
         }
     }
@@ -300,6 +305,9 @@ impl Node {
             self.on_peer_state(from, shard, state);
         }
         self.touched.extend(self.reading.iter().copied());
+        if self.oracle.is_busy() {
+            self.touched.insert(ShardId::META);
+        }
     }
 
     /// Tells each link what this node leads, if that changed in this step: once for all shards, for

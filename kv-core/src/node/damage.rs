@@ -23,6 +23,7 @@
 //! [`Confirmation::suspect`]: crate::wire::Confirmation::suspect
 
 use super::forward::Asker;
+use super::oracle::Oracle;
 use super::{Event, Input, Node, Output, Phase, Replica};
 use crate::cluster::Identity;
 use crate::id::ShardId;
@@ -61,6 +62,8 @@ impl Node {
     pub(super) fn stop_taking_part(&mut self) {
         self.give_up_forwards();
         self.pending_bytes = 0;
+        self.stamps.clear();
+        self.oracle = Oracle::new(self.now);
         self.replicas.clear();
         self.links.clear();
         self.snapshots.clear();

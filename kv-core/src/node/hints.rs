@@ -55,7 +55,7 @@ impl Node {
             },
         };
         let config = self.config.gossip.clone();
-        let gossip = Gossip::new(config, own, Vec::new(), self.seed, self.now);
+        let gossip = Gossip::new(config, own, Vec::new(), self.start.seed, self.now);
         let gossip = gossip.expect("the configuration was checked with the node's");
         self.hints = Some(Hints { gossip, ask_at: self.now });
         self.follow_members_by_gossip();

@@ -1,10 +1,26 @@
 //! Inputs and outputs of a node.
 
+use core::time::Duration;
+
 use crate::gossip::MemberState;
 use crate::id::{Address, LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
 use crate::raft::{Contradiction, Role};
 use crate::storage::{StorageDamage, StorageReply, StorageRequest};
+use crate::time::Instant;
 use crate::wire::{ClientReply, ClientRequest, PeerFrame};
+
+/// The beginning of one life of a node's process.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Makes the node's random draws: production takes it from the operating system, the simulator
+    /// from the run's seed.
+    pub seed: u64,
+    /// The time on the node's monotonic clock.
+    pub now: Instant,
+    /// What the wall clock shows then: the time since 1970 (UTC). It is not asked again, so that no
+    /// jump of it matters while the process lives; wrong clocks change no order of anything.
+    pub unix_time: Duration,
+}
 
 /// What happens to a node.
 #[derive(Clone, Debug)]
@@ -191,6 +207,8 @@ pub enum TimerReason {
     Contact(NodeId),
     /// A request that was sent on to another node is given up.
     Forward,
+    /// A request for timestamps is repeated or given up, or a round of confirmation is begun for one.
+    Oracle,
     /// A replica without a leader campaigns, or a leader checks that a quorum still answers. Not for
     /// replicas of which a link would notice that.
     Raft(ShardId),

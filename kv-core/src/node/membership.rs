@@ -78,7 +78,7 @@ impl Node {
         };
         self.replica_count += 1;
         let label = alloc::format!("{shard}/{}", self.replica_count);
-        let group = Group::new(config, recovered, Rng::fork(self.seed, &label), self.now);
+        let group = Group::new(config, recovered, Rng::fork(self.start.seed, &label), self.now);
         self.replicas.insert(shard, Replica::new(group));
         self.touched.insert(shard);
     }

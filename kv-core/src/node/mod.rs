@@ -17,7 +17,8 @@
 //!
 //! # Life of a write
 //!
-//! `Request(Write)` → propose → `Store(Append)` and appends to the followers, at the same time → a
+//! `Request(Write)` → it waits for its commit timestamp ([`stamps`], [`oracle`]) → propose →
+//! `Store(Append)` and appends to the followers, at the same time → a
 //! majority has it durably → committed → `Store(Apply)` → the outcome answers the client. If
 //! leadership is lost on the way the client is told `NotLeader` and asks again with the same
 //! request id: the session table sees to it that the write runs once.
@@ -27,7 +28,7 @@
 //! `Request(Read)` → it notes the commit index and the next confirmation round → a majority
 //! confirms that round, and the index is applied → `Store(Read)` → the value answers the client.
 //!
-//! **What this leaves out:** timestamps and transactions.
+//! **What this leaves out:** reads of the past, and transactions.
 
 mod admin;
 mod config;
@@ -43,10 +44,12 @@ mod lease;
 mod link;
 mod membership;
 mod moves;
+mod oracle;
 mod outbox;
 mod replica;
 mod requests;
 mod snapshots;
+mod stamps;
 mod status;
 
 use alloc::boxed::Box;
@@ -56,7 +59,7 @@ use core::mem;
 
 pub use crate::raft::{LeaseConfig, Limits, Timings};
 pub use config::{ConfigError, ConfigErrors, NodeConfig};
-pub use io::{Budget, Event, IgnoreReason, Input, LinkState, Output, TimerReason};
+pub use io::{Budget, Event, IgnoreReason, Input, LinkState, Output, Start, TimerReason};
 pub use status::{PeerStatus, ShardStatus, Status};
 
 use crate::cluster::{ClusterMap, Identity};
@@ -81,9 +84,11 @@ use hints::Hints;
 use lease::LeaseRead;
 use link::Link;
 use membership::Removing;
+use oracle::Oracle;
 use outbox::{Outbox, Sender};
 use replica::{Replica, Reported};
 use snapshots::Snapshots;
+use stamps::Stamps;
 
 /// Bytes of entries in one apply: what an executor does in one go between two heartbeats.
 const APPLY_BYTES_MAX: usize = 1024 * 1024;
@@ -111,7 +116,7 @@ enum Phase {
 pub struct Node {
     config: NodeConfig,
     identity: Identity,
-    seed: u64,
+    start: Start,
     rng: Rng,
     now: Instant,
     phase: Phase,
@@ -120,6 +125,9 @@ pub struct Node {
     links: BTreeMap<NodeId, Link>,
     rounds: Rounds,
     forwards: Forwards,
+    /// What registered work waits for.
+    stamps: Stamps,
+    oracle: Oracle,
     snapshots: Snapshots,
     outbox: Outbox,
     /// Shards to look at before the step ends.
@@ -166,8 +174,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node with what its store recovered. `seed` makes its random draws: production takes it
-    /// from the operating system, the simulator from the run's seed. Also to be drained after.
+    /// A node with what its store recovered. Also to be drained after.
     ///
     /// # Errors
     /// If the configuration cannot work, or is not that of the data directory. *Nothing was
@@ -175,9 +182,9 @@ impl Node {
     pub fn new(
         config: NodeConfig,
         recovered: Recovered,
-        seed: u64,
-        now: Instant,
+        start: Start,
     ) -> Result<Self, ConfigErrors> {
+        let Start { seed, now, .. } = start;
         config.validate()?;
         check_identity(&config, &recovered.identity)?;
         let mut rng = Rng::fork(seed, "node");
@@ -185,7 +192,7 @@ impl Node {
         let mut node = Self {
             config,
             identity: recovered.identity,
-            seed,
+            start,
             rng,
             now,
             phase: Phase::Forming(Formation::new(now)),
@@ -194,6 +201,8 @@ impl Node {
             links: BTreeMap::new(),
             rounds,
             forwards: Forwards::default(),
+            stamps: Stamps::default(),
+            oracle: Oracle::new(now),
             snapshots: Snapshots::default(),
             outbox: Outbox::default(),
             touched: BTreeSet::new(),
@@ -285,7 +294,10 @@ impl Node {
         let forward = self.forwards.deadline().map(|at| (at, TimerReason::Forward));
         let gossip = self.gossip_timeout().map(|at| (at, TimerReason::Gossip));
         let contact = self.contact_timeout();
-        let timers = [formation, heartbeat, contact, forward, gossip, raft];
+        let asking = self.stamps.deadline();
+        let stamps = asking.into_iter().chain(self.oracle.deadline(self.now)).min();
+        let stamps = stamps.map(|at| (at, TimerReason::Oracle));
+        let timers = [formation, heartbeat, contact, forward, stamps, gossip, raft];
         timers.into_iter().flatten().min()
     }
 
@@ -373,6 +385,7 @@ impl Node {
         self.on_heartbeat_timeout();
         self.on_contact_timeout();
         self.on_forward_timeout();
+        self.on_stamps_timeout();
         self.on_gossip_timeout();
         self.on_deadlines();
     }
@@ -460,6 +473,7 @@ impl Node {
             PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
             PeerMessage::Forward(message) => self.on_forward(from, message),
             PeerMessage::Gossip(message) => self.on_gossip(from, message),
+            PeerMessage::Oracle(message) => self.on_oracle_message(from, message),
             PeerMessage::Diverged { shard, term, index, majority } => {
                 self.on_diverged(from, shard, term, index, majority);
             }
@@ -564,6 +578,7 @@ impl Node {
 
     /// Ends a step: collects from the touched shards what is to be written, sent, applied and told.
     fn settle(&mut self) {
+        self.ask_for_stamps();
         while !self.touched.is_empty() || self.is_leads_stale {
             let touched = mem::take(&mut self.touched);
             self.collect_writes(&touched);
@@ -577,9 +592,13 @@ impl Node {
                 self.serve_reads(*shard);
                 self.file_deadline(*shard);
             }
+            if touched.contains(&ShardId::META) {
+                self.serve_oracle();
+            }
+            self.ask_for_stamps();
             self.update_leads();
         }
-        self.begin_round_for_reads();
+        self.begin_round_for_waiting();
         self.end_repair();
         self.outbox.pack(Sender {
             cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),
@@ -668,6 +687,9 @@ impl Node {
                 self.refuse_waiting(shard);
             }
             if role == Role::Leader || before.role == Role::Leader {
+                if role == Role::Leader && shard == ShardId::META {
+                    self.open_oracle();
+                }
                 self.is_leads_stale = true;
             }
         }

@@ -98,9 +98,7 @@ impl Node {
         if self.is_meta_leader() {
             return self.on_placed(shard, configuration);
         }
-        let meta = self.replicas.get(&ShardId::META).and_then(|replica| replica.group.leader());
-        let hinted = || self.hinted_leader(ShardId::META);
-        if let Some(leader) = meta.or(self.meta_leader).or_else(hinted) {
+        if let Some(leader) = self.meta_leader() {
             let message = MapMessage::Placed { shard, configuration };
             self.outbox.send(leader, PeerMessage::Map(message));
         }

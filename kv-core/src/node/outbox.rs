@@ -133,6 +133,7 @@ fn size(message: &PeerMessage) -> usize {
         | PeerMessage::Formation(_)
         | PeerMessage::Confirm { .. }
         | PeerMessage::Confirmed(_)
+        | PeerMessage::Oracle(_)
         | PeerMessage::Diverged { .. } => 64,
         PeerMessage::Gossip(_) => MESSAGE_BYTES_MAX,
     }

@@ -6,6 +6,7 @@ use core::mem;
 
 use super::divergence::States;
 use super::forward::Asker;
+use super::stamps::Unstamped;
 use crate::id::{AppendId, Epoch, LogIndex, NodeId, RequestHandle, Round, Term};
 use crate::op::Key;
 use crate::raft::{Group, Role};
@@ -61,7 +62,7 @@ impl Reported {
 
 /// One shard on this node.
 ///
-/// - `pending` and `reads` are empty unless the group leads.
+/// - `pending`, `unstamped` and `reads` are empty unless the group leads.
 /// - Rounds and indexes of `reads` never shrink along the queue.
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -71,6 +72,8 @@ pub(super) struct Replica {
     /// The append that says that the replica is whole; none while it is suspect.
     pub(super) whole_since: Option<AppendId>,
     pub(super) pending: BTreeMap<LogIndex, PendingWrite>,
+    /// Writes that wait for their timestamps, in the order in which they came.
+    pub(super) unstamped: VecDeque<Unstamped>,
     pub(super) reads: VecDeque<WaitingRead>,
     /// What the store has applied.
     pub(super) store_applied: LogIndex,
@@ -97,6 +100,7 @@ impl Replica {
             last_append: AppendId(0),
             whole_since,
             pending: BTreeMap::new(),
+            unstamped: VecDeque::new(),
             reads: VecDeque::new(),
             store_applied,
             flushed: store_applied,
@@ -112,6 +116,12 @@ impl Replica {
         self.group.role() == Role::Leader
     }
 
+    /// Whether it leads, and everything that earlier leaders committed is applied: it has applied an
+    /// entry of its own term.
+    pub(super) fn knows_its_past(&self) -> bool {
+        self.group.term_start().is_some_and(|index| index <= self.store_applied)
+    }
+
     /// Removes and returns the reads that leadership confirmed up to `confirmed` lets go.
     pub(super) fn take_ready_reads(&mut self, confirmed: Round) -> Vec<WaitingRead> {
         let is_ready =
@@ -122,10 +132,13 @@ impl Replica {
 
     /// Removes everything that waits, with the bytes of the writes: the leadership is over.
     pub(super) fn take_waiting(&mut self) -> (Vec<Asker>, usize) {
-        let pending = mem::take(&mut self.pending);
-        let bytes = pending.values().map(|write| write.bytes).sum();
+        let pending = mem::take(&mut self.pending).into_values();
+        let pending = pending.map(|write| (write.asker, write.bytes));
+        let unstamped = mem::take(&mut self.unstamped).into_iter();
+        let unstamped = unstamped.map(|write| (write.asker, write.bytes));
+        let (writes, bytes): (Vec<_>, Vec<usize>) = pending.chain(unstamped).unzip();
         let reads = mem::take(&mut self.reads);
-        let writes = pending.into_values().map(|write| write.asker);
-        (writes.chain(reads.into_iter().map(|read| read.handle.into())).collect(), bytes)
+        let reads = reads.into_iter().map(|read| read.handle.into());
+        (writes.into_iter().chain(reads).collect(), bytes.iter().sum())
     }
 }

@@ -52,7 +52,7 @@ impl Node {
                 .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))
                 .and_then(|()| self.check_session(request.session))
                 .and_then(|()| self.check_space(shard, &op))
-                .and_then(|()| self.propose(shard, handle.into(), &Command::Write { request, op }))
+                .and_then(|()| self.register(shard, handle.into(), request, op))
                 .map_err(ClientReply::Refused),
         };
         if let Err(reply) = result {
@@ -236,6 +236,9 @@ impl Node {
         if let Some(map) = outcome.map() {
             self.learn_map(map.clone());
         }
+        if let Outcome::BoundRaised { before, bound } = outcome {
+            self.on_bound_raised(index, before, bound);
+        }
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
@@ -251,19 +254,24 @@ impl Node {
             outcome @ (Outcome::None
             | Outcome::MapChanged(_)
             | Outcome::MemberAdded { .. }
-            | Outcome::MetaRefused(_)) => self.admin_reply(outcome),
+            | Outcome::MetaRefused(_)
+            | Outcome::BoundRaised { .. }) => self.admin_reply(outcome),
         };
         self.reply(asker, reply);
     }
 
     /// The leadership of `shard` is over: whoever waits must ask another node.
     pub(super) fn refuse_waiting(&mut self, shard: ShardId) {
+        if shard == ShardId::META {
+            self.close_oracle();
+        }
         let refusal = self.refusal(shard);
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
         let (askers, bytes) = replica.take_waiting();
         self.pending_bytes -= bytes;
+        self.stamps.forget(shard);
         self.reading.remove(&shard);
         for asker in askers {
             self.reply(asker, ClientReply::Refused(refusal.clone()));

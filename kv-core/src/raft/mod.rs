@@ -407,6 +407,15 @@ impl Group {
         }
     }
 
+    /// As leader: where its no-op stands. Once that is applied, so is all that earlier leaders
+    /// committed.
+    pub fn term_start(&self) -> Option<LogIndex> {
+        match &self.state {
+            State::Leader(leadership) => Some(leadership.term_start),
+            State::Follower | State::PreCandidate { .. } | State::Candidate { .. } => None,
+        }
+    }
+
     /// Whether voters refuse others for the sake of this leader: it leads, and did not ask anybody to
     /// take over.
     pub fn may_hold_lease(&self) -> bool {

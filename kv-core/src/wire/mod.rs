@@ -26,8 +26,9 @@ pub use frame::{
 };
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
 pub use peer::{
-    Confirmation, FormationMessage, ForwardMessage, Lead, MapMessage, NodeRequest, PeerFrame,
-    PeerMessage, RaftMessage, SnapshotMessage, Standing, VoteKind,
+    Confirmation, Elsewhere, FormationMessage, ForwardMessage, Issued, Lead, MapMessage,
+    NodeRequest, OracleMessage, PeerFrame, PeerMessage, RaftMessage, Receipt, SnapshotMessage,
+    Standing, VoteKind,
 };
 
 /// Encodes a frame: header, checksum and body.

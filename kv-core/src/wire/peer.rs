@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, ClusterRecord};
 use crate::gossip::GossipMessage;
-use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term};
+use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term, Timestamp};
 use crate::machine::SnapshotChunk;
 use crate::raft::Configuration;
 use crate::storage::{SnapshotId, StateHash};
@@ -68,6 +68,8 @@ pub enum PeerMessage {
     Forward(ForwardMessage),
     /// Hints about members.
     Gossip(GossipMessage),
+    /// Asking for timestamps, and getting them.
+    Oracle(OracleMessage),
     /// As leader of a shard: the replicas' states differ.
     Diverged {
         /// The shard.
@@ -80,6 +82,66 @@ pub enum PeerMessage {
         /// can have a majority.
         majority: Option<u64>,
     },
+}
+
+/// Messages between a node that needs timestamps and the leader of the meta group, directly or by one
+/// hop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OracleMessage {
+    /// Timestamps, please.
+    Request {
+        /// Who needs them: the sender, or for whom it passes this on.
+        asker: NodeId,
+        /// Drawn by the asker's process when it started, echoed in the answer.
+        boot: u64,
+        /// Chosen by the asker, echoed in the answer.
+        number: u64,
+        /// How many, at least one and at most [`COUNT_MAX`](crate::oracle::COUNT_MAX).
+        count: u32,
+        /// The term in which the asker's replica of the meta group follows the receiver, at the
+        /// moment of asking, and how many requests it knows that the receiver had by then; none if
+        /// it does not follow, or is no replica, or the request was passed on. It confirms the
+        /// leadership as far as the asker's vote goes, for those requests and for this one.
+        follows: Option<Receipt>,
+        /// Whether it is passed on for another node.
+        is_relayed: bool,
+    },
+    /// The answer, on the way that the request came.
+    Reply {
+        /// Who asked.
+        asker: NodeId,
+        /// Of the process that asked.
+        boot: u64,
+        /// Of the request.
+        number: u64,
+        /// The timestamps.
+        result: Result<Issued, Elsewhere>,
+    },
+}
+
+/// Timestamps that were issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The first one; the others follow.
+    pub first: Timestamp,
+    /// What the oracle had got when it issued them.
+    pub receipt: Receipt,
+}
+
+/// How many requests an oracle has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The term in which it leads the meta group.
+    pub term: Term,
+    /// Requests in that term, this node's own included.
+    pub count: u64,
+}
+
+/// The node issues no timestamps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// Who may; a hint.
+    pub leader: Option<NodeId>,
 }
 
 /// Messages that bring a client's request to the leader of the meta group, by one hop.

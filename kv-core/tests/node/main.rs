@@ -9,6 +9,7 @@ mod hints;
 mod idle;
 mod lease;
 mod membership;
+mod oracle;
 mod repair;
 mod space;
 mod support;

@@ -12,10 +12,10 @@ use kv_core::client::{
 use kv_core::cluster::{ClusterMap, ClusterRecord, Identity, Repair};
 use kv_core::id::{
     Address, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId, SessionId,
-    ShardId, Timestamp,
+    ShardId, Term, Timestamp,
 };
 use kv_core::machine::{self, Command, Machine, Newest, ReadView};
-use kv_core::node::{Event, Input, LeaseConfig, Node, NodeConfig, Output, TimerReason};
+use kv_core::node::{Event, Input, LeaseConfig, Node, NodeConfig, Output, Start, TimerReason};
 use kv_core::op::{Key, Value, WriteOp};
 use kv_core::storage::{
     Append, Entry, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
@@ -26,6 +26,9 @@ use kv_core::wire::{self, ClientReply, ClientRequest, Frame, PeerFrame, ReplyFra
 
 /// The shard that most tests look at.
 pub(crate) const SHARD: ShardId = ShardId(1);
+
+/// What wall clocks show when a test begins.
+pub(crate) const UNIX_TIME: Duration = Duration::from_secs(1_767_225_600);
 
 /// A key of [`SHARD`].
 pub(crate) fn key_of_shard() -> Key {
@@ -75,9 +78,9 @@ struct Store {
 /// A put, as it is not in the log.
 fn lie_about(entry: &Entry, lie: &Value) -> Option<Entry> {
     match Command::decode(&entry.payload) {
-        Ok(Command::Write { request, op: WriteOp::Put { key, .. } }) => {
+        Ok(Command::Write { request, op: WriteOp::Put { key, .. }, commit_ts }) => {
             let op = WriteOp::Put { key, value: lie.clone() };
-            let payload = Command::Write { request, op }.encode().into();
+            let payload = Command::Write { request, op, commit_ts }.encode().into();
             Some(Entry { payload, ..entry.clone() })
         }
         _ => None,
@@ -320,7 +323,10 @@ impl Cluster {
         self.boot_count += 1;
         let process = self.processes.get_mut(&id).unwrap();
         let recovered = process.store.open();
-        let node = Node::new(config, recovered, id.0 * 1_000 + self.boot_count, self.now).unwrap();
+        let seed = id.0 * 1_000 + self.boot_count;
+        let unix_time = UNIX_TIME + self.now.saturating_since(Instant::ZERO);
+        let start = Start { seed, now: self.now, unix_time };
+        let node = Node::new(config, recovered, start).unwrap();
         process.node = Some(node);
         self.drain(id);
     }
@@ -635,6 +641,14 @@ impl Cluster {
             }
             self.run(Duration::from_millis(1));
         }
+    }
+
+    /// The term of a replica.
+    pub(crate) fn term(&self, id: NodeId, shard: ShardId) -> Term {
+        let node = self.processes[&id].node.as_ref().expect("it runs");
+        let shards = node.status().shards;
+        let status = shards.into_iter().find(|status| status.shard == shard);
+        status.map(|status| status.term).unwrap_or_default()
     }
 
     pub(crate) fn leader(&self, shard: ShardId) -> Option<NodeId> {

@@ -11,8 +11,8 @@
 //! After each step of a server: a term of a shard has one leader; a leader commits
 //! only by an entry of its own term; what one replica applied at an index, every replica applies
 //! there, and comes to the same state; quorums of two configurations in a row overlap, and who leads
-//! was not removed. After the run: every acknowledged write is there, and the clients' history is
-//! linearizable.
+//! was not removed. After the run: every acknowledged write is there, versions agree with real time,
+//! and the clients' history is linearizable.
 
 mod availability;
 mod caller;
@@ -29,6 +29,7 @@ mod running;
 mod server;
 mod system;
 mod timeline;
+mod version_order;
 mod work;
 mod workload;
 

@@ -244,6 +244,24 @@ pub(super) const ALL: &[Mutant] = &[
         check: "linearizability",
     },
     Mutant {
+        id: Core::OracleUnconfirmed.id(),
+        summary: "timestamps are issued without asking for another leader",
+        scenario: "sim-scenarios/zoo/frozen-leader.toml",
+        check: "version-order",
+    },
+    Mutant {
+        id: Core::OracleStartsBelow.id(),
+        summary: "a new leader's timestamps start at its clock",
+        scenario: "sim-scenarios/zoo/elections.toml",
+        check: "version-order",
+    },
+    Mutant {
+        id: Core::AbandonedAnswerUsed.id(),
+        summary: "a late answer of the oracle is used for later work",
+        scenario: "sim-scenarios/zoo/elections.toml",
+        check: "version-order",
+    },
+    Mutant {
         id: Core::LeaseIgnoresDrift.id(),
         summary: "clocks are worse than leases allow for",
         scenario: "sim-scenarios/raft/lease.toml",

@@ -372,7 +372,8 @@ impl Replica {
         }
         let is_checkpoint = |entry: &Entry| entry.id.index.0.is_multiple_of(CHECKPOINT_ENTRIES);
         let at = entries.iter().position(is_checkpoint)?;
-        let Ok(Command::Write { request, .. }) = Command::decode(&entries[at].payload) else {
+        let Ok(Command::Write { request, commit_ts, .. }) = Command::decode(&entries[at].payload)
+        else {
             return None;
         };
         let shards = self.node.status().shards;
@@ -384,7 +385,7 @@ impl Replica {
         let request = RequestId { session, sequence: 1, acked_below: 1 };
         let op = WriteOp::Put { key: Key::new("misapplied"), value: Value::string("a lie") };
         let mut entries = entries.to_vec();
-        entries[at].payload = Command::Write { request, op }.encode().into();
+        entries[at].payload = Command::Write { request, op, commit_ts }.encode().into();
         Some(entries)
     }
 

@@ -20,7 +20,7 @@ use kv_core::client::{
 };
 use kv_core::cluster::{Identity, MetaError};
 use kv_core::id::{Address, Incarnation, NodeId};
-use kv_core::node::{LeaseConfig, Node, NodeConfig};
+use kv_core::node::{LeaseConfig, Node, NodeConfig, Start};
 use kv_core::storage::{Recovered, StorageDamage};
 use kv_core::time::Instant;
 use kv_core::wire::{self, AdminReply, AdminRequest, ClientReply, Frame, Refusal, ReplyFrame};
@@ -35,6 +35,9 @@ use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId, fork_s
 use crate::scenario::Cluster;
 
 const CLUSTER_NAME: &str = "sim";
+/// What the wall clock shows when true time begins: the first moment of 2026. A server's wall clock
+/// is as wrong as its monotonic one.
+const UNIX_EPOCH: Duration = Duration::from_secs(1_767_225_600);
 /// What an order begins with: no frame begins so.
 const ORDER_PREFIX: &[u8] = b"join";
 /// How long a server that joins waits for an answer.
@@ -116,7 +119,9 @@ impl Settings {
         let recovered = Recovered { identity, ..recovered };
         let peers = config.peers.clone();
         let seed = fork_seed(self.seed, "life", life);
-        let node = Node::new(config, recovered, seed, now).map_err(|wrong| wrong.to_string());
+        let start =
+            Start { seed, now, unix_time: UNIX_EPOCH + now.saturating_since(Instant::ZERO) };
+        let node = Node::new(config, recovered, start).map_err(|wrong| wrong.to_string());
         Ok(Replica::new(node?, opened, self.disk.clone(), peers, token))
     }
 }

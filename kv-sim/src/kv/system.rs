@@ -27,6 +27,7 @@ use super::operator::Operator;
 use super::replica::{Note, address_of};
 use super::server::{Server, Settings, empty_identity, node_config};
 use super::timeline::Timeline;
+use super::version_order;
 use crate::engine::{
     Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
     Rng, Step, System, Violation, World,
@@ -327,6 +328,7 @@ impl System for KvSystem {
                 Expect::Refusal => Check::skipped("durability", "what is damaged is not there"),
             },
             judge::linearizability(history),
+            version_order::judge(history),
         ];
         for kind in kinds() {
             match kind {

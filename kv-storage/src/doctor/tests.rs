@@ -27,7 +27,8 @@ fn entry(index: u64) -> Entry {
     let request = RequestId { session, sequence: index, acked_below: index };
     let key = Key::new(format!("key{index}"));
     let value = Value::string(vec![index as u8; 100]);
-    let payload = Command::Write { request, op: WriteOp::Put { key, value } }.encode().into();
+    let (op, commit_ts) = (WriteOp::Put { key, value }, Timestamp(index));
+    let payload = Command::Write { request, op, commit_ts }.encode().into();
     Entry { id: LogId::new(1, index), payload }
 }
 

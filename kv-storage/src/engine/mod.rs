@@ -244,8 +244,8 @@ impl Engine {
     /// read must see, or what is stored is damaged.
     ///
     /// # Panics
-    /// If the read is done at a timestamp below the last applied entry's index: what was true then
-    /// is no longer known.
+    /// If the read is done at another timestamp than [`Timestamp::MAX`]: what was true then is no
+    /// longer known.
     pub fn read(&mut self, read: &Read) -> StorageReply {
         let result = self.try_read(read);
         if let Err(ReadError::Damaged(damage)) = &result {
@@ -262,7 +262,7 @@ impl Engine {
         if applied < read.at_least {
             return Err(ReadError::NotApplied { at_least: read.at_least, applied });
         }
-        assert!(read.timestamp.0 >= applied.0, "only the newest versions can be read");
+        assert_eq!(read.timestamp, Timestamp::MAX, "only the newest versions can be read");
         let Some(shard) = self.state.shards.get(&read.shard) else { return Ok(None) };
         let view = ShardView { tree, local_id: shard.local_id };
         machine::read(&view, &read.key, read.timestamp)

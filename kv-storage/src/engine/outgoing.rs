@@ -2,7 +2,7 @@
 //!
 //! A snapshot pins a view of the tree and a copy of the machine, as they are when it is opened, and
 //! is then read chunk by chunk ([`kv_core::machine::SnapshotChunk`]) while applying goes on. A view
-//! shows later writes too, but at the timestamp of the snapshot nobody sees them.
+//! shows later writes too, but their versions are above all that the snapshot has.
 //!
 //! What a view pins takes memory and space on the disk: at most two memtables, and the tables of
 //! the time when it was opened. So at most [`OPEN_MAX`] are open, and the one that was idle the
@@ -30,6 +30,8 @@ pub(super) struct Outgoing {
     id: SnapshotId,
     local_id: LocalShardId,
     view: ReadView,
+    /// The newest version in it.
+    at: Timestamp,
     /// The encoded machine.
     machine: Vec<u8>,
     /// Where the next chunk begins.
@@ -84,10 +86,9 @@ impl Outgoing {
 
     fn read_rows(&mut self, from: &[u8], sequence: u64) -> Result<SnapshotChunk, TreeError> {
         let to = (self.local_id.0 + 1).to_be_bytes();
-        let at = Timestamp(self.id.last.index.0);
         let mut rows = RowsBuilder::new();
         let mut next = None;
-        self.view.scan_with(Scan { from, to: Some(&to), at }, |key, value| {
+        self.view.scan_with(Scan { from, to: Some(&to), at: self.at }, |key, value| {
             if rows.push(&key[LOCAL_ID_BYTES..], value) {
                 return ControlFlow::Continue(());
             }
@@ -117,9 +118,9 @@ impl Engine {
             if self.mutants.has(Mutant::SnapshotWithoutSessions) {
                 machine.truncate(first_part(&machine));
             }
-            let (local_id, view) = (state.local_id, tree.view());
+            let (local_id, view, at) = (state.local_id, tree.view(), state.machine.newest());
             let position = Position::Machine(0);
-            let open = Outgoing { id, local_id, view, machine, position, current: None };
+            let open = Outgoing { id, local_id, view, at, machine, position, current: None };
             if self.outgoing.len() == OPEN_MAX {
                 self.outgoing.pop_front();
             }

@@ -10,7 +10,7 @@
 //! A crash also ends what is staged: the metadata of every flush list the local ids, and whoever
 //! opens the tree deletes their keys. Removing a shard works like installing nothing.
 
-use kv_core::id::{LogId, ShardId, Timestamp};
+use kv_core::id::{ShardId, Timestamp};
 use kv_core::machine::{
     ChunkContent, ChunkRefusal, LocalShardId, MACHINE_BYTES_MAX, Machine, SnapshotChunk,
     SnapshotRow, StoredKey, decode_value,
@@ -80,7 +80,9 @@ impl Staged {
                     Some(_) => None,
                     None => Some(Box::new(self.decode_machine()?)),
                 };
-                self.check_rows(&rows)?;
+                let known = machine.as_ref().or(self.machine.as_ref());
+                let newest = known.map(|machine| machine.newest()).unwrap_or_default();
+                self.check_rows(&rows, newest)?;
                 Ok(Step::Rows { machine, rows, is_last })
             }
         }
@@ -94,10 +96,11 @@ impl Staged {
         }
     }
 
-    fn check_rows(&self, rows: &[SnapshotRow]) -> Result<(), ChunkRefusal> {
+    /// `newest` is the newest version that any row may have.
+    fn check_rows(&self, rows: &[SnapshotRow], newest: Timestamp) -> Result<(), ChunkRefusal> {
         let mut before = &self.last_prefix[..];
         for row in rows {
-            let is_row = is_row(row, self.id.last);
+            let is_row = is_row(row, newest);
             let prefix = prefix_of(&row.key);
             if !is_row || prefix <= before {
                 return Err(ChunkRefusal::Malformed("a row that is none"));
@@ -147,12 +150,12 @@ fn prefix_of(key: &[u8]) -> &[u8] {
     &key[..key.len().saturating_sub(8)]
 }
 
-/// Whether a shard that has applied `last` can hold this row.
-fn is_row(SnapshotRow { key, value }: &SnapshotRow, last: LogId) -> bool {
+/// Whether a shard whose newest version is `newest` can hold this row.
+fn is_row(SnapshotRow { key, value }: &SnapshotRow, newest: Timestamp) -> bool {
     let stored = StoredKey(stored_key(LocalShardId(0), key));
     let is_bounded = stored.0.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX;
     let version = stored.decode().map(|(_, _, version)| version);
-    let is_applied = version.is_ok_and(|version| version <= Timestamp(last.index.0));
+    let is_applied = version.is_ok_and(|version| version <= newest);
     let exists = decode_value(value).is_ok_and(|value| value.is_some());
     is_bounded && is_applied && exists
 }

@@ -33,7 +33,7 @@ fn new_engine() -> Engine {
 fn write_entry(index: u64, op: WriteOp) -> Entry {
     let session = SessionId { opened_ts: Timestamp(1), nonce: 7 };
     let request = RequestId { session, sequence: index, acked_below: index };
-    let payload = Command::Write { request, op }.encode().into();
+    let payload = Command::Write { request, op, commit_ts: Timestamp(index) }.encode().into();
     Entry { id: LogId::new(1, index), payload }
 }
 

@@ -343,7 +343,8 @@ fn unknown_version_is_told_from_damage() {
             segment.bytes[first] ^= 1;
         }
         match recovered(&disk_with(&[(1, &segment.bytes)])) {
-            Err(RecoveryError::UnknownVersion { version: 4, position, .. }) => {
+            Err(RecoveryError::UnknownVersion { version, position, .. }) => {
+                assert_eq!(version, FORMAT_VERSION + 1);
                 assert_eq!(position, newer.start as u64);
             }
             other => panic!("not a newer version: {other:?}"),

@@ -25,7 +25,8 @@ fn put(id: LogId, of: &str) -> Entry {
     let request = RequestId { session, sequence: id.index.0, acked_below: id.index.0 };
     let key = Key::new(format!("key{}", id.index.0 % 40));
     let value = Value::string(format!("{of}{}{}", id.index.0, "-".repeat(size)));
-    let payload = Command::Write { request, op: WriteOp::Put { key, value } }.encode().into();
+    let (op, commit_ts) = (WriteOp::Put { key, value }, Timestamp(id.index.0));
+    let payload = Command::Write { request, op, commit_ts }.encode().into();
     Entry { id, payload }
 }
 

@@ -80,16 +80,15 @@ impl State {
         {
             return outcome.clone();
         }
-        let Command::Write { op, .. } = Command::decode(&entry.payload).unwrap() else {
+        let Command::Write { op, commit_ts, .. } = Command::decode(&entry.payload).unwrap() else {
             return Outcome::None;
         };
-        let outcome = Outcome::Written(self.write(entry.id.index, op));
+        let outcome = Outcome::Written(self.write(commit_ts, op));
         self.last = Some((entry.payload.clone(), outcome.clone()));
         outcome
     }
 
-    fn write(&mut self, index: LogIndex, op: WriteOp) -> WriteResult {
-        let version = Timestamp(index.0);
+    fn write(&mut self, version: Timestamp, op: WriteOp) -> WriteResult {
         match op {
             WriteOp::Put { key, value } => {
                 self.keys.insert(key, Found { version, value });
@@ -206,7 +205,8 @@ impl Drawer {
         self.sequence += 1;
         let session = SessionId { opened_ts: Timestamp(1), nonce: 7 };
         let (sequence, acked_below) = (self.sequence, self.sequence);
-        Command::Write { request: RequestId { session, sequence, acked_below }, op }
+        let request = RequestId { session, sequence, acked_below };
+        Command::Write { request, op, commit_ts: Timestamp(index) }
     }
 
     /// A write to a group of which entries up to `applied` must stay.
