@@ -25,10 +25,23 @@ struct Past {
     entries: Vec<(LogId, u64)>,
     /// The state after an index at which some replica stopped to report.
     states: BTreeMap<LogIndex, u64>,
+    /// The last entry that somebody found committed before all others, and in which term.
+    last_commit: (LogIndex, Term),
     /// Who took part from an entry on, as far as such entries are committed; 0 is the beginning.
-    configurations: BTreeMap<LogIndex, (LogId, Configuration)>,
+    configurations: BTreeMap<LogIndex, Committed>,
     /// How often that gave the shard other voters, from start to finish.
     moves: u64,
+}
+
+/// A configuration that is committed.
+#[derive(Debug)]
+struct Committed {
+    /// Its entry.
+    entry: LogId,
+    configuration: Configuration,
+    /// By then it was committed: only leaders of later terms must know it. It may be much later than
+    /// the term of the entry, if the leader that made it committed nothing more.
+    term: Term,
 }
 
 /// The invariants of all shards.
@@ -74,7 +87,9 @@ impl Invariants {
         for entry in &map.shards {
             let first = Configuration::initial(entry.voters.iter().copied());
             let past = self.shards.entry(entry.shard).or_default();
-            past.configurations.insert(LogIndex(0), (LogId::default(), first));
+            let (entry, term) = (LogId::default(), Term(0));
+            let first = Committed { entry, configuration: first, term };
+            past.configurations.insert(LogIndex(0), first);
         }
     }
 
@@ -138,8 +153,14 @@ impl Invariants {
                 self.leading.remove(&server);
                 Ok(())
             }
-            Event::Committed { .. }
-            | Event::SpaceChanged { .. }
+            Event::Committed { shard, committed, term, .. } => {
+                let past = self.shards.entry(*shard).or_default();
+                if committed.index > past.last_commit.0 {
+                    past.last_commit = (committed.index, *term);
+                }
+                Ok(())
+            }
+            Event::SpaceChanged { .. }
             | Event::Joined
             | Event::Repaired
             | Event::WipedNode
@@ -182,8 +203,10 @@ impl Invariants {
         let status = node.status().shards.into_iter().find(|status| status.shard == shard);
         let past = self.shards.get(&shard);
         let mut committed = past.into_iter().flat_map(|past| past.configurations.values());
-        let committed = committed.rfind(|(entry, _)| entry.term < term);
-        let (Some(status), Some((entry, committed))) = (status, committed) else {
+        let committed = committed.rfind(|committed| committed.term < term);
+        let (Some(status), Some(Committed { entry, configuration: committed, .. })) =
+            (status, committed)
+        else {
             return Ok(());
         };
         let own = status.configuration;
@@ -209,7 +232,10 @@ impl Invariants {
         if past.configurations.contains_key(&id.index) {
             return Ok(());
         }
-        if let Some((before, last)) = past.configurations.values().next_back() {
+        let term = past.last_commit.1;
+        if let Some(Committed { entry: before, configuration: last, .. }) =
+            past.configurations.values().next_back()
+        {
             if !overlap(last, configuration) {
                 return violation(
                     "quorums-overlap",
@@ -218,7 +244,8 @@ impl Invariants {
             }
             past.moves += u64::from(last.is_joint() && !configuration.is_joint());
         }
-        past.configurations.insert(id.index, (id, configuration.clone()));
+        let committed = Committed { entry: id, configuration: configuration.clone(), term };
+        past.configurations.insert(id.index, committed);
         Ok(())
     }
 
