@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use kv_core::id::{NodeId, ShardId, Timestamp};
@@ -30,7 +31,8 @@ pub(crate) struct Args {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 key missing, or cas not applied; 2 usage, or refused: nothing changed;
-3 cluster unreachable, nothing changed; 4 the outcome of a write or of a change is unknown.
+3 cluster unreachable, nothing changed; 4 the outcome of a write or of a change is unknown;
+5 transaction aborted, nothing changed.
 With --output json, a key or value that is not UTF-8 is printed as {\"b64\": \"...\"}.
 Keys and values that start with '-' go after '--'.";
 
@@ -41,7 +43,26 @@ Keys and values that start with '-' go after '--'.";
 pub(crate) struct Line {
     /// What to do.
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: LineCommand,
+}
+
+/// A command of the prompt.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LineCommand {
+    /// What also is a command of its own.
+    #[command(flatten)]
+    Other(Command),
+    /// Begins a transaction: what follows takes effect together at the commit, or not at all.
+    Begin,
+    /// In a transaction: prints the value of a key that is going to be written, and locks it.
+    GetForUpdate {
+        /// The key.
+        key: OsString,
+    },
+    /// Makes all writes of the transaction take effect.
+    Commit,
+    /// Drops all writes of the transaction.
+    Rollback,
 }
 
 /// How to print.
@@ -76,6 +97,9 @@ pub(crate) enum Command {
     },
     /// Sets a key if it is as expected: KEY OLD NEW, --version V KEY NEW, or --absent KEY NEW.
     Cas(CasArgs),
+    /// Runs the operations of a file as one transaction: all of them take effect, or none. At the
+    /// prompt, begin and commit do the same.
+    Txn(TxnArgs),
     /// About the cluster as a whole.
     Cluster {
         /// What about it.
@@ -184,6 +208,22 @@ pub(crate) struct How {
     #[arg(long)]
     pub(crate) no_wait: bool,
 }
+
+/// A transaction from a file.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TxnArgs {
+    /// A line per operation: get, get-for-update, put, delete or cas, as at the prompt; - is standard
+    /// input. It is committed at its end, and rolled back at a cas that is not applied.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// How often to run it again if it is aborted; left out: until the time is over.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) retries: Option<u32>,
+}
+
+/// What to say if a compare-and-set has none of its forms.
+pub(crate) const CAS_FORMS: &str =
+    "cas takes KEY OLD NEW, or --version V KEY NEW, or --absent KEY NEW";
 
 /// The three forms of a compare-and-set.
 #[derive(Debug, ClapArgs)]

@@ -6,15 +6,18 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kv_client::CasResult;
 use kv_client::blocking::Client;
 use kv_core::id::Timestamp;
 use kv_core::machine::plan::Change;
+use kv_core::op::Found;
+use kv_core::txn::VERSION_BUFFERED;
 use serde_json::json;
 
-use crate::args::{Args, CasArgs, ClusterCommand, Command, Format};
+use crate::args::{Args, CAS_FORMS, CasArgs, ClusterCommand, Command, Format};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::{members, output, status};
+use crate::{members, output, status, txn};
 
 /// A client and how to print.
 pub(crate) struct Session {
@@ -48,10 +51,20 @@ impl Session {
             Command::Get { .. } => "get",
             Command::Delete { .. } => "delete",
             Command::Cas(_) => "cas",
+            Command::Txn(_) => "txn",
             Command::Cluster { .. } => "cluster",
         };
+        self.answer(verb, |out| self.run(command, out))
+    }
+
+    /// Prints what `command` answers, or its error, and says how it ended. `verb` names it.
+    pub(crate) fn answer(
+        &self,
+        verb: &str,
+        command: impl FnOnce(&mut dyn Write) -> Result<ExitCode, Failure>,
+    ) -> ExitCode {
         let mut out = io::stdout().lock();
-        let result = self.run(command, &mut out).and_then(|code| {
+        let result = command(&mut out).and_then(|code| {
             out.flush()?;
             Ok(code)
         });
@@ -67,6 +80,10 @@ impl Session {
             Command::Get { key } => self.get(key.into_vec(), out),
             Command::Delete { key } => self.delete(key.into_vec(), out),
             Command::Cas(cas) => self.cas(cas, out),
+            Command::Txn(args) if self.is_prompt && args.file.as_os_str() == "-" => {
+                Err(Failure::Usage("the prompt reads standard input; use begin".to_owned()))
+            }
+            Command::Txn(args) => txn::run_file(self, &args, out),
             Command::Cluster { command } => self.cluster(command, out),
         }
     }
@@ -104,13 +121,24 @@ impl Session {
 
     fn get(&self, key: Vec<u8>, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         let found = self.client.get(key.clone())?;
-        let content = found.as_ref().map(|found| output::content(&found.value));
-        match (self.format, &found, content) {
+        self.print_found(&key, found.as_ref(), out)
+    }
+
+    /// Prints what a key holds.
+    pub(crate) fn print_found(
+        &self,
+        key: &[u8],
+        found: Option<&Found>,
+        out: &mut dyn Write,
+    ) -> Result<ExitCode, Failure> {
+        let content = found.map(|found| output::content(&found.value));
+        match (self.format, found, content) {
             (Format::Json, ..) => {
+                let version = found.and_then(|found| committed(found.version));
                 let answer = json!({
-                    "key": output::bytes(&key),
+                    "key": output::bytes(key),
                     "value": content.map(output::bytes),
-                    "version": found.as_ref().map(|found| text_of(found.version)),
+                    "version": version.map(text_of),
                 });
                 writeln!(out, "{answer}")?;
             }
@@ -118,7 +146,10 @@ impl Session {
                 out.write_all(content)?;
                 out.write_all(b"\n")?;
                 if self.is_prompt {
-                    writeln!(out, "(version {})", found.version)?;
+                    match committed(found.version) {
+                        Some(version) => writeln!(out, "(version {version})")?,
+                        None => writeln!(out, "(not committed)")?,
+                    }
                 }
             }
             (Format::Text, ..) => say("not found"),
@@ -140,25 +171,34 @@ impl Session {
     }
 
     fn cas(&self, args: CasArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
-        let cas = args.parse().ok_or_else(|| {
-            let forms = "cas takes KEY OLD NEW, or --version V KEY NEW, or --absent KEY NEW";
-            Failure::Usage(forms.to_owned())
-        })?;
+        let cas = args.parse().ok_or_else(|| Failure::Usage(CAS_FORMS.to_owned()))?;
         let result = self.client.cas(cas.key.clone(), cas.expect, cas.value)?;
-        match (self.format, result.applied, result.version) {
-            (Format::Json, ..) => {
+        self.print_cas(&cas.key, result, out)
+    }
+
+    /// Prints how a compare-and-set ended.
+    pub(crate) fn print_cas(
+        &self,
+        key: &[u8],
+        result: CasResult,
+        out: &mut dyn Write,
+    ) -> Result<ExitCode, Failure> {
+        match (self.format, result.applied, result.version.and_then(committed)) {
+            (Format::Json, _, version) => {
                 let answer = json!({
-                    "key": output::bytes(&cas.key),
+                    "key": output::bytes(key),
                     "applied": result.applied,
-                    "version": result.version.map(text_of),
+                    "version": version.map(text_of),
                 });
                 writeln!(out, "{answer}")?;
             }
-            (Format::Text, true, version) => {
-                writeln!(out, "ok, version {}", version.unwrap_or(Timestamp(0)))?;
-            }
+            (Format::Text, true, Some(version)) => writeln!(out, "ok, version {version}")?,
+            (Format::Text, true, None) => writeln!(out, "ok")?,
             (Format::Text, false, Some(version)) => {
                 say(&format!("not applied: the key is at version {version}"));
+            }
+            (Format::Text, false, None) if result.version.is_some() => {
+                say("not applied: the transaction itself has written the key");
             }
             (Format::Text, false, None) => say("not applied: the key does not exist"),
         }
@@ -177,6 +217,11 @@ fn yes_or_no(yes: bool) -> ExitCode {
 }
 
 /// A version as JSON has it: text, because many readers of JSON round numbers beyond 2^53.
-fn text_of(version: Timestamp) -> String {
+pub(crate) fn text_of(version: Timestamp) -> String {
     version.to_string()
+}
+
+/// The version of what is committed; none of what a transaction has yet to commit.
+fn committed(version: Timestamp) -> Option<Timestamp> {
+    (version != VERSION_BUFFERED).then_some(version)
 }

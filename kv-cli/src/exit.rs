@@ -14,6 +14,8 @@ pub(crate) enum ExitCode {
     Unreachable = 3,
     /// A write was sent and not answered in time: it may or may not take effect.
     Unknown = 4,
+    /// A transaction was aborted. Nothing was changed, and running it again is safe.
+    Aborted = 5,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

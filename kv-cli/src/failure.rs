@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The client could not carry it out.
     Client(ClientError),
+    /// A transaction was given up before its commit, because of this.
+    RolledBack(String),
     /// A change of the members was decided, and what follows from it cannot be watched.
     Unwatched(ClientError),
     /// The answer could not be printed.
@@ -40,7 +42,13 @@ impl Failure {
         match self {
             Self::Usage(_) => ExitCode::Usage,
             Self::Client(error) if error.is_outcome_unknown() => ExitCode::Unknown,
-            Self::Client(ClientError::Call { call: CallError::Refused(_), .. }) => ExitCode::Usage,
+            Self::Client(error) if error.is_aborted() => ExitCode::Aborted,
+            Self::Client(ClientError::Call {
+                call:
+                    CallError::Refused(_) | CallError::NoTransaction | CallError::TxnTooLarge { .. },
+                ..
+            }) => ExitCode::Usage,
+            Self::RolledBack(_) => ExitCode::No,
             Self::Client(_) => ExitCode::Unreachable,
             // It was decided, and is perhaps not finished.
             Self::Unwatched(_) => ExitCode::Unknown,
@@ -59,7 +67,7 @@ impl Failure {
         }
         let what = self.what();
         let next = self.next_step(verb);
-        let (changed, sentence) = self.changed();
+        let (changed, sentence) = self.changed(verb);
         // Nothing can be done about a standard error that is closed.
         let _ = match format {
             Format::Text => writeln!(io::stderr(), "kv: {what}\n{sentence}. {next}"),
@@ -78,7 +86,7 @@ impl Failure {
 
     fn what(&self) -> String {
         match self {
-            Self::Usage(message) => message.clone(),
+            Self::Usage(message) | Self::RolledBack(message) => message.clone(),
             Self::Client(error) => error.to_string(),
             Self::Unwatched(error) => {
                 format!("how far the shards have been moved cannot be seen: {error}")
@@ -92,13 +100,21 @@ impl Failure {
             Self::Client(ClientError::Call {
                 call: CallError::UnknownOutcome { request }, ..
             }) => Some(request.to_string()),
-            Self::Usage(_) | Self::Client(_) | Self::Unwatched(_) | Self::Output(_) => None,
+            Self::Usage(_)
+            | Self::Client(_)
+            | Self::RolledBack(_)
+            | Self::Unwatched(_)
+            | Self::Output(_) => None,
         }
     }
 
     /// Whether anything was changed: a word for programs and a sentence for people.
-    fn changed(&self) -> (&'static str, &'static str) {
+    fn changed(&self, verb: &str) -> (&'static str, &'static str) {
         match self {
+            Self::Client(error) if error.is_outcome_unknown() && verb == "txn" => (
+                "unknown",
+                "All of the transaction may have taken effect, may still do so, or may never",
+            ),
             Self::Client(ClientError::Call { call: CallError::AdminUnknown, .. }) => {
                 ("unknown", "The change may have been decided, may still be, or may never")
             }
@@ -106,7 +122,9 @@ impl Failure {
             Self::Client(error) if error.is_outcome_unknown() => {
                 ("unknown", "The write may have taken effect, may still do so, or may never")
             }
-            Self::Usage(_) | Self::Client(_) => ("nothing", "Nothing was changed"),
+            Self::Usage(_) | Self::Client(_) | Self::RolledBack(_) => {
+                ("nothing", "Nothing was changed")
+            }
             Self::Output(_) => ("done", "The command itself was carried out"),
         }
     }
@@ -133,6 +151,11 @@ impl Failure {
                 "Repeating this delete is safe as long as nobody writes the key from here on, you \
                  included; it may then say 'not found'."
             }
+            (ExitCode::Unknown, "txn") => {
+                "Read what it was to write before you decide whether to run it again."
+            }
+            (ExitCode::Aborted, _) => "To run it again, from its beginning, is safe.",
+            (ExitCode::No, _) => "Read the keys before you decide what to do.",
             (ExitCode::Unknown, _) => {
                 "Read the key before you decide whether to repeat the command."
             }

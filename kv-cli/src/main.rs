@@ -15,6 +15,7 @@ mod output;
 mod repl;
 mod shards;
 mod status;
+mod txn;
 
 use clap::Parser as _;
 

@@ -1,4 +1,8 @@
 //! The prompt.
+//!
+//! Between `begin` and `commit` or `rollback` is a *block*: its commands are steps of a transaction.
+//! If one fails the transaction is over, but the block is not: what follows in it is refused, so that
+//! no line that was meant for the transaction runs by itself.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -6,9 +10,23 @@ use clap::Parser as _;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use crate::args::Line;
+use kv_client::blocking::Transaction;
+
+use crate::args::{Line, LineCommand};
 use crate::commands::Session;
 use crate::exit::ExitCode;
+use crate::failure::Failure;
+use crate::txn::{self, Step};
+
+/// Whether the prompt is in a transaction.
+enum Block {
+    /// It is in none.
+    None,
+    /// It is in this one.
+    Open(Transaction),
+    /// It is in one that has failed.
+    Failed,
+}
 
 /// Reads and runs commands until the input ends or `exit`. With a person at the keyboard it then
 /// ends well; a script that is piped in gets the exit code of its last command.
@@ -22,9 +40,11 @@ pub(crate) fn run(session: &Session) -> ExitCode {
     };
     let is_interactive = io::stdin().is_terminal();
     let mut last = ExitCode::Done;
+    let mut block = Block::None;
     loop {
-        match editor.readline("kv> ") {
-            Ok(line) => match run_line(session, &line) {
+        let prompt = if matches!(block, Block::None) { "kv> " } else { "kv (transaction)> " };
+        match editor.readline(prompt) {
+            Ok(line) => match run_line(session, &mut block, &line) {
                 Some(code) => last = code,
                 None => break,
             },
@@ -36,11 +56,17 @@ pub(crate) fn run(session: &Session) -> ExitCode {
             }
         }
     }
+    if let Block::Open(txn) = block {
+        // If that fails, its locks fall by themselves a little later.
+        let _ = txn.rollback();
+        complain("the transaction was not committed: it is rolled back, and nothing was changed");
+        last = ExitCode::Usage;
+    }
     if is_interactive { ExitCode::Done } else { last }
 }
 
 /// Runs one line; none if it asks for the end.
-fn run_line(session: &Session, line: &str) -> Option<ExitCode> {
+fn run_line(session: &Session, block: &mut Block, line: &str) -> Option<ExitCode> {
     let words = match split(line) {
         Ok(words) => words,
         Err(message) => {
@@ -54,7 +80,7 @@ fn run_line(session: &Session, line: &str) -> Option<ExitCode> {
         Some(_) => {}
     }
     match Line::try_parse_from(words) {
-        Ok(line) => Some(session.execute(line.command)),
+        Ok(line) => Some(execute(session, block, line.command)),
         Err(error) => {
             // Help goes to standard output, mistakes to standard error; neither matters if it is
             // closed.
@@ -64,6 +90,68 @@ fn run_line(session: &Session, line: &str) -> Option<ExitCode> {
     }
 }
 
+fn execute(session: &Session, block: &mut Block, command: LineCommand) -> ExitCode {
+    match (command, &mut *block) {
+        (LineCommand::Other(command), Block::None) => session.execute(command),
+        (LineCommand::Begin, Block::None) => {
+            // What follows is in the block, even if the transaction could not be begun.
+            *block = Block::Failed;
+            session.answer("txn", |out| {
+                *block = Block::Open(session.client.begin()?);
+                txn::print_word(session, "begun", out)
+            })
+        }
+        (_, Block::None) => refuse(session, "there is no transaction; begin starts one"),
+        (LineCommand::Begin, _) => refuse(session, "there is a transaction already"),
+        (LineCommand::Commit, _) => end(session, block, true),
+        (LineCommand::Rollback, _) => end(session, block, false),
+        (_, Block::Failed) => {
+            refuse(session, "the transaction has failed and is over; leave it by rollback")
+        }
+        (command, Block::Open(txn)) => {
+            let step = match Step::new(command) {
+                Ok(step) => step,
+                Err(message) => return refuse(session, &message),
+            };
+            let mut is_failed = false;
+            let code = session.answer("txn", |out| {
+                let result = txn::run_step(session, txn, &step, out);
+                is_failed = result.is_err();
+                result
+            });
+            if is_failed {
+                *block = Block::Failed;
+            }
+            code
+        }
+    }
+}
+
+/// Ends a block.
+fn end(session: &Session, block: &mut Block, is_commit: bool) -> ExitCode {
+    match (std::mem::replace(block, Block::None), is_commit) {
+        (Block::Open(txn), true) => session.answer("txn", |out| {
+            let version = txn.commit()?;
+            txn::print_committed(session, version, out)
+        }),
+        (Block::Open(txn), false) => session.answer("txn", |out| {
+            txn.rollback()?;
+            txn::print_word(session, "rolled_back", out)
+        }),
+        (Block::None | Block::Failed, true) => {
+            let why = "the transaction had failed before; nothing is committed";
+            session.answer("txn", |_| Err(Failure::RolledBack(why.to_owned())))
+        }
+        (Block::None | Block::Failed, false) => {
+            session.answer("txn", |out| txn::print_word(session, "rolled_back", out))
+        }
+    }
+}
+
+fn refuse(session: &Session, message: &str) -> ExitCode {
+    session.answer("txn", |_| Err(Failure::Usage(message.to_owned())))
+}
+
 fn complain(message: &str) {
     // Nothing can be done about a standard error that is closed.
     let _ = writeln!(io::stderr(), "kv: {message}");
@@ -71,7 +159,7 @@ fn complain(message: &str) {
 
 /// Splits a line into words at white space. Quotes of either kind keep it, a backslash takes the
 /// next character as it is, also within double quotes.
-fn split(line: &str) -> Result<Vec<String>, &'static str> {
+pub(crate) fn split(line: &str) -> Result<Vec<String>, &'static str> {
     let mut words = vec![];
     let mut word: Option<String> = None;
     let mut quote = None;

@@ -1,5 +1,7 @@
 //! The same client for code without a runtime.
 
+mod transaction;
+
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use kv_core::wire::{AdminReply, AdminRequest, MapView};
 
 use crate::driver::{self, CasResult};
 use crate::error::{ClientError, ConnectError};
+
+pub use transaction::Transaction;
 
 /// A handle to a cluster whose connections live on a thread of their own. Clones share it; the last
 /// one to go ends it.

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::client::Call;
+use kv_core::client::{Call, TxnHandle};
 use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
+use kv_core::txn::Age;
 use kv_core::wire::{AdminReply, AdminRequest, MapView};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{self, CasResult, Driver, Reply, Request};
 use crate::error::{ClientError, ConnectError};
+use crate::transaction::Transaction;
 
 /// How long a call may take unless [`Client::with_deadline`] says otherwise: several elections.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
@@ -23,6 +25,9 @@ pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Client {
     requests: mpsc::Sender<Request>,
+    /// Transactions that their users have dropped. It takes any number, since a drop cannot wait; each
+    /// was begun through `requests`, which limits them.
+    dropped: mpsc::UnboundedSender<TxnHandle>,
     deadline: Duration,
 }
 
@@ -44,14 +49,20 @@ impl Client {
     /// A client and the driver that somebody has to run.
     pub(crate) fn unstarted(endpoints: Vec<String>) -> Result<(Self, Driver), ConnectError> {
         let endpoints = endpoints.into_iter().map(Address).collect();
-        let (requests, driver) = Driver::new(endpoints)?;
-        Ok((Self { requests, deadline: DEADLINE_DEFAULT }, driver))
+        let (requests, dropped, driver) = Driver::new(endpoints)?;
+        Ok((Self { requests, dropped, deadline: DEADLINE_DEFAULT }, driver))
     }
 
     /// The same client with another time limit per call.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { requests: self.requests.clone(), deadline }
+        let (requests, dropped) = (self.requests.clone(), self.dropped.clone());
+        Self { requests, dropped, deadline }
+    }
+
+    /// The time limit per call.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
     }
 
     /// The value of `key`, with its version; none if the key does not exist. Linearizable.
@@ -133,7 +144,32 @@ impl Client {
         self.call(driver::join_call(address, seeds)).await.map(driver::joined)
     }
 
-    async fn call(&self, call: Call) -> Reply {
+    /// Begins a transaction of an age.
+    pub(crate) async fn begin_aged(&self, age: Age) -> Result<Transaction, ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        let request = Request::Begin { age, reply };
+        self.requests.send(request).await.map_err(|_| ClientError::Closed)?;
+        let handle = receiver.await.map_err(|_| ClientError::Closed)?;
+        Ok(Transaction::new(self.clone(), handle))
+    }
+
+    /// The same for a thread without a runtime.
+    pub(crate) fn begin_blocking(&self, age: Age) -> Result<Transaction, ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        let request = Request::Begin { age, reply };
+        self.requests.blocking_send(request).map_err(|_| ClientError::Closed)?;
+        let handle = receiver.blocking_recv().map_err(|_| ClientError::Closed)?;
+        Ok(Transaction::new(self.clone(), handle))
+    }
+
+    /// Has a transaction rolled back whose user has dropped it.
+    pub(crate) fn drop_transaction(&self, handle: TxnHandle) {
+        // Without the task there is no transaction either.
+        let _ = self.dropped.send(handle);
+    }
+
+    /// Does a call.
+    pub(crate) async fn call(&self, call: Call) -> Reply {
         let (request, reply) = self.request(call);
         self.requests.send(request).await.map_err(|_| ClientError::Closed)?;
         reply.await.unwrap_or(Err(ClientError::Closed))
@@ -148,6 +184,6 @@ impl Client {
 
     fn request(&self, call: Call) -> (Request, oneshot::Receiver<Reply>) {
         let (reply, receiver) = oneshot::channel();
-        (Request { call, time_limit: self.deadline, reply }, receiver)
+        (Request::Call { call, time_limit: self.deadline, reply }, receiver)
     }
 }

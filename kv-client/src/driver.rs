@@ -10,11 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::client::RouterOutput;
-use kv_core::client::{Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput};
+use kv_core::client::{
+    Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, TxnHandle, TxnOp,
+};
 use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Found, WriteResult};
 use kv_core::time::Instant;
+use kv_core::txn::Age;
 use kv_core::wire::{AdminReply, Frame, MapView, RequestFrame};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,19 +33,31 @@ const EVENT_COUNT_MAX: usize = 1_024;
 const TURN_MAX: usize = 128;
 /// How far away a timer is that nobody has set.
 const FAR_AWAY: Duration = Duration::from_secs(3_600);
+/// A rollback for a transaction that was dropped ends at once, whatever the nodes do.
+const ROLLBACK_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a call ended.
 pub(crate) type Reply = Result<Answer, ClientError>;
 
-/// A call on its way to the task.
+/// What a handle asks of the task.
 #[derive(Debug)]
-pub(crate) struct Request {
-    /// The call.
-    pub(crate) call: Call,
-    /// How long it may take, counted from when the task takes it up.
-    pub(crate) time_limit: Duration,
-    /// Who waits for it.
-    pub(crate) reply: oneshot::Sender<Reply>,
+pub(crate) enum Request {
+    /// A call.
+    Call {
+        /// The call.
+        call: Call,
+        /// How long it may take, counted from when the task takes it up.
+        time_limit: Duration,
+        /// Who waits for it.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// Begin a transaction.
+    Begin {
+        /// How old it is.
+        age: Age,
+        /// Who waits for it.
+        reply: oneshot::Sender<TxnHandle>,
+    },
 }
 
 /// The result of a compare-and-set that was decided.
@@ -50,7 +65,8 @@ pub(crate) struct Request {
 pub struct CasResult {
     /// Whether the expectation held and the value was set.
     pub applied: bool,
-    /// The key's version afterwards; none if it does not exist.
+    /// The key's version afterwards; none if it does not exist. In a transaction, a value that was
+    /// set has the version [`VERSION_BUFFERED`](kv_core::txn::VERSION_BUFFERED) until the commit.
     pub version: Option<Timestamp>,
 }
 
@@ -59,6 +75,8 @@ pub(crate) struct Driver {
     router: Router,
     started: tokio::time::Instant,
     requests: mpsc::Receiver<Request>,
+    /// Transactions that their users have dropped.
+    dropped: mpsc::UnboundedReceiver<TxnHandle>,
     events: mpsc::Receiver<ConnectionEvent>,
     /// Cloned into each connection; also keeps `events` open while there is none.
     events_sender: mpsc::Sender<ConnectionEvent>,
@@ -70,20 +88,22 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// A driver, and where to hand it calls.
+    /// A driver, and where to hand it calls and transactions that were dropped.
     pub(crate) fn new(
         endpoints: Vec<Address>,
-    ) -> Result<(mpsc::Sender<Request>, Self), ConnectError> {
+    ) -> Result<(mpsc::Sender<Request>, mpsc::UnboundedSender<TxnHandle>, Self), ConnectError> {
         if endpoints.is_empty() {
             return Err(ConnectError::NoEndpoints);
         }
         let seed = random::seed().map_err(ConnectError::Randomness)?;
         let (requests_sender, requests) = mpsc::channel(REQUEST_COUNT_MAX);
+        let (dropped_sender, dropped) = mpsc::unbounded_channel();
         let (events_sender, events) = mpsc::channel(EVENT_COUNT_MAX);
         let driver = Self {
             router: Router::new(RouterConfig::new(endpoints), seed),
             started: tokio::time::Instant::now(),
             requests,
+            dropped,
             events,
             events_sender,
             connections: BTreeMap::new(),
@@ -91,7 +111,7 @@ impl Driver {
             waiting: BTreeMap::new(),
             failures: BTreeMap::new(),
         };
-        Ok((requests_sender, driver))
+        Ok((requests_sender, dropped_sender, driver))
     }
 
     /// Serves calls until every handle is gone.
@@ -108,6 +128,7 @@ impl Driver {
                     0 => return,
                     _ => requests.drain(..).for_each(|request| self.start(request)),
                 },
+                Some(txn) = self.dropped.recv() => self.roll_back(txn),
                 1.. = self.events.recv_many(&mut events, TURN_MAX) => {
                     events.drain(..).for_each(|event| self.on_event(event));
                 }
@@ -135,8 +156,25 @@ impl Driver {
 
     fn start(&mut self, request: Request) {
         let now = self.now();
-        let call = self.router.call(now, request.call, now + request.time_limit);
-        self.waiting.insert(call, request.reply);
+        match request {
+            Request::Call { call, time_limit, reply } => {
+                let call = self.router.call(now, call, now + time_limit);
+                self.waiting.insert(call, reply);
+            }
+            Request::Begin { age, reply } => {
+                let txn = self.router.begin(now, age);
+                if reply.send(txn).is_err() {
+                    self.roll_back(txn);
+                }
+            }
+        }
+    }
+
+    /// Rolls a transaction back that has no user any more.
+    fn roll_back(&mut self, txn: TxnHandle) {
+        let now = self.now();
+        let call = Call::Txn { txn, op: TxnOp::Rollback };
+        self.router.call(now, call, now + ROLLBACK_TIME_LIMIT);
     }
 
     fn on_event(&mut self, event: ConnectionEvent) {
@@ -215,6 +253,22 @@ pub(crate) fn deleted(answer: Answer) -> bool {
 pub(crate) fn cas(answer: Answer) -> CasResult {
     let Answer::Written(WriteResult::Cas { applied, version }) = answer else { mismatch(&answer) };
     CasResult { applied, version }
+}
+
+/// The answer to a write of a transaction.
+pub(crate) fn buffered(answer: Answer) {
+    let Answer::Buffered = answer else { mismatch(&answer) };
+}
+
+/// The answer to a commit.
+pub(crate) fn committed(answer: Answer) -> Option<Timestamp> {
+    let Answer::Committed { commit_ts } = answer else { mismatch(&answer) };
+    commit_ts
+}
+
+/// The answer to a rollback.
+pub(crate) fn rolled_back(answer: Answer) {
+    let Answer::RolledBack = answer else { mismatch(&answer) };
 }
 
 /// The answer to a status call.

@@ -51,7 +51,41 @@ impl ClientError {
                 call: CallError::UnknownOutcome { .. } | CallError::AdminUnknown, ..
             }
             | Self::Closed => true,
-            Self::Call { call: CallError::Unavailable { .. } | CallError::Refused(_), .. } => false,
+            Self::Call {
+                call:
+                    CallError::Unavailable { .. }
+                    | CallError::Refused(_)
+                    | CallError::Aborted(_)
+                    | CallError::NoTransaction
+                    | CallError::TxnTooLarge { .. },
+                ..
+            } => false,
+        }
+    }
+}
+
+impl ClientError {
+    /// Whether a transaction was aborted: nothing of it took effect, and to run it again from its
+    /// beginning is safe and makes sense.
+    pub fn is_aborted(&self) -> bool {
+        matches!(self, Self::Call { call: CallError::Aborted(_), .. })
+    }
+
+    /// Whether nothing was changed, and the same call, or the whole transaction, may succeed if it is
+    /// made again.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Call { call: CallError::Unavailable { .. } | CallError::Aborted(_), .. } => true,
+            Self::Call {
+                call:
+                    CallError::UnknownOutcome { .. }
+                    | CallError::AdminUnknown
+                    | CallError::Refused(_)
+                    | CallError::NoTransaction
+                    | CallError::TxnTooLarge { .. },
+                ..
+            }
+            | Self::Closed => false,
         }
     }
 }

@@ -20,7 +20,10 @@
 //!
 //! A call ends at the latest at its deadline (10 s unless [`Client::with_deadline`] says
 //! otherwise), in one of three ways: it was done, nothing was changed, or *the outcome is unknown*.
-//! The last one exists only for writes, and [`ClientError::is_outcome_unknown`] tells it apart.
+//! The last one exists only for writes and commits, and [`ClientError::is_outcome_unknown`] tells it apart.
+//!
+//! A [`Transaction`] reads and writes any keys and takes effect at once or not at all.
+//! [`Client::transact`] runs one, and runs it again if it is aborted.
 //!
 //! # What this leaves out
 //!
@@ -33,7 +36,14 @@ mod connection;
 mod driver;
 mod error;
 mod random;
+mod transaction;
 
 pub use client::{Client, DEADLINE_DEFAULT};
 pub use driver::CasResult;
 pub use error::{ClientError, ConnectError, ConnectionError, ConnectionFailure};
+pub use transaction::Transaction;
+
+/// Compiles the examples of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide/transactions.md")]
+struct Guide;

@@ -129,6 +129,35 @@ mutants! {
     /// A late answer to a request that was given up is used for work that came after it.
     AbandonedAnswerUsed = "abandoned-answer-used",
 
+    // Transactions.
+    /// A participant that asks about a transaction which is not decided is told that it was aborted,
+    /// and no entry of the anchor makes that true.
+    FenceSkipped = "fence-skipped",
+    /// A key is locked though a write of it is on its way.
+    LockOverInFlightPut = "lock-over-in-flight-put",
+    /// A new leader does not lock what is prepared.
+    PreparedLocksForgotten = "prepared-locks-forgotten",
+    /// A read does not wait for the decision about the key that it reads.
+    ReaderPassesPrepared = "reader-passes-prepared",
+    /// A late copy of a preparation prepares again.
+    PrepareNotRemembered = "prepare-not-remembered",
+    /// The anchor forgets a decision as soon as it has told of it once.
+    DecisionForgottenEarly = "decision-forgotten-early",
+    /// A participant that only reads drops its locks as soon as it has prepared.
+    ReadLocksDroppedAtPrepare = "read-locks-dropped-at-prepare",
+    /// A commit does not ask whether what was read is still locked, and in which term.
+    CommitWithoutReadLocks = "commit-without-read-locks",
+    /// A coordinator has the anchor commit before the participants have prepared.
+    AnchorBeforeParticipants = "anchor-before-participants",
+    /// A participant says that it has prepared before that is committed.
+    PreparedBeforeApplied = "prepared-before-applied",
+    /// A participant that hears nothing aborts what it has prepared, and asks nobody.
+    AbortsAlone = "aborts-alone",
+    /// A participant that hears nothing waits for ever.
+    NeverAsks = "never-asks",
+    /// The locks of a coordinator that is silent never fall.
+    LocksOutliveCoordinator = "locks-outlive-coordinator",
+
     // Leases.
     /// A lease is as long as the time for which voters refuse others, as if all clocks ran equally
     /// fast.

@@ -21,6 +21,7 @@
 //! A driver cannot send a message too early: the node itself holds back what depends on a write
 //! until it is durable.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -33,9 +34,10 @@ use crate::cluster::{ClusterMap, Identity, MetaError};
 use crate::id::{
     AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp,
 };
-use crate::machine::{ChunkRefusal, SnapshotChunk};
+use crate::machine::{ChunkRefusal, SnapshotChunk, Transactions};
 use crate::op::{Found, Key, WriteResult};
 use crate::raft::Configuration;
+use crate::txn::{Prepared, TxnId, TxnOutcome};
 
 /// One entry of a Raft log. The payload is opaque to Raft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -341,6 +343,8 @@ pub struct InstalledState {
     pub configuration: Option<Configuration>,
     /// The map, if it is the state of the meta group.
     pub map: Option<ClusterMap>,
+    /// Its unfinished transactions.
+    pub transactions: Transactions,
 }
 
 /// Why the store did not read. *Nothing was read.*
@@ -415,6 +419,35 @@ pub enum Outcome {
         /// The bound from here on.
         bound: Timestamp,
     },
+    /// A transaction has prepared here, now or when an earlier copy was applied.
+    Prepared {
+        /// Which transaction.
+        txn: TxnId,
+        /// The least commit timestamp that the shard can take.
+        min_commit: Timestamp,
+        /// What the shard keeps of it from here on; none if it was an earlier copy, whose
+        /// transaction may have ended since.
+        prepared: Option<Box<Prepared>>,
+    },
+    /// A transaction is decided here, now or by an earlier entry.
+    Decided {
+        /// Which transaction.
+        txn: TxnId,
+        /// How.
+        outcome: TxnOutcome,
+        /// Who is to hear of it; empty unless this entry has committed it.
+        participants: Vec<ShardId>,
+    },
+    /// A transaction that had prepared here has ended, or had ended before.
+    Finished {
+        /// Which transaction.
+        txn: TxnId,
+    },
+    /// Of these transactions nobody has to hear any more.
+    Forgotten {
+        /// The transactions.
+        txns: Vec<TxnId>,
+    },
 }
 
 impl Outcome {
@@ -428,7 +461,11 @@ impl Outcome {
             | Self::Superseded
             | Self::SessionOpened(_)
             | Self::MetaRefused(_)
-            | Self::BoundRaised { .. } => None,
+            | Self::BoundRaised { .. }
+            | Self::Prepared { .. }
+            | Self::Decided { .. }
+            | Self::Finished { .. }
+            | Self::Forgotten { .. } => None,
         }
     }
 }
@@ -447,6 +484,8 @@ pub struct RecoveredGroup {
     pub applied: LogId,
     /// Who takes part as of that entry; none if it was never changed.
     pub configuration: Option<Configuration>,
+    /// The unfinished transactions as of that entry.
+    pub transactions: Transactions,
     /// Whether the replica was removed from this node and has not come back: nothing is left of it
     /// but the hard state.
     pub is_removed: bool,

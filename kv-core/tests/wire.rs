@@ -20,12 +20,13 @@ use kv_core::oracle::Raise;
 use kv_core::raft::Configuration;
 use kv_core::ring;
 use kv_core::storage::{StateHash, StorageDamage};
+use kv_core::txn::{AbortReason, Age, LockMode, Part, TxnId, TxnOutcome, TxnWrite};
 use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, Elsewhere,
     FormationMessage, ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Issued,
     Lead, LocalIdentity, MapView, NodeRequest, OracleMessage, PROTOCOL_VERSION, PeerFrame,
     PeerHello, PeerMessage, RaftMessage, Receipt, Refusal, ReplyFrame, RequestFrame, Standing,
-    VoteKind,
+    TxnMessage, TxnReply, TxnRequest, VoteKind, Wait,
 };
 use proptest::prelude::*;
 
@@ -229,10 +230,83 @@ fn frames_of_oracle() -> Vec<(&'static str, Frame)> {
     ]
 }
 
+fn txn() -> TxnId {
+    TxnId { session: request().session, number: 5 }
+}
+
+fn commit_ts() -> Timestamp {
+    Timestamp::at_millis(1_767_225_600_000)
+}
+
+/// What coordinators of transactions ask of shards, and hear.
+fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
+    let (shard, epoch, age) = (ShardId(3), Epoch(1), Age(1_767_225_600_000));
+    let step = |term, step| ask(ClientRequest::Txn { shard, epoch, txn: txn(), age, term, step });
+    let later = |body| step(Some(Term(4)), body);
+    let reply = |reply| answer(ClientReply::Txn(reply));
+    let aborted = |reason| reply(TxnReply::Aborted(reason));
+    let write = |name: &'static str, value: Option<&'static str>| TxnWrite {
+        key: Key::new(name),
+        value: value.map(Value::string),
+    };
+    let writes = vec![write("kept", Some("value")), write("gone", None)];
+    let part = Part { reads: vec![key()], writes };
+    let prepare =
+        TxnRequest::Prepare { request: request(), anchor: ShardId(9), part: part.clone() };
+    let commit = TxnRequest::Commit {
+        request: request(),
+        part,
+        participants: vec![ShardId(4), ShardId(5)],
+        min_commit: commit_ts(),
+    };
+    let found = Found { version: Timestamp(12), value: Value::string("value") };
+    let cycle = vec![txn(), TxnId { number: 6, ..txn() }];
+    vec![
+        ("lock shared", step(None, TxnRequest::Lock { key: key(), mode: LockMode::Shared })),
+        ("lock exclusive", later(TxnRequest::Lock { key: key(), mode: LockMode::Exclusive })),
+        ("beat", later(TxnRequest::Beat)),
+        ("roll back", later(TxnRequest::Rollback)),
+        ("prepare", later(prepare)),
+        ("commit", later(commit)),
+        ("locked", reply(TxnReply::Locked { term: Term(4), found: Some(found) })),
+        ("locked, not found", reply(TxnReply::Locked { term: Term(4), found: None })),
+        ("alive", reply(TxnReply::Alive)),
+        ("rolled back", reply(TxnReply::RolledBack)),
+        ("prepared", reply(TxnReply::Prepared { min_commit: commit_ts() })),
+        ("committed", reply(TxnReply::Committed { commit_ts: commit_ts() })),
+        ("deadlock", aborted(AbortReason::Deadlock { cycle })),
+        ("lock timeout", aborted(AbortReason::LockTimeout)),
+        ("locks lost", aborted(AbortReason::LocksLost { shard })),
+        ("given up", aborted(AbortReason::GivenUp)),
+        ("too old", aborted(AbortReason::TooOld)),
+    ]
+}
+
+/// What nodes say about transactions.
+fn frames_of_participants() -> Vec<(&'static str, Frame)> {
+    let (anchor, participant) = (ShardId(9), ShardId(3));
+    let told = |message| peer(vec![PeerMessage::Txn(message)]);
+    let finish = |outcome| told(TxnMessage::Finish { anchor, participant, txn: txn(), outcome });
+    let (holder, age) = (TxnId { number: 6, ..txn() }, Age(1_767_225_600_000));
+    let waits = vec![Wait { waiter: txn(), age, holder, number: 7 }];
+    let resolve = TxnMessage::Resolve { anchor, participant, txn: txn(), request: request() };
+    vec![
+        ("resolve", told(resolve)),
+        ("finish committed", finish(TxnOutcome::Committed { commit_ts: commit_ts() })),
+        ("finish aborted", finish(TxnOutcome::Aborted)),
+        ("finished", told(TxnMessage::Finished { anchor, participant, txn: txn() })),
+        ("waits", told(TxnMessage::Waits { poll: 8, waits })),
+        ("poll", told(TxnMessage::Poll { poll: 8 })),
+        ("deadlock found", told(TxnMessage::Deadlock { cycle: vec![txn(), holder] })),
+    ]
+}
+
 fn frames() -> Vec<(&'static str, Frame)> {
     let mut frames = frames_of_members();
     frames.extend(frames_of_oracle());
     frames.extend(frames_of_operators());
+    frames.extend(frames_of_coordinators());
+    frames.extend(frames_of_participants());
     frames
 }
 

@@ -316,6 +316,7 @@ impl Joiner {
                     | ClientRequest::OpenSession { .. }
                     | ClientRequest::Read { .. }
                     | ClientRequest::Write { .. }
+                    | ClientRequest::Txn { .. }
                     | ClientRequest::Admin(_) => {
                         let refused = ClientReply::Refused(Refusal::NotReady);
                         self.reply(connection, correlation, refused);

@@ -201,6 +201,7 @@ impl Parts<'_> {
                     log.release(&resets)?;
                     for (shard, group) in &mut groups {
                         group.configuration = engine.configuration(*shard).cloned();
+                        group.transactions = engine.transactions(*shard);
                     }
                     Recovered { identity: identity.clone(), groups, damage: None }
                 }

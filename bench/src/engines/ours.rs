@@ -108,7 +108,9 @@ impl Ours {
             let op = WriteOp::Put { key, value };
             Entry {
                 id: LogId { term: Term(1), index: LogIndex(index) },
-                payload: Command::Write { request, op, commit_ts: Timestamp(index) }.encode().into(),
+                payload: Command::Write { request, op, commit_ts: Timestamp(index) }
+                    .encode()
+                    .into(),
             }
         };
         let entries = batch.iter().enumerate().map(entry).collect();

@@ -5,9 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::id::{Address, RequestId};
+use crate::id::{Address, RequestId, Timestamp};
 use crate::node::Status;
-use crate::op::{Found, Key, WriteOp, WriteResult};
+use crate::op::{Found, Key, Value, WriteOp, WriteResult};
+use crate::txn::AbortReason;
 use crate::wire::{AdminReply, AdminRequest, MapView, Refusal, ReplyFrame, RequestFrame};
 
 /// Configuration of a router.
@@ -39,6 +40,41 @@ impl RouterConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
+/// A transaction of one router, numbered by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxnHandle(pub u64);
+
+/// A step of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TxnOp {
+    /// Reads a key and locks it against writers. Sees the transaction's own writes.
+    Get {
+        /// The key.
+        key: Key,
+    },
+    /// Reads a key and locks it against everybody: for what is going to be written.
+    GetForUpdate {
+        /// The key.
+        key: Key,
+    },
+    /// Sets a key at the commit.
+    Put {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+    },
+    /// Removes a key at the commit.
+    Delete {
+        /// The key.
+        key: Key,
+    },
+    /// Makes all writes take effect, on all shards at once.
+    Commit,
+    /// Drops all writes and locks.
+    Rollback,
+}
+
 /// What the user asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -49,6 +85,14 @@ pub enum Call {
     },
     /// A write, exactly once.
     Write(WriteOp),
+    /// A step of a transaction that was begun with [`Router::begin`](super::Router::begin). One step
+    /// of a transaction is out at a time.
+    Txn {
+        /// The transaction.
+        txn: TxnHandle,
+        /// The step.
+        op: TxnOp,
+    },
     /// The status of one node.
     Status {
         /// The node's address.
@@ -74,6 +118,15 @@ pub enum Answer {
     Got(Option<Found>),
     /// To a write.
     Written(WriteResult),
+    /// To a write of a transaction: it is remembered until the commit.
+    Buffered,
+    /// To a commit.
+    Committed {
+        /// The version of what was written; none if nothing was.
+        commit_ts: Option<Timestamp>,
+    },
+    /// To a rollback.
+    RolledBack,
     /// To a status call.
     Status(Status),
     /// To a map call.
@@ -103,6 +156,23 @@ pub enum CallError {
     Unavailable {
         /// The last refusal heard, if any.
         last: Option<Refusal>,
+    },
+    /// The transaction was aborted. *None of it took effect.* To run it again from its beginning is
+    /// safe.
+    #[error("the transaction was aborted: {0}")]
+    Aborted(AbortReason),
+    /// The transaction has ended, or never was. *Nothing was changed.*
+    #[error("the transaction has ended")]
+    NoTransaction,
+    /// The transaction would be larger than one may be. *Nothing was changed*, and it is over.
+    #[error("{size} {what} exceed what a transaction may have, {size_max}")]
+    TxnTooLarge {
+        /// "operations" or "bytes".
+        what: String,
+        /// How many.
+        size: u64,
+        /// The limit.
+        size_max: u64,
     },
     /// A node refused for a reason that a retry cannot mend. *Nothing was changed.*
     #[error(transparent)]

@@ -1,10 +1,16 @@
 //! One thing that a router is working on.
 
-use super::{Call, CallError};
+use alloc::collections::VecDeque;
+
+use super::transaction::Step;
+use super::{Call, CallError, TxnHandle};
 use crate::id::{Address, NodeId, RequestId, ShardId};
 use crate::op::Key;
 use crate::time::Instant;
 use crate::wire::{AdminRequest, Refusal};
+
+/// Attempts of a step whose answers are waited for beside the last one.
+pub(super) const LATE_MAX: usize = 8;
 
 /// What the job is to get done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +21,10 @@ pub(super) enum Goal {
     FetchMap,
     /// The router's own session.
     OpenSession { nonce: u64 },
+    /// A request of a transaction.
+    Step(Step),
+    /// Looking after a transaction: it pauses until something is due.
+    Watch(TxnHandle),
 }
 
 /// Where the job stands.
@@ -38,6 +48,9 @@ pub(super) struct Job {
     /// When the job is given up. The router's own jobs live as long as some job needs them.
     pub(super) deadline: Instant,
     pub(super) stage: Stage,
+    /// Earlier attempts of a step whose answers still count, as it may wait long for a lock: at most
+    /// [`LATE_MAX`].
+    pub(super) late: VecDeque<(u64, Address)>,
     pub(super) request: Option<RequestId>,
     /// Attempts that were sent.
     pub(super) sent_count: u32,
@@ -56,12 +69,34 @@ impl Job {
             goal,
             deadline,
             stage: Stage::Parked,
+            late: VecDeque::new(),
             request: None,
             sent_count: 0,
             failure_count: 0,
             last_refusal: None,
             avoided: None,
             filed: deadline,
+        }
+    }
+
+    /// Whether the router has it for other jobs, and drops it when there are none.
+    pub(super) fn is_own(&self) -> bool {
+        match self.goal {
+            Goal::FetchMap | Goal::OpenSession { .. } => true,
+            Goal::User(_) | Goal::Step(_) | Goal::Watch(_) => false,
+        }
+    }
+
+    /// Whether the router's own jobs are kept for it.
+    pub(super) fn needs_own(&self) -> bool {
+        matches!(self.goal, Goal::User(_) | Goal::Step(_))
+    }
+
+    /// The step of a transaction that it is to get done, if it is one.
+    pub(super) fn step(&self) -> Option<&Step> {
+        match &self.goal {
+            Goal::Step(step) => Some(step),
+            Goal::User(_) | Goal::FetchMap | Goal::OpenSession { .. } | Goal::Watch(_) => None,
         }
     }
 
@@ -74,7 +109,11 @@ impl Job {
         match &self.goal {
             Goal::User(Call::Admin(request)) => !matches!(request, AdminRequest::Plan { .. }),
             Goal::User(Call::Join { .. }) => true,
-            Goal::User(_) | Goal::FetchMap | Goal::OpenSession { .. } => false,
+            Goal::User(_)
+            | Goal::FetchMap
+            | Goal::OpenSession { .. }
+            | Goal::Step(_)
+            | Goal::Watch(_) => false,
         }
     }
 
@@ -83,9 +122,17 @@ impl Job {
         match &self.goal {
             Goal::User(Call::Get { key }) => Some(key),
             Goal::User(Call::Write(op)) => Some(op.key()),
-            Goal::User(Call::Status { .. } | Call::Map | Call::Admin(_) | Call::Join { .. })
+            Goal::User(
+                Call::Txn { .. }
+                | Call::Status { .. }
+                | Call::Map
+                | Call::Admin(_)
+                | Call::Join { .. },
+            )
             | Goal::FetchMap
-            | Goal::OpenSession { .. } => None,
+            | Goal::OpenSession { .. }
+            | Goal::Step(_)
+            | Goal::Watch(_) => None,
         }
     }
 
@@ -96,7 +143,8 @@ impl Job {
             Goal::User(Call::Admin(AdminRequest::TransferLeader { shard, .. })) => Some(*shard),
             Goal::User(Call::Admin(AdminRequest::Plan { .. } | AdminRequest::Join { .. })) => None,
             Goal::User(Call::Admin(_)) => Some(ShardId::META),
-            Goal::User(_) | Goal::FetchMap => {
+            Goal::Step(step) => Some(step.shard),
+            Goal::User(_) | Goal::FetchMap | Goal::Watch(_) => {
                 self.key().map(|key| crate::ring::shard_of(key, shard_count))
             }
         }

@@ -27,6 +27,9 @@
 mod api;
 mod job;
 mod router;
+mod transaction;
 
-pub use api::{Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput};
+pub use api::{
+    Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput, TxnHandle, TxnOp,
+};
 pub use router::Router;

@@ -1,17 +1,20 @@
 //! The router itself.
 
+mod commit;
+mod refusal;
+mod transaction;
+
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-use super::job::{Goal, Job, Stage};
-use super::{Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput};
+use super::job::{Goal, Job, LATE_MAX, Stage};
+use super::transaction::Transaction;
+use super::{Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput, TxnHandle};
 use crate::cluster::{ClusterMap, ShardEntry};
-use crate::id::{Address, NodeId, RequestId, SessionId, ShardId};
+use crate::id::{Address, NodeId, SessionId, ShardId};
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::wire::{
-    AdminRequest, ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, RequestFrame,
-};
+use crate::wire::{AdminRequest, ClientReply, ClientRequest, MapView, ReplyFrame, RequestFrame};
 
 /// A deadline that never comes: the router's own jobs end when nobody needs them.
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
@@ -38,6 +41,10 @@ pub struct Router {
     unfinished: BTreeSet<u64>,
     jobs: BTreeMap<CallId, Job>,
     last_call: u64,
+    txns: BTreeMap<TxnHandle, Transaction>,
+    last_txn: u64,
+    /// Number of the last transaction that was named.
+    last_txn_number: u64,
     /// Which job a request that is out belongs to.
     correlations: BTreeMap<u64, CallId>,
     last_correlation: u64,
@@ -65,6 +72,9 @@ impl Router {
             unfinished: BTreeSet::new(),
             jobs: BTreeMap::new(),
             last_call: 0,
+            txns: BTreeMap::new(),
+            last_txn: 0,
+            last_txn_number: 0,
             correlations: BTreeMap::new(),
             last_correlation: 0,
             wake_ups: BTreeSet::new(),
@@ -77,7 +87,10 @@ impl Router {
     pub fn call(&mut self, now: Instant, call: Call, deadline: Instant) -> CallId {
         self.now = self.now.max(now);
         let id = self.add_job(Goal::User(call), deadline);
-        self.advance(id);
+        match self.step_of(id) {
+            Some((txn, op)) => self.start_step(id, txn, &op),
+            None => self.advance(id),
+        }
         id
     }
 
@@ -114,8 +127,17 @@ impl Router {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        if let Stage::Sent { correlation, .. } = &job.stage {
-            self.correlations.remove(correlation);
+        if let Stage::Sent { correlation, to, .. } = &job.stage {
+            if job.step().is_some() {
+                job.late.push_back((*correlation, to.clone()));
+            } else {
+                self.correlations.remove(correlation);
+            }
+        }
+        if job.late.len() > LATE_MAX
+            && let Some((correlation, _)) = job.late.pop_front()
+        {
+            self.correlations.remove(&correlation);
         }
         job.stage = stage;
         let wake_at = job.wake_at();
@@ -128,6 +150,9 @@ impl Router {
         self.set_stage(id, Stage::Parked);
         let job = self.jobs.remove(&id)?;
         self.wake_ups.remove(&(job.filed, id));
+        for (correlation, _) in &job.late {
+            self.correlations.remove(correlation);
+        }
         if let Some(request) = job.request {
             self.unfinished.remove(&request.sequence);
         }
@@ -160,7 +185,7 @@ impl Router {
     /// Ends the job without an answer. One that waited for the router's own map or session says what
     /// those were told.
     fn give_up(&mut self, id: CallId) {
-        let own = self.jobs.values().filter(|job| !matches!(job.goal, Goal::User(_)));
+        let own = self.jobs.values().filter(|job| job.is_own());
         let own_refusal = own.filter_map(|job| job.last_refusal.clone()).next();
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -168,8 +193,14 @@ impl Router {
         if job.stage == Stage::Parked {
             job.last_refusal = job.last_refusal.take().or(own_refusal);
         }
-        let error = job.give_up();
-        self.finish(id, Err(error));
+        let (error, last) = (job.give_up(), job.last_refusal.clone());
+        if job.step().is_some() {
+            self.drop_step(id);
+        } else if let Some((txn, _)) = self.step_of(id) {
+            self.on_step_deadline(txn, last);
+        } else {
+            self.finish(id, Err(error));
+        }
     }
 
     /// No answer came, or none can come, or the node knows nothing: whoever was asked is no longer
@@ -178,6 +209,9 @@ impl Router {
         let shard_count = self.map.as_ref().map_or(1, ClusterMap::shard_count);
         if let Some(shard) = self.jobs.get(&id).and_then(|job| job.shard(shard_count)) {
             self.leaders.remove(&shard);
+        }
+        if !self.may_retry(id) {
+            return self.drop_step(id);
         }
         self.pause(id);
         let failure_count = self.jobs.get(&id).map_or(0, |job| job.failure_count);
@@ -212,13 +246,19 @@ impl Router {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let is_own = !matches!(job.goal, Goal::User(_));
-        if is_own && !self.jobs.values().any(|job| matches!(job.goal, Goal::User(_))) {
+        if job.is_own() && !self.jobs.values().any(Job::needs_own) {
             self.remove_job(id);
             return;
         }
-        let needs_map = job.key().is_some()
-            || matches!(job.goal, Goal::OpenSession { .. } | Goal::User(Call::Admin(_)));
+        if let Goal::Watch(txn) = job.goal {
+            return self.on_watch(txn);
+        }
+        if let Some((txn, op)) = self.step_of(id) {
+            return self.advance_step(txn, op);
+        }
+        let is_for_shard =
+            matches!(job.goal, Goal::OpenSession { .. } | Goal::User(Call::Admin(_)));
+        let needs_map = job.key().is_some() || job.step().is_some() || is_for_shard;
         let needs_session = job.is_write() && job.request.is_none();
         if needs_map && self.map.is_none() {
             self.set_stage(id, Stage::Parked);
@@ -246,14 +286,13 @@ impl Router {
 
     /// Gives a write its identity, if there is a session.
     fn assign_request(&mut self, id: CallId) -> bool {
-        let (Some(session), Some(job)) = (self.session, self.jobs.get_mut(&id)) else {
+        let Some(session) = self.session else {
             return false;
         };
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.unfinished.insert(sequence);
-        let acked_below = self.unfinished.first().copied().unwrap_or(sequence);
-        job.request = Some(RequestId { session, sequence, acked_below });
+        let request = self.new_request(session);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.request = Some(request);
+        }
         true
     }
 
@@ -321,12 +360,26 @@ impl Router {
         let Some(id) = self.correlations.get(&reply.correlation).copied() else {
             return;
         };
-        let is_asked = |job: &Job| matches!(&job.stage, Stage::Sent { to, .. } if to == from);
-        if !self.jobs.get(&id).is_some_and(is_asked) {
+        let correlation = reply.correlation;
+        let is_asked = |job: &Job| {
+            matches!(&job.stage, Stage::Sent { to, correlation: last, .. }
+                if to == from && *last == correlation)
+        };
+        let is_late = |job: &Job| {
+            let mut late = job.late.iter();
+            matches!(reply.body, ClientReply::Txn(_))
+                && late.any(|(asked, to)| *asked == correlation && to == from)
+        };
+        if !self.jobs.get(&id).is_some_and(|job| is_asked(job) || is_late(job)) {
+            return;
+        }
+        let is_step = self.jobs.get(&id).is_some_and(|job| job.step().is_some());
+        if is_step && !matches!(reply.body, ClientReply::Refused(_) | ClientReply::Txn(_)) {
             return;
         }
         match reply.body {
             ClientReply::Refused(refusal) => self.on_refused(id, refusal),
+            ClientReply::Txn(reply) => self.on_step_reply(id, reply),
             ClientReply::Map(view) => self.on_map(id, view),
             ClientReply::SessionOpened(session) => self.on_session(id, session),
             ClientReply::Read(found) => self.finish(id, Ok(Answer::Got(found))),
@@ -339,8 +392,10 @@ impl Router {
     fn on_map(&mut self, id: CallId, view: MapView) {
         if self.map.as_ref().is_some_and(|map| map.cluster != view.map.cluster) {
             // Another cluster answers at the old addresses; it knows none of the old sessions.
-            self.session = None;
             self.leaders.clear();
+            if let Some(session) = self.session.take() {
+                self.on_session_lost(session);
+            }
         }
         self.map = Some(view.map.clone());
         let addresses = view.map.members.iter().map(|member| &member.address);
@@ -370,115 +425,6 @@ impl Router {
             self.advance(id);
         }
     }
-
-    fn on_refused(&mut self, id: CallId, refusal: Refusal) {
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.last_refusal = Some(refusal.clone());
-        }
-        match refusal {
-            Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
-            Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, *entry),
-            // Perhaps it never will be: whoever led from that address may be gone, and another node
-            // have begun there.
-            Refusal::NotReady => self.on_attempt_failed(id),
-            Refusal::Overloaded | Refusal::Malformed { .. } | Refusal::Unanswered { .. } => {
-                self.pause(id)
-            }
-            Refusal::Damaged { node, .. } => {
-                self.leaders.retain(|_, leader| *leader != node);
-                if let Some(job) = self.jobs.get_mut(&id) {
-                    job.avoided = Some(node);
-                }
-                self.pause(id);
-            }
-            Refusal::Removed { node } => {
-                self.leaders.retain(|_, leader| *leader != node);
-                self.map = None;
-                self.pause(id);
-            }
-            refusal @ (Refusal::NoSpace { .. } | Refusal::Diverged { .. }) => {
-                self.on_no_space(id, refusal);
-            }
-            Refusal::SessionExpired => self.on_session_expired(id),
-            Refusal::Superseded => self.give_up(id),
-            refusal @ (Refusal::TooLarge { .. }
-            | Refusal::WrongShard { .. }
-            | Refusal::Meta(_)
-            | Refusal::QuorumRisk { .. }
-            | Refusal::Transfer { .. }
-            | Refusal::Member { .. }) => {
-                self.finish(id, Err(CallError::Refused(refusal)));
-            }
-        }
-    }
-
-    /// A full disk, or a shard that nobody serves, is told at once, unless an earlier attempt may have taken effect.
-    fn on_no_space(&mut self, id: CallId, refusal: Refusal) {
-        if self.jobs.get(&id).is_some_and(|job| job.sent_count > 1) {
-            return self.pause(id);
-        }
-        self.finish(id, Err(CallError::Refused(refusal)));
-    }
-
-    fn on_not_leader(&mut self, id: CallId, shard: ShardId, hint: Option<NodeId>) {
-        let known = match hint {
-            Some(node) => self.leaders.insert(shard, node),
-            None => self.leaders.remove(&shard),
-        };
-        hint.into_iter().for_each(|node| self.check_known(node));
-        let is_first = self.jobs.get(&id).is_some_and(|job| job.failure_count == 0);
-        if self.map.is_none() {
-            self.pause(id);
-        } else if is_first && hint.is_some() && hint != known {
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.failure_count += 1;
-            }
-            self.send(id);
-        } else {
-            self.pause(id);
-        }
-    }
-
-    /// If the map does not have the node, it is out of date: forgets it, so that it is fetched.
-    fn check_known(&mut self, node: NodeId) {
-        if self.map.as_ref().is_some_and(|map| map.member(node).is_none()) {
-            self.map = None;
-        }
-    }
-
-    fn on_wrong_epoch(&mut self, id: CallId, entry: ShardEntry) {
-        self.leaders.remove(&entry.shard);
-        entry.voters.iter().for_each(|voter| self.check_known(*voter));
-        let slot = self.map.as_mut().and_then(|map| map.shards.get_mut(entry.shard.0 as usize));
-        if let Some(slot) = slot
-            && slot.epoch < entry.epoch
-        {
-            *slot = entry;
-            self.send(id);
-        } else {
-            self.pause(id);
-        }
-    }
-
-    /// The shard has forgotten the session: the next write opens another one.
-    fn on_session_expired(&mut self, id: CallId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let error = job.give_up();
-        if job.request.map(|request| request.session) == self.session {
-            self.session = None;
-        }
-        if job.sent_count > 1 {
-            return self.finish(id, Err(error));
-        }
-        job.sent_count = 0;
-        if let Some(request) = job.request.take() {
-            self.unfinished.remove(&request.sequence);
-        }
-        // The pause keeps a client whose sessions never last from flooding the meta group.
-        self.pause(id);
-    }
 }
 
 /// The request that gets the job done; none while the map lacks the shard.
@@ -500,6 +446,12 @@ fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
             let (shard, epoch) = placement()?;
             ClientRequest::Read { shard, epoch, key: key.clone() }
         }
+        Goal::Step(step) => {
+            let (shard, epoch) = placement()?;
+            let (txn, age, term) = (step.txn, step.age, step.term);
+            ClientRequest::Txn { shard, epoch, txn, age, term, step: step.request.clone() }
+        }
+        Goal::Watch(_) | Goal::User(Call::Txn { .. }) => return None,
         Goal::User(Call::Write(op)) => {
             let (shard, epoch) = placement()?;
             ClientRequest::Write { shard, epoch, request: job.request?, op: op.clone() }

@@ -10,6 +10,7 @@ use crate::id::{Address, Incarnation, NodeId, RequestId, ShardId, Timestamp};
 use crate::op::WriteOp;
 use crate::oracle::Raise;
 use crate::raft::Configuration;
+use crate::txn::{Decision, Part, TxnId, TxnOutcome};
 
 /// What an entry asks the state machine to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,38 @@ pub enum Command {
     /// In the meta group: lets the leader that proposed it issue timestamps up to a new bound
     /// ([`oracle`](crate::oracle)).
     RaiseBound(Raise),
+    /// Makes a transaction's part on this shard durable, until the anchor has decided.
+    Prepare {
+        /// Identity of the decision; here that of the preparation.
+        request: RequestId,
+        /// Which transaction.
+        txn: TxnId,
+        /// The shard that decides.
+        anchor: ShardId,
+        /// The part.
+        part: Part,
+    },
+    /// Decides a transaction, if it is not decided.
+    Decide {
+        /// Identity of the decision.
+        request: RequestId,
+        /// Which transaction.
+        txn: TxnId,
+        /// The decision.
+        decision: Decision,
+    },
+    /// Ends a transaction on a participant: the anchor has decided.
+    Finish {
+        /// Which transaction.
+        txn: TxnId,
+        /// How.
+        outcome: TxnOutcome,
+    },
+    /// All participants of these transactions have applied what was decided here.
+    Forget {
+        /// The transactions.
+        txns: Vec<TxnId>,
+    },
 }
 
 /// What the encoding of a [`Command::Configuration`] begins with: the version, then the variant.

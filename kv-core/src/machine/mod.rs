@@ -6,7 +6,9 @@
 //! supplies a [`ReadView`] of what was applied before, and stores the batch.
 //!
 //! A write's entry brings its commit timestamp, which is the version of what it writes. It grows with
-//! every write that runs, which [`Machine::apply`] asserts.
+//! every write that runs, and all versions of one key grow, which [`Machine::apply`] asserts. Only
+//! what a prepared transaction writes may be older than the newest write, never than another one of
+//! the same key: its keys are locked from the preparation on ([`transactions`]).
 //!
 //! # Exactly once
 //!
@@ -20,7 +22,7 @@
 //! move ([`plan`]), opens sessions, and bounds the timestamps that its leader issues
 //! ([`oracle`](crate::oracle)).
 //!
-//! **What this leaves out:** transactions, lists, sets and hashes.
+//! **What this leaves out:** locks, which are the leader's business; lists, sets and hashes.
 
 mod command;
 mod meta;
@@ -28,6 +30,7 @@ pub mod plan;
 mod sessions;
 mod snapshot;
 mod stored;
+mod transactions;
 
 use alloc::vec::Vec;
 
@@ -38,15 +41,17 @@ pub use snapshot::{
     SnapshotRow,
 };
 pub use stored::{LocalShardId, StoredKey, StoredKeyError, decode_value, encode_value};
+pub use transactions::Transactions;
 
 use crate::cluster::ClusterMap;
 use crate::codec;
-use crate::id::{LogId, Timestamp};
+use crate::id::{LogId, RequestId, SessionId, Timestamp};
 use crate::mutants::{self, Mutant};
 use crate::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use crate::raft::Configuration;
 use crate::storage::{Entry, Outcome, StateHash};
-use sessions::Seen;
+use crate::txn::{Decided, Prepared, TxnId};
+use sessions::{Remembered, Seen, Session};
 
 /// Replicas compare their states every so many entries: often enough that a divergence is found
 /// while it is small, and rarely enough to cost nothing.
@@ -113,11 +118,20 @@ pub struct Machine {
     map: Option<ClusterMap>,
     /// In the meta group: no timestamp above it was ever issued.
     bound: Timestamp,
-    /// The commit timestamp of the last write that ran, above those of all before it.
+    /// The newest commit timestamp of all writes that ran.
     newest: Timestamp,
+    transactions: Transactions,
     state_hash: u64,
     /// Room for what is hashed; empty between two entries.
     scratch: Vec<u8>,
+}
+
+/// A part of a stored machine, behind the first one.
+#[derive(serde::Serialize, serde::Deserialize)]
+enum StoredPart<S, P, D> {
+    Session(SessionId, S),
+    Prepared(TxnId, P),
+    Decided(TxnId, D),
 }
 
 impl Machine {
@@ -127,14 +141,19 @@ impl Machine {
     }
 
     /// The machine in the form in which a store keeps it: parts, each behind its length (32 bits,
-    /// little endian), so that no part is larger than the codec's limit however many sessions there
-    /// are.
+    /// little endian), so that no part is larger than the codec's limit however many sessions and
+    /// transactions there are.
     pub fn encode(&self) -> Vec<u8> {
+        type Part<'a> = StoredPart<&'a Session, &'a Prepared, &'a Decided>;
         let mut out = Vec::new();
         let Self { applied, configuration, map, bound, newest, state_hash, sessions, .. } = self;
         let head = (applied, configuration, map, bound, newest, state_hash, sessions.floor());
         push_part(&head, &mut out);
-        sessions.sessions().for_each(|session| push_part(&session, &mut out));
+        let Transactions { prepared, decided } = &self.transactions;
+        let sessions = sessions.sessions().map(|(id, session)| Part::Session(*id, session));
+        let prepared = prepared.iter().map(|(txn, prepared)| Part::Prepared(*txn, prepared));
+        let decided = decided.iter().map(|(txn, decided)| Part::Decided(*txn, decided));
+        sessions.chain(prepared).chain(decided).for_each(|part| push_part(&part, &mut out));
         out
     }
 
@@ -143,15 +162,34 @@ impl Machine {
     /// # Errors
     /// [`CodecError`](codec::CodecError) if the bytes are no encoded machine. *Nothing was changed.*
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
+        type Part = StoredPart<Session, Prepared, Decided>;
         let mut rest = bytes;
         let (applied, configuration, map, bound, newest, state_hash, floor) =
             codec::decode(take_part(&mut rest)?)?;
         let mut sessions = SessionTable::with_floor(floor);
+        let mut transactions = Transactions::default();
         while !rest.is_empty() {
-            sessions.restore(codec::decode(take_part(&mut rest)?)?);
+            match codec::decode::<Part>(take_part(&mut rest)?)? {
+                Part::Session(id, session) => sessions.restore(id, session),
+                Part::Prepared(txn, prepared) => {
+                    transactions.prepared.insert(txn, prepared);
+                }
+                Part::Decided(txn, decided) => {
+                    transactions.decided.insert(txn, decided);
+                }
+            }
         }
-        let scratch = Vec::new();
-        Ok(Self { applied, sessions, configuration, map, bound, newest, state_hash, scratch })
+        Ok(Self {
+            applied,
+            sessions,
+            configuration,
+            map,
+            bound,
+            newest,
+            transactions,
+            state_hash,
+            scratch: Vec::new(),
+        })
     }
 
     /// The last applied entry.
@@ -170,10 +208,15 @@ impl Machine {
         self.map.as_ref()
     }
 
-    /// The commit timestamp of the last write that ran: no key has a newer version, and every later
-    /// write is of a newer one.
+    /// The newest commit timestamp of all writes that ran: no key has a newer version, and every
+    /// later write is of a newer one, except those of transactions that have prepared.
     pub fn newest(&self) -> Timestamp {
         self.newest
+    }
+
+    /// The transactions that are between two steps here.
+    pub fn transactions(&self) -> &Transactions {
+        &self.transactions
     }
 
     /// Rolling hash over everything that was applied. Replicas that applied the same entry agree on
@@ -195,8 +238,9 @@ impl Machine {
     /// If the view cannot be read. The machine has then lost its place and must not be used again.
     ///
     /// # Panics
-    /// If the entry does not follow the last applied one, or its payload is not a command: both
-    /// mean that the log is not the one that was committed, and the node must stop.
+    /// If the entry does not follow the last applied one, its payload is not a command, or it
+    /// writes at a timestamp that its proposer could not have taken: all mean that the log is not
+    /// the one that was committed, and the node must stop.
     pub fn apply<V: ReadView>(
         &mut self,
         view: &V,
@@ -216,6 +260,14 @@ impl Machine {
                 self.bound = raise.apply(before);
                 (WriteBatch::default(), Outcome::BoundRaised { before, bound: self.bound })
             }
+            Command::Prepare { request, txn, anchor, part } => {
+                (WriteBatch::default(), self.prepare(request, txn, anchor, part))
+            }
+            Command::Decide { request, txn, decision } => {
+                self.decide(view, &request, txn, decision)?
+            }
+            Command::Finish { txn, outcome } => self.finish(view, txn, outcome)?,
+            Command::Forget { txns } => (WriteBatch::default(), Outcome::Forgotten { txns }),
             Command::Meta(command) => {
                 let outcome = meta::apply(&mut self.map, entry.id.index, command);
                 (WriteBatch::default(), outcome)
@@ -227,6 +279,7 @@ impl Machine {
                 (WriteBatch::default(), Outcome::None)
             }
         };
+        self.transactions.note(&outcome);
         self.roll_hash(&batch, &outcome);
         Ok((batch, outcome))
     }
@@ -234,16 +287,20 @@ impl Machine {
     fn apply_request<V: ReadView>(
         &mut self,
         view: &V,
-        request: crate::id::RequestId,
+        request: RequestId,
         op: WriteOp,
         commit_ts: Timestamp,
     ) -> Result<(WriteBatch, Outcome), V::Error> {
         let skip_table = mutants::is_active(Mutant::SessionTableIgnored);
         match self.sessions.look_up(&request) {
-            Seen::Before(result) if !skip_table => {
+            Seen::Before(Remembered::Written(result)) if !skip_table => {
                 return Ok((WriteBatch::default(), Outcome::Written(result)));
             }
-            Seen::Superseded if !skip_table => {
+            // The id was used for something else.
+            Seen::Before(Remembered::Prepared { .. } | Remembered::Decided { .. })
+            | Seen::Superseded
+                if !skip_table =>
+            {
                 return Ok((WriteBatch::default(), Outcome::Superseded));
             }
             Seen::Expired => return Ok((WriteBatch::default(), Outcome::SessionExpired)),
@@ -252,7 +309,7 @@ impl Machine {
         assert!(commit_ts > self.newest, "a shard's writes come in the order of their timestamps");
         self.newest = commit_ts;
         let (batch, result) = execute(view, op, commit_ts)?;
-        self.sessions.record(&request, result.clone());
+        self.sessions.record(&request, Remembered::Written(result.clone()));
         Ok((batch, Outcome::Written(result)))
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{RequestId, SessionId, Timestamp};
 use crate::op::WriteResult;
+use crate::txn::{TxnId, TxnOutcome};
 
 /// Sessions that one shard remembers. Beyond it the session that was opened first is forgotten.
 pub const SESSIONS_PER_SHARD_MAX: usize = 4_096;
@@ -18,11 +19,35 @@ pub const SESSIONS_PER_SHARD_MAX: usize = 4_096;
 /// forgotten, and its request counts as given up.
 pub const RESULTS_PER_SESSION_MAX: usize = 1_024;
 
+/// What a request came to.
+///
+/// A request is of one kind. The ids come from clients, though, so the same one may be used for
+/// something else: that is told by the variant, and for steps of transactions by the [`TxnId`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Remembered {
+    /// A write ran.
+    Written(WriteResult),
+    /// A transaction prepared.
+    Prepared {
+        /// Which.
+        txn: TxnId,
+        /// The least commit timestamp that the shard could take.
+        min_commit: Timestamp,
+    },
+    /// A transaction was decided.
+    Decided {
+        /// Which.
+        txn: TxnId,
+        /// How.
+        outcome: TxnOutcome,
+    },
+}
+
 /// What the table knows of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It ran, with this result.
-    Before(WriteResult),
+    /// It ran, and came to this.
+    Before(Remembered),
     /// It did not run, and may.
     Never,
     /// Its client has given it up; whether it ran is forgotten.
@@ -37,7 +62,7 @@ pub(super) struct Session {
     /// Requests below it are superseded.
     acked_below: u64,
     /// Results from `acked_below` up, by sequence.
-    results: BTreeMap<u64, WriteResult>,
+    results: BTreeMap<u64, Remembered>,
 }
 
 /// Results of the sessions that a shard remembers.
@@ -68,7 +93,7 @@ impl SessionTable {
     }
 
     /// Puts back a session that was there before.
-    pub(super) fn restore(&mut self, (id, session): (SessionId, Session)) {
+    pub(super) fn restore(&mut self, id: SessionId, session: Session) {
         self.sessions.insert(id, session);
     }
 
@@ -86,7 +111,7 @@ impl SessionTable {
     }
 
     /// Remembers the result of a request that just ran.
-    pub(super) fn record(&mut self, request: &RequestId, result: WriteResult) {
+    pub(super) fn record(&mut self, request: &RequestId, result: Remembered) {
         let session = self.sessions.entry(request.session).or_default();
         session.results.insert(request.sequence, result);
         session.acked_below = session.acked_below.max(request.acked_below);
@@ -117,8 +142,8 @@ mod tests {
         RequestId { session, sequence, acked_below }
     }
 
-    fn put(version: u64) -> WriteResult {
-        WriteResult::Put { version: Timestamp(version) }
+    fn put(version: u64) -> Remembered {
+        Remembered::Written(WriteResult::Put { version: Timestamp(version) })
     }
 
     #[test]

@@ -128,7 +128,11 @@ impl Node {
             | Outcome::Superseded
             | Outcome::SessionOpened(_)
             | Outcome::MapChanged(_)
-            | Outcome::BoundRaised { .. } => ClientReply::Admin(AdminReply::Done),
+            | Outcome::BoundRaised { .. }
+            | Outcome::Prepared { .. }
+            | Outcome::Decided { .. }
+            | Outcome::Finished { .. }
+            | Outcome::Forgotten { .. } => ClientReply::Admin(AdminReply::Done),
         }
     }
 }

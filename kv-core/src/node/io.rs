@@ -209,6 +209,8 @@ pub enum TimerReason {
     Forward,
     /// A request for timestamps is repeated or given up, or a round of confirmation is begun for one.
     Oracle,
+    /// Transactions are looked after: locks fall, participants ask, waits are reported.
+    Transactions,
     /// A replica without a leader campaigns, or a leader checks that a quorum still answers. Not for
     /// replicas of which a link would notice that.
     Raft(ShardId),

@@ -8,16 +8,18 @@
 //! read starts anew and waits for a round like any other.
 
 use super::Node;
-use crate::id::{RequestHandle, Round, ShardId};
+use crate::id::{RequestHandle, Round, ShardId, Term};
 use crate::op::{Found, Key};
 use crate::storage::ReadError;
-use crate::wire::ClientReply;
+use crate::wire::{ClientReply, TxnReply};
 
 /// A read that was let go because a lease held.
 #[derive(Debug)]
 pub(super) struct LeaseRead {
     pub(super) shard: ShardId,
     pub(super) key: Key,
+    /// The term in which the key was locked for a transaction.
+    pub(super) locked: Option<Term>,
 }
 
 impl Node {
@@ -44,13 +46,20 @@ impl Node {
         result: Result<Option<Found>, ReadError>,
     ) {
         let lease_read = self.lease_reads.remove(&handle);
+        let locked = self.locking_reads.remove(&handle);
         match (result, lease_read) {
-            (Ok(_), Some(LeaseRead { shard, key })) if !self.has_lease(shard) => {
-                if let Err(refusal) = self.start_read(shard, handle, key) {
+            (Ok(_), Some(LeaseRead { shard, key, locked })) if !self.has_lease(shard) => {
+                if let Err(refusal) = self.start_read(shard, handle, key, locked) {
                     self.reply(handle, ClientReply::Refused(refusal));
                 }
             }
-            (Ok(found), _) => self.reply(handle, ClientReply::Read(found)),
+            (Ok(found), _) => {
+                let reply = match locked {
+                    Some(term) => ClientReply::Txn(TxnReply::Locked { term, found }),
+                    None => ClientReply::Read(found),
+                };
+                self.reply(handle, reply);
+            }
             (Err(ReadError::Damaged(damage)), _) => {
                 self.become_suspect(damage);
                 self.refuse_damaged(handle.into());

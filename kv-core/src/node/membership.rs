@@ -76,10 +76,11 @@ impl Node {
             limits: self.config.limits,
             life: self.identity.replica_life(),
         };
+        let transactions = core::mem::take(&mut recovered.transactions);
         self.replica_count += 1;
         let label = alloc::format!("{shard}/{}", self.replica_count);
         let group = Group::new(config, recovered, Rng::fork(self.start.seed, &label), self.now);
-        self.replicas.insert(shard, Replica::new(group));
+        self.replicas.insert(shard, Replica::new(group, transactions));
         self.touched.insert(shard);
     }
 

@@ -28,20 +28,29 @@
 //! `Request(Read)` → it notes the commit index and the next confirmation round → a majority
 //! confirms that round, and the index is applied → `Store(Read)` → the value answers the client.
 //!
-//! **What this leaves out:** reads of the past, and transactions.
+//! # Life of a transaction
+//!
+//! `Request(Txn)` steps lock keys ([`locking`], [`transactions`]); the last ones prepare its parts on
+//! all shards but one, and have that one decide. The leaders see to it that all hear of the decision
+//! ([`finishing`]), and that nobody waits in a circle ([`deadlocks`]).
+//!
+//! **What this leaves out:** reads of the past.
 
 mod admin;
 mod config;
 mod confirm;
 mod contact;
 mod damage;
+mod deadlocks;
 mod divergence;
+mod finishing;
 mod formation;
 mod forward;
 mod hints;
 mod io;
 mod lease;
 mod link;
+mod locking;
 mod membership;
 mod moves;
 mod oracle;
@@ -51,6 +60,7 @@ mod requests;
 mod snapshots;
 mod stamps;
 mod status;
+mod transactions;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -78,6 +88,7 @@ use crate::wire::{
     ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, RaftMessage, Refusal,
 };
 use confirm::Rounds;
+use deadlocks::Deadlocks;
 use formation::Formation;
 use forward::Forwards;
 use hints::Hints;
@@ -167,6 +178,13 @@ pub struct Node {
     appends_begun: BTreeMap<AppendId, Instant>,
     /// Reads that the store works on by the word of a lease.
     lease_reads: BTreeMap<RequestHandle, LeaseRead>,
+    /// Reads that the store works on for transactions that have locked the key, with the term.
+    locking_reads: BTreeMap<RequestHandle, Term>,
+    /// When transactions are looked after; none while there are none.
+    txn_tick_at: Option<Instant>,
+    /// Number of the last wait for a lock.
+    last_wait: u64,
+    deadlocks: Deadlocks,
     /// Until then the disk counts as slow.
     slow_until: Instant,
     /// What other members tell; none while the node does not run.
@@ -225,6 +243,10 @@ impl Node {
             placing: BTreeMap::new(),
             appends_begun: BTreeMap::new(),
             lease_reads: BTreeMap::new(),
+            locking_reads: BTreeMap::new(),
+            txn_tick_at: None,
+            last_wait: 0,
+            deadlocks: Deadlocks::default(),
             slow_until: Instant::ZERO,
             hints: None,
         };
@@ -297,7 +319,8 @@ impl Node {
         let asking = self.stamps.deadline();
         let stamps = asking.into_iter().chain(self.oracle.deadline(self.now)).min();
         let stamps = stamps.map(|at| (at, TimerReason::Oracle));
-        let timers = [formation, heartbeat, contact, forward, stamps, gossip, raft];
+        let txns = self.txn_tick_at.map(|at| (at, TimerReason::Transactions));
+        let timers = [formation, heartbeat, contact, forward, stamps, txns, gossip, raft];
         timers.into_iter().flatten().min()
     }
 
@@ -386,6 +409,7 @@ impl Node {
         self.on_contact_timeout();
         self.on_forward_timeout();
         self.on_stamps_timeout();
+        self.on_txn_tick();
         self.on_gossip_timeout();
         self.on_deadlines();
     }
@@ -397,6 +421,7 @@ impl Node {
             | ClientRequest::OpenSession { .. }
             | ClientRequest::Read { .. }
             | ClientRequest::Write { .. }
+            | ClientRequest::Txn { .. }
             | ClientRequest::Admin(_) => ClientReply::Refused(refusal),
         };
         self.reply(handle, reply);
@@ -473,6 +498,7 @@ impl Node {
             PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
             PeerMessage::Forward(message) => self.on_forward(from, message),
             PeerMessage::Gossip(message) => self.on_gossip(from, message),
+            PeerMessage::Txn(message) => self.on_txn_message(Some(from), message),
             PeerMessage::Oracle(message) => self.on_oracle_message(from, message),
             PeerMessage::Diverged { shard, term, index, majority } => {
                 self.on_diverged(from, shard, term, index, majority);
@@ -589,6 +615,8 @@ impl Node {
                 self.collect_committed(*shard);
                 self.release_late(*shard);
                 self.update_snapshots(*shard);
+                self.begin_early_writes(*shard);
+                self.serve_locks(*shard);
                 self.serve_reads(*shard);
                 self.file_deadline(*shard);
             }
@@ -599,6 +627,7 @@ impl Node {
             self.update_leads();
         }
         self.begin_round_for_waiting();
+        self.arm_txn_tick();
         self.end_repair();
         self.outbox.pack(Sender {
             cluster: self.identity.cluster.as_ref().map(|cluster| cluster.id),

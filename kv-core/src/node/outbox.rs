@@ -134,6 +134,7 @@ fn size(message: &PeerMessage) -> usize {
         | PeerMessage::Confirm { .. }
         | PeerMessage::Confirmed(_)
         | PeerMessage::Oracle(_)
+        | PeerMessage::Txn(_)
         | PeerMessage::Diverged { .. } => 64,
         PeerMessage::Gossip(_) => MESSAGE_BYTES_MAX,
     }

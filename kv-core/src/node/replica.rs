@@ -6,8 +6,10 @@ use core::mem;
 
 use super::divergence::States;
 use super::forward::Asker;
+use super::locking::{Hold, Locking};
 use super::stamps::Unstamped;
 use crate::id::{AppendId, Epoch, LogIndex, NodeId, RequestHandle, Round, Term};
+use crate::machine::Transactions;
 use crate::op::Key;
 use crate::raft::{Group, Role};
 use crate::time::Instant;
@@ -15,8 +17,11 @@ use crate::time::Instant;
 /// A write that was proposed and not applied yet.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
-    pub(super) asker: Asker,
+    /// Who waits for it; none if nobody does.
+    pub(super) asker: Option<Asker>,
     pub(super) bytes: usize,
+    /// What it keeps locked until it is applied.
+    pub(super) hold: Hold,
 }
 
 /// A read that waits for a confirmation of leadership, and for the entries that it must see.
@@ -24,6 +29,8 @@ pub(super) struct PendingWrite {
 pub(super) struct WaitingRead {
     pub(super) handle: RequestHandle,
     pub(super) key: Key,
+    /// The term in which the key was locked for a transaction; none if it is a read by itself.
+    pub(super) locked: Option<Term>,
     /// A round that began after the read arrived.
     pub(super) round: Round,
     pub(super) index: LogIndex,
@@ -75,6 +82,8 @@ pub(super) struct Replica {
     /// Writes that wait for their timestamps, in the order in which they came.
     pub(super) unstamped: VecDeque<Unstamped>,
     pub(super) reads: VecDeque<WaitingRead>,
+    /// Who has locked what.
+    pub(super) locking: Locking,
     /// What the store has applied.
     pub(super) store_applied: LogIndex,
     /// What of it is durable without the log.
@@ -91,7 +100,7 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub(super) fn new(group: Group) -> Self {
+    pub(super) fn new(group: Group, transactions: Transactions) -> Self {
         let reported = Reported::new(&group, LogIndex(0));
         let store_applied = group.applied_index();
         let whole_since = (!group.is_suspect()).then_some(AppendId(0));
@@ -102,6 +111,7 @@ impl Replica {
             pending: BTreeMap::new(),
             unstamped: VecDeque::new(),
             reads: VecDeque::new(),
+            locking: Locking::new(transactions),
             store_applied,
             flushed: store_applied,
             reported,
@@ -132,13 +142,15 @@ impl Replica {
 
     /// Removes everything that waits, with the bytes of the writes: the leadership is over.
     pub(super) fn take_waiting(&mut self) -> (Vec<Asker>, usize) {
-        let pending = mem::take(&mut self.pending).into_values();
-        let pending = pending.map(|write| (write.asker, write.bytes));
-        let unstamped = mem::take(&mut self.unstamped).into_iter();
-        let unstamped = unstamped.map(|write| (write.asker, write.bytes));
-        let (writes, bytes): (Vec<_>, Vec<usize>) = pending.chain(unstamped).unzip();
+        let (waiting, waiting_bytes) = self.locking.close();
+        let pending_bytes: usize = self.pending.values().map(|write| write.bytes).sum();
+        let pending = mem::take(&mut self.pending).into_values().filter_map(|write| write.asker);
+        let unstamped = mem::take(&mut self.unstamped);
+        let unstamped_bytes: usize = unstamped.iter().map(|work| work.bytes).sum();
+        let unstamped = unstamped.into_iter().map(|work| work.asker);
         let reads = mem::take(&mut self.reads);
         let reads = reads.into_iter().map(|read| read.handle.into());
-        (writes.into_iter().chain(reads).collect(), bytes.iter().sum())
+        let askers = pending.chain(unstamped).chain(reads).chain(waiting).collect();
+        (askers, pending_bytes + unstamped_bytes + waiting_bytes)
     }
 }

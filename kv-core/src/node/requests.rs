@@ -5,17 +5,23 @@ use alloc::string::String;
 
 use super::forward::Asker;
 use super::lease::LeaseRead;
+use super::locking::Hold;
 use super::replica::{PendingWrite, WaitingRead};
+use super::transactions::TxnPlace;
 use super::{Node, Output};
-use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, Round, SessionId, ShardId, Timestamp};
+use crate::id::{
+    Epoch, LogIndex, NodeId, RequestHandle, Round, SessionId, ShardId, Term, Timestamp,
+};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
 use crate::raft::ProposeError;
 use crate::ring;
 use crate::storage::{Outcome, Read, StorageRequest};
+use crate::txn::{AbortReason, Part, TxnOutcome};
 use crate::wire::{
     ClientReply, ClientRequest, ForwardMessage, MapView, NodeRequest, PeerMessage, Refusal,
+    TxnReply,
 };
 
 /// Bytes of writes that may be proposed and not yet applied, over all shards: what a node holds in
@@ -45,8 +51,11 @@ impl Node {
             }
             ClientRequest::Read { shard, epoch, key } => self
                 .check_placement(shard, epoch, &key)
-                .and_then(|()| self.start_read(shard, handle, key))
+                .and_then(|()| self.start_read(shard, handle, key, None))
                 .map_err(ClientReply::Refused),
+            ClientRequest::Txn { shard, epoch, txn, age, term, step } => {
+                return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, term }, step);
+            }
             ClientRequest::Write { shard, epoch, request, op } => self
                 .check_placement(shard, epoch, op.key())
                 .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))
@@ -87,7 +96,12 @@ impl Node {
     }
 
     /// Whether the client and this node agree on where the key lives.
-    fn check_placement(&self, shard: ShardId, epoch: Epoch, key: &Key) -> Result<(), Refusal> {
+    pub(super) fn check_placement(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        key: &Key,
+    ) -> Result<(), Refusal> {
         check_size("key", key.bytes.len(), KEY_BYTES_MAX)?;
         let map = self.map.as_ref().ok_or(Refusal::NotReady)?;
         let expected = ring::shard_of(key, map.shard_count());
@@ -110,7 +124,7 @@ impl Node {
 
     /// Refuses sessions that cannot have been opened yet, as far as this node can tell: they are of
     /// another cluster or forged, and would push the sessions of this one out of the table for good.
-    fn check_session(&self, session: SessionId) -> Result<(), Refusal> {
+    pub(super) fn check_session(&self, session: SessionId) -> Result<(), Refusal> {
         let Some(meta) = self.replicas.get(&ShardId::META) else {
             return Ok(());
         };
@@ -122,12 +136,20 @@ impl Node {
     /// followers that without them there is no majority. Fullness is judged here and never when
     /// entries are applied: what is committed is applied everywhere.
     fn check_space(&self, shard: ShardId, op: &WriteOp) -> Result<(), Refusal> {
+        let makes_room = matches!(op, WriteOp::Delete { .. });
+        if makes_room { Ok(()) } else { self.check_room(shard) }
+    }
+
+    /// The same for what a transaction wants to write.
+    pub(super) fn check_txn_space(&self, shard: ShardId, part: &Part) -> Result<(), Refusal> {
+        let makes_room = part.writes.iter().all(|write| write.value.is_none());
+        if makes_room { Ok(()) } else { self.check_room(shard) }
+    }
+
+    fn check_room(&self, shard: ShardId) -> Result<(), Refusal> {
         let Some(replica) = self.replicas.get(&shard).filter(|replica| replica.is_leader()) else {
             return Ok(());
         };
-        if matches!(op, WriteOp::Delete { .. }) {
-            return Ok(());
-        }
         if self.is_full {
             return Err(Refusal::NoSpace { node: self.config.id });
         }
@@ -161,6 +183,17 @@ impl Node {
         asker: Asker,
         command: &Command,
     ) -> Result<(), Refusal> {
+        self.propose_holding(shard, Some(asker), command, Hold::Nothing)
+    }
+
+    /// Proposes what keeps something locked until it is applied.
+    pub(super) fn propose_holding(
+        &mut self,
+        shard: ShardId,
+        asker: Option<Asker>,
+        command: &Command,
+        hold: Hold,
+    ) -> Result<(), Refusal> {
         self.check_states(shard)?;
         let refusal = self.refusal(shard);
         let payload = command.encode();
@@ -176,7 +209,7 @@ impl Node {
             ProposeError::NotLeader { hint } => Refusal::NotLeader { shard, hint },
             ProposeError::Full => Refusal::Overloaded,
         })?;
-        replica.pending.insert(id.index, PendingWrite { asker, bytes });
+        replica.pending.insert(id.index, PendingWrite { asker, bytes, hold });
         self.pending_bytes += bytes;
         self.touched.insert(shard);
         Ok(())
@@ -187,6 +220,7 @@ impl Node {
         shard: ShardId,
         handle: RequestHandle,
         key: Key,
+        locked: Option<Term>,
     ) -> Result<(), Refusal> {
         self.check_states(shard)?;
         let refusal = self.refusal(shard);
@@ -204,7 +238,7 @@ impl Node {
         if replica.reads.len() >= READS_WAITING_MAX {
             return Err(Refusal::Overloaded);
         }
-        replica.reads.push_back(WaitingRead { handle, key, round, index });
+        replica.reads.push_back(WaitingRead { handle, key, locked, round, index });
         self.reading.insert(shard);
         self.touched.insert(shard);
         Ok(())
@@ -218,9 +252,17 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
-        for WaitingRead { handle, key, round, index } in replica.take_ready_reads(released) {
+        for read in replica.take_ready_reads(released) {
+            if read.locked.is_none() && replica.locking.is_in_doubt(&read.key) {
+                replica.locking.blocked.push(read);
+                continue;
+            }
+            let WaitingRead { handle, key, locked, round, index } = read;
             if round > confirmed {
-                self.lease_reads.insert(handle, LeaseRead { shard, key: key.clone() });
+                self.lease_reads.insert(handle, LeaseRead { shard, key: key.clone(), locked });
+            }
+            if let Some(term) = locked {
+                self.locking_reads.insert(handle, term);
             }
             let timestamp = Timestamp::MAX;
             let read = Read { handle, shard, at_least: index, timestamp, key };
@@ -242,20 +284,35 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;
         };
-        let Some(PendingWrite { asker, bytes }) = replica.pending.remove(&index) else {
+        replica.locking.note(&outcome);
+        let Some(PendingWrite { asker, bytes, hold }) = replica.pending.remove(&index) else {
             return;
         };
         self.pending_bytes -= bytes;
+        replica.locking.end(&hold);
+        self.on_ended(shard, &hold, &outcome);
+        let Some(asker) = asker else { return };
         let reply = match outcome {
             Outcome::Written(result) => ClientReply::Written(result),
             Outcome::SessionOpened(session) => ClientReply::SessionOpened(session),
             Outcome::SessionExpired => ClientReply::Refused(Refusal::SessionExpired),
             Outcome::Superseded => ClientReply::Refused(Refusal::Superseded),
+            Outcome::Prepared { min_commit, .. } => {
+                ClientReply::Txn(TxnReply::Prepared { min_commit })
+            }
+            Outcome::Decided { outcome: TxnOutcome::Committed { commit_ts }, .. } => {
+                ClientReply::Txn(TxnReply::Committed { commit_ts })
+            }
+            Outcome::Decided { outcome: TxnOutcome::Aborted, .. } => {
+                ClientReply::Txn(TxnReply::Aborted(AbortReason::GivenUp))
+            }
             outcome @ (Outcome::None
             | Outcome::MapChanged(_)
             | Outcome::MemberAdded { .. }
             | Outcome::MetaRefused(_)
-            | Outcome::BoundRaised { .. }) => self.admin_reply(outcome),
+            | Outcome::BoundRaised { .. }
+            | Outcome::Finished { .. }
+            | Outcome::Forgotten { .. }) => self.admin_reply(outcome),
         };
         self.reply(asker, reply);
     }

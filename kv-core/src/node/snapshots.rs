@@ -339,6 +339,7 @@ impl Node {
         };
         let configuration = state.configuration.unwrap_or(initial);
         replica.group.on_installed(self.now, last, configuration);
+        replica.locking.install(state.transactions);
         replica.store_applied = last.index;
         replica.flushed = last.index;
         self.outbox.push(Output::Store(StorageRequest::Release { shard, floor: last }));

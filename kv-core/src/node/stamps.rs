@@ -8,9 +8,9 @@
 //!
 //! - A timestamp serves only work that was registered before it was asked for: so it is above the
 //!   timestamp of everything that had been answered when the work arrived.
-//! - One request is out at a time. It is abandoned when it was not answered for some time, and all
-//!   its work asked for anew; an answer that comes after that is dropped. So a shard's writes are
-//!   proposed in the order of their timestamps.
+//! - A few requests are out at a time. One is abandoned when it was not answered for some time, or a
+//!   later one was, and all its work is asked for anew; an answer that comes after that is dropped. So
+//!   a shard's writes are proposed in the order of their timestamps.
 //! - A leader uses only timestamps that were asked for in its own term, after it had applied the
 //!   no-op of that term: so they are above all timestamps of entries that it did not propose.
 //!
@@ -26,9 +26,11 @@
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::mem;
 use core::time::Duration;
 
 use super::forward::Asker;
+use super::locking::{Begun, Hold};
 use super::replica::PendingWrite;
 use super::requests::PENDING_BYTES_MAX;
 use super::{Node, Replica};
@@ -39,6 +41,7 @@ use crate::op::WriteOp;
 use crate::oracle::COUNT_MAX;
 use crate::raft::ProposeError;
 use crate::time::Instant;
+use crate::txn::{Decision, TxnId, TxnWrite};
 use crate::wire::{ClientReply, Elsewhere, Issued, OracleMessage, PeerMessage, Receipt, Refusal};
 
 /// Requests that are out at a time.
@@ -51,14 +54,50 @@ const PATIENCE_MAX: Duration = Duration::from_secs(2);
 /// So many times what the last answer took.
 const PATIENCE_FACTOR: u32 = 4;
 
-/// A write that waits for its commit timestamp.
+/// Work that waits for its commit timestamp.
 #[derive(Debug)]
 pub(super) struct Unstamped {
     pub(super) asker: Asker,
-    pub(super) request: RequestId,
-    pub(super) op: WriteOp,
+    pub(super) work: Work,
     /// What it takes of the node's budget.
     pub(super) bytes: usize,
+    /// What it keeps locked until it is applied.
+    pub(super) hold: Hold,
+}
+
+/// What gets a commit timestamp.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A write of one key.
+    Write { request: RequestId, op: WriteOp },
+    /// The decision to commit a transaction.
+    Commit {
+        request: RequestId,
+        txn: TxnId,
+        writes: Vec<TxnWrite>,
+        participants: Vec<ShardId>,
+        min_commit: Timestamp,
+    },
+}
+
+impl Work {
+    /// The least timestamp that it can take.
+    fn min_commit(&self) -> Timestamp {
+        match self {
+            Self::Write { .. } => Timestamp(0),
+            Self::Commit { min_commit, .. } => *min_commit,
+        }
+    }
+
+    fn stamped(self, commit_ts: Timestamp) -> Command {
+        match self {
+            Self::Write { request, op } => Command::Write { request, op, commit_ts },
+            Self::Commit { request, txn, writes, participants, .. } => {
+                let decision = Decision::Commit { commit_ts, writes, participants };
+                Command::Decide { request, txn, decision }
+            }
+        }
+    }
 }
 
 /// A request for timestamps that is out.
@@ -155,11 +194,50 @@ impl Node {
         if self.pending_bytes + bytes > PENDING_BYTES_MAX {
             return Err(Refusal::Overloaded);
         }
-        replica.unstamped.push_back(Unstamped { asker, request, op, bytes });
         self.pending_bytes += bytes;
-        self.stamps.waiting.insert(shard);
         self.touched.insert(shard);
+        let work = Work::Write { request, op };
+        let write = Unstamped { asker, work, bytes, hold: Hold::Nothing };
+        if replica.knows_its_past() {
+            self.begin_write(shard, write);
+        } else {
+            // Among what earlier leaders committed may be locks.
+            replica.locking.early.push_back(write);
+        }
         Ok(())
+    }
+
+    /// Begins what came before this leader knew its past.
+    pub(super) fn begin_early_writes(&mut self, shard: ShardId) {
+        let knows_its_past = |replica: &&mut Replica| replica.knows_its_past();
+        let replica = self.replicas.get_mut(&shard).filter(knows_its_past);
+        for write in replica.map(|it| mem::take(&mut it.locking.early)).unwrap_or_default() {
+            self.begin_write(shard, write);
+        }
+    }
+
+    /// A write of one key goes on, or waits for a lock.
+    fn begin_write(&mut self, shard: ShardId, write: Unstamped) {
+        let Work::Write { op, .. } = &write.work else { return self.register_work(shard, write) };
+        let key = op.key().clone();
+        let Some(replica) = self.replicas.get_mut(&shard) else { return };
+        match replica.locking.begin_write(&key, write) {
+            Begun::Free(write) => self.register_work(shard, write),
+            Begun::Waits => {}
+            Begun::Full(write) => {
+                self.pending_bytes -= write.bytes;
+                self.reply(write.asker, ClientReply::Refused(Refusal::Overloaded));
+            }
+        }
+    }
+
+    /// Registers work whose locks are held.
+    pub(super) fn register_work(&mut self, shard: ShardId, work: Unstamped) {
+        if let Some(replica) = self.replicas.get_mut(&shard) {
+            replica.unstamped.push_back(work);
+            self.stamps.waiting.insert(shard);
+            self.touched.insert(shard);
+        }
     }
 
     /// Asks for the timestamps that all registered work needs, unless a request is out.
@@ -289,18 +367,23 @@ impl Node {
     }
 
     fn propose_stamped(&mut self, shard: ShardId, work: Unstamped, commit_ts: Timestamp) {
-        let Unstamped { asker, request, op, bytes } = work;
-        let payload = Command::Write { request, op, commit_ts }.encode();
         let replica = self.replicas.get_mut(&shard).expect("work waits only at a replica");
+        if commit_ts <= replica.locking.finished_ts || commit_ts < work.work.min_commit() {
+            // A decision of another shard came between; the work is asked for anew.
+            return self.register_work(shard, work);
+        }
+        let Unstamped { asker, work, bytes, hold } = work;
+        let payload = work.stamped(commit_ts).encode();
         let refusal = match replica.group.propose(self.now, payload.into()) {
             Ok(id) => {
-                replica.pending.insert(id.index, PendingWrite { asker, bytes });
+                replica.pending.insert(id.index, PendingWrite { asker: Some(asker), bytes, hold });
                 self.touched.insert(shard);
                 return;
             }
             Err(ProposeError::NotLeader { hint }) => Refusal::NotLeader { shard, hint },
             Err(ProposeError::Full) => Refusal::Overloaded,
         };
+        replica.locking.end(&hold);
         self.pending_bytes -= bytes;
         self.reply(asker, ClientReply::Refused(refusal));
     }

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, ClusterRecord, MetaError, ShardEntry};
 use crate::id::{
-    Address, ClusterId, Epoch, Incarnation, LogIndex, NodeId, RequestId, SessionId, ShardId,
+    Address, ClusterId, Epoch, Incarnation, LogIndex, NodeId, RequestId, SessionId, ShardId, Term,
+    Timestamp,
 };
 use crate::machine::plan::{Change, Move};
 use crate::node::Status;
 use crate::op::{Found, Key, WriteOp, WriteResult};
 use crate::storage::StorageDamage;
+use crate::txn::{AbortReason, Age, LockMode, Part, TxnId};
 
 /// A request on a client connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +69,92 @@ pub enum ClientRequest {
     Status,
     /// What an operator asks.
     Admin(AdminRequest),
+    /// A step of a transaction, at the leader of a shard.
+    Txn {
+        /// The shard.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// Whose step it is.
+        txn: TxnId,
+        /// How old the transaction is.
+        age: Age,
+        /// The term of the shard's leader in which the transaction has got its locks there; none as
+        /// long as it has heard of none. In another term they are lost.
+        term: Option<Term>,
+        /// The step.
+        step: TxnRequest,
+    },
+}
+
+/// A step of a transaction on one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnRequest {
+    /// Lock a key of the shard, and read it. A repetition finds it locked. Answered by
+    /// [`TxnReply::Locked`] or [`TxnReply::Aborted`].
+    Lock {
+        /// The key.
+        key: Key,
+        /// How.
+        mode: LockMode,
+    },
+    /// The coordinator is alive. Answered by [`TxnReply::Alive`] or [`TxnReply::Aborted`].
+    Beat,
+    /// The transaction is over and was not committed: free its locks. A participant that has
+    /// prepared asks the anchor. Answered by [`TxnReply::RolledBack`].
+    Rollback,
+    /// Make the part durable, and keep its locks until the anchor has decided. Locks what is written
+    /// and is not locked yet. Runs once. Answered by [`TxnReply::Prepared`] or
+    /// [`TxnReply::Aborted`].
+    Prepare {
+        /// Identity of the decision over all retries.
+        request: RequestId,
+        /// The shard that decides.
+        anchor: ShardId,
+        /// The part.
+        part: Part,
+    },
+    /// Decide to commit, as the anchor or as the only shard. Locks what is written and is not locked
+    /// yet. Runs once: a repetition hears how it ended. Answered by [`TxnReply::Committed`] or
+    /// [`TxnReply::Aborted`].
+    Commit {
+        /// Identity of the decision over all retries.
+        request: RequestId,
+        /// The part on this shard.
+        part: Part,
+        /// The other shards, all of which have prepared.
+        participants: Vec<ShardId>,
+        /// The highest of what they answered.
+        min_commit: Timestamp,
+    },
+}
+
+/// How a step of a transaction ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnReply {
+    /// The key is locked.
+    Locked {
+        /// In which term of the shard's leader.
+        term: Term,
+        /// What it holds; none if it does not exist.
+        found: Option<Found>,
+    },
+    /// The transaction has its locks on the shard.
+    Alive,
+    /// It has none any more, or soon will have none.
+    RolledBack,
+    /// The part is durable, and locked until the anchor has decided.
+    Prepared {
+        /// The least commit timestamp that the shard can take.
+        min_commit: Timestamp,
+    },
+    /// The transaction took effect, on all of its shards.
+    Committed {
+        /// At this timestamp.
+        commit_ts: Timestamp,
+    },
+    /// The transaction took no effect, and will not.
+    Aborted(AbortReason),
 }
 
 /// What an operator asks of a cluster.
@@ -170,6 +258,8 @@ pub enum ClientReply {
     Refused(Refusal),
     /// Answer to `Admin`.
     Admin(AdminReply),
+    /// Answer to `Txn`.
+    Txn(TxnReply),
 }
 
 /// A map together with what the node believes of leaders.

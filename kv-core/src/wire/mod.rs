@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 pub use client::{
     AdminReply, AdminRequest, ClientReply, ClientRequest, MapView, Refusal, ReplyFrame,
-    RequestFrame,
+    RequestFrame, TxnReply, TxnRequest,
 };
 pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameReader, PROTOCOL_VERSION,
@@ -28,7 +28,7 @@ pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, W
 pub use peer::{
     Confirmation, Elsewhere, FormationMessage, ForwardMessage, Issued, Lead, MapMessage,
     NodeRequest, OracleMessage, PeerFrame, PeerMessage, RaftMessage, Receipt, SnapshotMessage,
-    Standing, VoteKind,
+    Standing, TxnMessage, VoteKind, Wait,
 };
 
 /// Encodes a frame: header, checksum and body.

@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, ClusterRecord};
 use crate::gossip::GossipMessage;
-use crate::id::{ClusterId, Incarnation, LogId, LogIndex, NodeId, Round, ShardId, Term, Timestamp};
+use crate::id::{
+    ClusterId, Incarnation, LogId, LogIndex, NodeId, RequestId, Round, ShardId, Term, Timestamp,
+};
 use crate::machine::SnapshotChunk;
 use crate::raft::Configuration;
 use crate::storage::{SnapshotId, StateHash};
+use crate::txn::{Age, TxnId, TxnOutcome};
 use crate::wire::client::{AdminRequest, ClientReply};
 
 /// All that one step of a node has for one peer.
@@ -70,6 +73,8 @@ pub enum PeerMessage {
     Gossip(GossipMessage),
     /// Asking for timestamps, and getting them.
     Oracle(OracleMessage),
+    /// Ending a transaction on its shards.
+    Txn(TxnMessage),
     /// As leader of a shard: the replicas' states differ.
     Diverged {
         /// The shard.
@@ -82,6 +87,73 @@ pub enum PeerMessage {
         /// can have a majority.
         majority: Option<u64>,
     },
+}
+
+/// Messages between the leaders of a transaction's shards. Any of them may be lost: who waits says it
+/// again. Who does not lead the shard that is meant ignores them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnMessage {
+    /// From a participant to the anchor: how did it end?
+    Resolve {
+        /// The anchor.
+        anchor: ShardId,
+        /// The participant.
+        participant: ShardId,
+        /// Which transaction.
+        txn: TxnId,
+        /// Identity of its decision.
+        request: RequestId,
+    },
+    /// From the anchor to a participant: it ended so.
+    Finish {
+        /// The anchor.
+        anchor: ShardId,
+        /// The participant.
+        participant: ShardId,
+        /// Which transaction.
+        txn: TxnId,
+        /// How it ended.
+        outcome: TxnOutcome,
+    },
+    /// From a participant to the anchor: that is applied here.
+    Finished {
+        /// The anchor.
+        anchor: ShardId,
+        /// The participant.
+        participant: ShardId,
+        /// Which transaction.
+        txn: TxnId,
+    },
+    /// To the leader of the meta group: who waits for whom on the sender's shards.
+    Waits {
+        /// The poll that it answers; 0 if none.
+        poll: u64,
+        /// The waits.
+        waits: Vec<Wait>,
+    },
+    /// From the leader of the meta group: who waits for whom?
+    Poll {
+        /// Echoed in the answer.
+        poll: u64,
+    },
+    /// From the leader of the meta group: the first of these has to give way.
+    Deadlock {
+        /// Each waits for the next one, the last for the first.
+        cycle: Vec<TxnId>,
+    },
+}
+
+/// A transaction that waits for a lock, and one that it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Wait {
+    /// Who waits.
+    pub waiter: TxnId,
+    /// How old it is.
+    pub age: Age,
+    /// For whom.
+    pub holder: TxnId,
+    /// Number of the wait at the node that reports it: another wait has another one.
+    pub number: u64,
 }
 
 /// Messages between a node that needs timestamps and the leader of the meta group, directly or by one

@@ -13,3 +13,4 @@ mod oracle;
 mod repair;
 mod space;
 mod support;
+mod transactions;

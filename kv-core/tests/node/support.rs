@@ -14,7 +14,7 @@ use kv_core::id::{
     Address, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId, SessionId,
     ShardId, Term, Timestamp,
 };
-use kv_core::machine::{self, Command, Machine, Newest, ReadView};
+use kv_core::machine::{self, Command, Machine, Newest, ReadView, Transactions};
 use kv_core::node::{Event, Input, LeaseConfig, Node, NodeConfig, Output, Start, TimerReason};
 use kv_core::op::{Key, Value, WriteOp};
 use kv_core::storage::{
@@ -22,7 +22,9 @@ use kv_core::storage::{
     StorageReply, StorageRequest,
 };
 use kv_core::time::Instant;
-use kv_core::wire::{self, ClientReply, ClientRequest, Frame, PeerFrame, ReplyFrame, RequestFrame};
+use kv_core::wire::{
+    self, ClientReply, ClientRequest, Frame, PeerFrame, PeerMessage, ReplyFrame, RequestFrame,
+};
 
 /// The shard that most tests look at.
 pub(crate) const SHARD: ShardId = ShardId(1);
@@ -102,7 +104,9 @@ impl Store {
         let mut applied = BTreeMap::new();
         for (shard, (machine, view)) in &self.applied {
             self.flushed.insert(*shard, (machine.encode(), view.clone()));
-            self.groups.entry(*shard).or_default().applied = machine.applied();
+            let group = self.groups.entry(*shard).or_default();
+            group.applied = machine.applied();
+            group.transactions = machine.transactions().clone();
             applied.insert(*shard, machine.applied());
         }
         StorageReply::Flushed { applied }
@@ -221,6 +225,10 @@ pub(crate) struct Cluster {
     pub(crate) replies: BTreeMap<RequestHandle, ClientReply>,
     /// Count of user shards, and of replicas of each if it is not the default.
     shape: (u32, Option<u32>),
+    /// Whether there was another client, whose answers nobody waits for.
+    forgotten: bool,
+    /// Whether messages between nodes about the end of transactions are lost.
+    pub(crate) drop_txn_messages: bool,
     /// Which timers have fired, and where.
     pub(crate) timers: Vec<(NodeId, TimerReason)>,
 }
@@ -263,6 +271,8 @@ impl Cluster {
             asked: BTreeSet::new(),
             replies: BTreeMap::new(),
             shape,
+            forgotten: false,
+            drop_txn_messages: false,
             timers: Vec::new(),
         };
         for id in (1..=count).map(NodeId) {
@@ -389,6 +399,12 @@ impl Cluster {
         applied.get(&shard).map(|(machine, _)| machine.applied().index).unwrap_or_default()
     }
 
+    /// What is unfinished in the applied state of a shard.
+    pub(crate) fn unfinished(&self, id: NodeId, shard: ShardId) -> Transactions {
+        let applied = &self.processes[&id].store.applied;
+        applied.get(&shard).map(|(machine, _)| machine.transactions().clone()).unwrap_or_default()
+    }
+
     pub(crate) fn state_hash(&self, id: NodeId, shard: ShardId) -> u64 {
         let applied = &self.processes[&id].store.applied;
         applied.get(&shard).map(|(machine, _)| machine.state_hash()).unwrap_or_default()
@@ -460,9 +476,12 @@ impl Cluster {
             match output {
                 Output::Send(frame) => {
                     let bytes = wire::encode(&Frame::Peer(frame));
-                    let Ok(Frame::Peer(frame)) = wire::decode(&bytes) else {
+                    let Ok(Frame::Peer(mut frame)) = wire::decode(&bytes) else {
                         panic!("a frame survives encoding");
                     };
+                    if self.drop_txn_messages {
+                        frame.messages.retain(|message| !matches!(message, PeerMessage::Txn(_)));
+                    }
                     self.sent.push(frame.clone());
                     self.network.push_back(frame);
                 }
@@ -474,6 +493,9 @@ impl Cluster {
                 }
                 Output::Reply { handle, body } => {
                     let Some((_, correlation)) = self.requests.remove(&handle) else {
+                        if self.forgotten {
+                            continue;
+                        }
                         assert!(self.asked.remove(&handle), "a request is answered once");
                         self.replies.insert(handle, body);
                         continue;
@@ -495,6 +517,24 @@ impl Cluster {
             timeout.is_none_or(|(at, _)| at > now),
             "a drained node waits for the future: {timeout:?} at {now}"
         );
+    }
+
+    /// Sends so many more requests of the client, and then forgets it, with all that it was told; from
+    /// there on there is another one.
+    pub(crate) fn forget_router_after(&mut self, request_count: usize) {
+        let mut sent_count = 0;
+        while let Some(output) = self.router.poll_output() {
+            if let RouterOutput::Send { to, request } = output
+                && sent_count < request_count
+            {
+                sent_count += 1;
+                self.deliver_request(&to, request);
+            }
+        }
+        self.requests.clear();
+        self.forgotten = true;
+        let endpoints = self.processes.keys().map(|id| address(*id)).collect();
+        self.router = Router::new(RouterConfig::new(endpoints), 8);
     }
 
     fn drain_router(&mut self) {

@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::operator::Operator;
 use super::replica::Note;
+use super::txn::TxnClient;
 use crate::engine::{Input, Machine, Outbox};
 
 /// A process that is no server.
@@ -10,6 +11,8 @@ use crate::engine::{Input, Machine, Outbox};
 pub enum Caller {
     /// Works off the workload.
     Client(Box<Client>),
+    /// Works off a workload of transactions.
+    TxnClient(Box<TxnClient>),
     /// Changes the members.
     Operator(Box<Operator>),
 }
@@ -19,6 +22,7 @@ impl Caller {
     pub(super) fn is_done(&self) -> bool {
         match self {
             Self::Client(client) => client.is_done(),
+            Self::TxnClient(client) => client.is_done(),
             Self::Operator(operator) => operator.is_done(),
         }
     }
@@ -27,6 +31,7 @@ impl Caller {
     pub(super) fn was_refused(&self) -> bool {
         match self {
             Self::Client(client) => client.was_refused(),
+            Self::TxnClient(client) => client.was_refused(),
             Self::Operator(_) => false,
         }
     }
@@ -38,6 +43,7 @@ impl Machine for Caller {
     fn handle(&mut self, now: u64, input: Input, out: &mut Outbox<Note>) {
         match self {
             Self::Client(client) => client.handle(now, input, out),
+            Self::TxnClient(client) => client.handle(now, input, out),
             Self::Operator(operator) => operator.handle(now, input, out),
         }
     }
@@ -45,6 +51,7 @@ impl Machine for Caller {
     fn deadline(&self) -> Option<u64> {
         match self {
             Self::Client(client) => client.deadline(),
+            Self::TxnClient(client) => client.deadline(),
             Self::Operator(operator) => operator.deadline(),
         }
     }

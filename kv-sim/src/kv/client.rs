@@ -230,8 +230,8 @@ fn encode_call(call: &Call, out: &mut Vec<u8>) {
         Call::Get { key } => codec::encode_into(key, out),
         Call::Write(op) => codec::encode_into(op, out),
         Call::Admin(request) => codec::encode_into(request, out),
-        Call::Status { .. } | Call::Map | Call::Join { .. } => {
-            unreachable!("workloads hold no such calls")
+        Call::Txn { .. } | Call::Status { .. } | Call::Map | Call::Join { .. } => {
+            unreachable!("workloads of single keys hold no such calls")
         }
     }
 }
@@ -242,7 +242,13 @@ fn encode_result(result: &Result<Answer, CallError>, out: &mut Vec<u8>) {
         Ok(Answer::Got(found)) => codec::encode_into(found, out),
         Ok(Answer::Written(result)) => codec::encode_into(result, out),
         Ok(Answer::Admin(reply)) => codec::encode_into(reply, out),
-        Ok(Answer::Status(_) | Answer::Map(_)) => unreachable!("workloads ask for neither"),
+        Ok(
+            Answer::Buffered
+            | Answer::Committed { .. }
+            | Answer::RolledBack
+            | Answer::Status(_)
+            | Answer::Map(_),
+        ) => unreachable!("workloads of single keys ask for none of these"),
         Err(error) => out.extend_from_slice(error.to_string().as_bytes()),
     }
 }

@@ -30,6 +30,11 @@ impl Recorder {
         let model = match kind {
             WorkloadKind::Register => Model::Register,
             WorkloadKind::Kv => Model::Kv,
+            WorkloadKind::Bank
+            | WorkloadKind::ListAppend
+            | WorkloadKind::RwRegister
+            | WorkloadKind::WriteSkew
+            | WorkloadKind::LongFork => unreachable!("transactions have another history"),
         };
         Self { history: History::new(model), operations: Operations::default() }
     }
@@ -48,7 +53,13 @@ impl Recorder {
                 self.operations.unknown += 1;
                 EventKind::Info
             }
-            Some(Err(CallError::Unavailable { .. } | CallError::Refused(_))) => {
+            Some(Err(
+                CallError::Unavailable { .. }
+                | CallError::Refused(_)
+                | CallError::Aborted(_)
+                | CallError::NoTransaction
+                | CallError::TxnTooLarge { .. },
+            )) => {
                 self.operations.failed += 1;
                 EventKind::Fail
             }
@@ -63,7 +74,16 @@ impl Recorder {
 fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
     let written = match answer {
         Some(Answer::Written(result)) => Some(result),
-        Some(Answer::Got(_) | Answer::Status(_) | Answer::Map(_) | Answer::Admin(_)) | None => None,
+        Some(
+            Answer::Got(_)
+            | Answer::Buffered
+            | Answer::Committed { .. }
+            | Answer::RolledBack
+            | Answer::Status(_)
+            | Answer::Map(_)
+            | Answer::Admin(_),
+        )
+        | None => None,
     };
     match call {
         Call::Get { key } => read(key, answer),
@@ -93,8 +113,8 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
             let expect = expectation(expect);
             MicroOp::Cas { key: text(&key.bytes), expect, value: content(value), applied, version }
         }
-        Call::Status { .. } | Call::Map | Call::Admin(_) | Call::Join { .. } => {
-            unreachable!("workloads hold no such calls")
+        Call::Txn { .. } | Call::Status { .. } | Call::Map | Call::Admin(_) | Call::Join { .. } => {
+            unreachable!("workloads of single keys hold no such calls")
         }
     }
 }
@@ -105,9 +125,16 @@ fn read(key: &Key, answer: Option<&Answer>) -> MicroOp {
             (Observed::Value(content(value)), Some(version.0))
         }
         Some(Answer::Got(None)) => (Observed::Absent, None),
-        Some(Answer::Written(_) | Answer::Status(_) | Answer::Map(_) | Answer::Admin(_)) | None => {
-            (Observed::NotReported, None)
-        }
+        Some(
+            Answer::Written(_)
+            | Answer::Buffered
+            | Answer::Committed { .. }
+            | Answer::RolledBack
+            | Answer::Status(_)
+            | Answer::Map(_)
+            | Answer::Admin(_),
+        )
+        | None => (Observed::NotReported, None),
     };
     MicroOp::Get { key: text(&key.bytes), value, version }
 }

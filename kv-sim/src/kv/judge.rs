@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kv_check::{EventKind, History, MicroOp, Process, Verdict};
 use kv_core::id::{NodeId, ShardId};
+use kv_core::machine::Transactions;
 use kv_core::op::Key;
 use kv_core::ring;
 use kv_core::storage::StorageDamage;
@@ -175,8 +176,8 @@ pub(super) fn refused(world: &World<'_, KvSystem>) -> Result<(), String> {
     }
 }
 
-/// Whether all is well once nothing is broken: one leader per shard, all replicas equal, and all that
-/// was damaged repaired.
+/// Whether all is well once nothing is broken: one leader per shard, all replicas equal, all that was
+/// damaged repaired, and all transactions finished.
 pub(super) fn equal_replicas(world: &World<'_, KvSystem>) -> Result<(), String> {
     let map = newest_map(world).ok_or("no server knows the map")?;
     let replicas = replicas(world).map(|(_, replica)| (replica.node().identity().node, replica));
@@ -195,9 +196,22 @@ pub(super) fn equal_replicas(world: &World<'_, KvSystem>) -> Result<(), String> 
         if states.iter().any(|state| *state != states[0]) {
             return Err(format!("the replicas of {} have applied {states:?}", entry.shard));
         }
+        for voter in &entry.voters {
+            finished(replicas[voter], entry.shard)?;
+        }
         one_leader(&replicas, entry.shard)?;
     }
     Ok(())
+}
+
+/// No transaction is between two steps: what one waits for comes without new work.
+fn finished(replica: &Replica, shard: ShardId) -> Result<(), String> {
+    let Transactions { prepared, decided } = replica.engine().transactions(shard);
+    match (prepared.keys().next(), decided.keys().next()) {
+        (Some(txn), _) => Err(format!("{txn} is prepared in {shard} and waits for its decision")),
+        (None, Some(txn)) => Err(format!("{txn} is decided in {shard} and waits for participants")),
+        (None, None) => Ok(()),
+    }
 }
 
 /// All replicas of `shard` are of one term, know the same leader, and have applied its whole log.

@@ -3,7 +3,8 @@
 //! A *server* ([`Server`]) has a simulated disk and may run what a production process is
 //! ([`Replica`]): a [`Node`](kv_core::node::Node), its log on that disk, and its applied state, driven
 //! by the engine instead of tokio. A *client* ([`Client`]) drives the same routing core as the client
-//! library, and works off a workload; an *operator* ([`Operator`]) changes the members. All exchange
+//! library, and works off a workload, of single keys or of transactions
+//! ([`TxnClient`]); an *operator* ([`Operator`]) changes the members. All exchange
 //! the real frames, encoded and checked.
 //!
 //! # What is checked
@@ -12,7 +13,7 @@
 //! only by an entry of its own term; what one replica applied at an index, every replica applies
 //! there, and comes to the same state; quorums of two configurations in a row overlap, and who leads
 //! was not removed. After the run: every acknowledged write is there, versions agree with real time,
-//! and the clients' history is linearizable.
+//! and the clients' history is linearizable, or strictly serializable if it is one of transactions.
 
 mod availability;
 mod caller;
@@ -24,11 +25,13 @@ mod judge;
 mod membership;
 mod mutants;
 mod operator;
+mod record;
 mod replica;
 mod running;
 mod server;
 mod system;
 mod timeline;
+mod txn;
 mod version_order;
 mod work;
 mod workload;
@@ -47,6 +50,7 @@ pub use operator::{Operator, OperatorEvent};
 pub use replica::{Applied, Note, Replica};
 pub use server::Server;
 pub use system::KvSystem;
+pub use txn::{TxnClient, TxnEvent};
 
 /// The key-value store.
 #[derive(Clone, Copy, Debug)]

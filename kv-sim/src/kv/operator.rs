@@ -210,6 +210,9 @@ impl Operator {
             Err(CallError::AdminUnknown | CallError::UnknownOutcome { .. }) => {
                 task.is_unsure = true;
             }
+            Err(
+                CallError::Aborted(_) | CallError::NoTransaction | CallError::TxnTooLarge { .. },
+            ) => unreachable!("an operator asks for no transactions"),
         }
     }
 

@@ -19,15 +19,15 @@ use super::availability;
 use super::caller::Caller;
 use super::client::{Client, quiet};
 use super::disks::{self, FullDisks, RESERVE_BYTES, Repairs};
-use super::history::Recorder;
 use super::invariants::Invariants;
 use super::judge;
 use super::membership::{Changes, settled};
 use super::operator::Operator;
+use super::record::Record;
 use super::replica::{Note, address_of};
 use super::server::{Server, Settings, empty_identity, node_config};
 use super::timeline::Timeline;
-use super::version_order;
+use super::txn::TxnClient;
 use crate::engine::{
     Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
     Rng, Step, System, Violation, World,
@@ -50,7 +50,7 @@ pub struct KvSystem {
     map: Option<ClusterMap>,
     changes: Changes,
     invariants: Invariants,
-    recorder: Recorder,
+    record: Record,
     quiet: Quiet,
     full_disks: FullDisks,
     repairs: Repairs,
@@ -106,7 +106,7 @@ impl KvSystem {
             map: None,
             changes: Changes::default(),
             invariants: Invariants::default(),
-            recorder: Recorder::new(scenario.workload.kind),
+            record: Record::new(scenario),
             quiet: Quiet::new(quiet(scenario)),
             full_disks: FullDisks::default(),
             repairs: Repairs::default(),
@@ -175,6 +175,9 @@ impl System for KvSystem {
             (ProcessId::Client(index), Some(plan)) if index >= self.scenario.workload.clients => {
                 Caller::Operator(Box::new(Operator::new(&self.scenario, plan, boot)))
             }
+            _ if self.scenario.workload.kind.has_transactions() => {
+                Caller::TxnClient(Box::new(TxnClient::new(&self.scenario, boot)))
+            }
             _ => Caller::Client(Box::new(Client::new(&self.scenario, boot))),
         }
     }
@@ -218,7 +221,7 @@ impl System for KvSystem {
                 }
                 Note::Misapplied(shard) => self.invariants.on_misapplied(step.process, shard),
                 Note::Forgotten(shard) => self.invariants.on_forgotten(step.process, shard),
-                Note::Client(_) | Note::Operator(_) => {}
+                Note::Client(_) | Note::Txn(_) | Note::Operator(_) => {}
             }
         }
         Ok(())
@@ -231,12 +234,13 @@ impl System for KvSystem {
         notes: &mut Vec<Note>,
     ) -> Result<(), Violation> {
         for note in notes.drain(..) {
+            self.record.on_note(step.now, &note);
             match note {
                 Note::Client(event) => {
                     self.full_disks.on_client(&event);
                     self.timeline.on_client(step.now, &event);
-                    self.recorder.record(step.now, &event);
                 }
+                Note::Txn(event) => self.timeline.on_txn(step.now, &event),
                 Note::Operator(event) => self.changes.on_event(event),
                 Note::Node(_)
                 | Note::Applied(_)
@@ -250,7 +254,7 @@ impl System for KvSystem {
 
     fn on_fault(&mut self, now: u64, fault: &FaultEvent, lasting: u32) {
         self.timeline.on_fault(now, fault, lasting);
-        self.recorder.history.push_fault(now, &fault.kind.to_string());
+        self.record.push_fault(now, fault.kind);
     }
 
     fn rot(&mut self, server: ProcessId, rng: &mut Rng) -> Option<String> {
@@ -309,10 +313,7 @@ impl System for KvSystem {
     }
 
     fn finish(&mut self, world: &World<'_, Self>) -> Vec<Check> {
-        let history = &self.recorder.history;
-        let shard_count = self.scenario.cluster.shards;
         let kinds = || self.scenario.faults.iter().map(FaultSpec::kind);
-        let may_rot = kinds().any(|kind| kind == FaultKind::BitRot);
         let mut checks = vec![
             Check::pass("one-leader-per-term", "no term of a shard had two"),
             Check::pass("commit-rule", "every leader committed by an entry of its own term"),
@@ -322,14 +323,8 @@ impl System for KvSystem {
             Check::pass("quorums-overlap", "no two quorums could decide at once"),
             Check::pass("members-lead", "who led was a voter and knew it"),
             Check::pass("one-life-per-node", "nobody took part without its data"),
-            match self.scenario.expect {
-                _ if !world.is_complete() => Check::skipped("durability", "the run ended before"),
-                Expect::Convergence => judge::durability(history, world, shard_count, may_rot),
-                Expect::Refusal => Check::skipped("durability", "what is damaged is not there"),
-            },
-            judge::linearizability(history),
-            version_order::judge(history),
         ];
+        checks.extend(self.record.judge(&self.scenario, world));
         for kind in kinds() {
             match kind {
                 FaultKind::BitRot => checks.push(self.repairs.judge()),
@@ -355,11 +350,11 @@ impl System for KvSystem {
     }
 
     fn operations(&self) -> Operations {
-        self.recorder.operations
+        self.record.operations()
     }
 
     fn write_history(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        kv_check::write_to(&self.recorder.history, out)
+        self.record.write_to(out)
     }
 
     fn describe(from: ProcessId, _to: ProcessId, bytes: &[u8]) -> String {

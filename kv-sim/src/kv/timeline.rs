@@ -4,6 +4,7 @@
 //! how well the store served, and when. Times are true times in nanoseconds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use kv_core::client::Call;
 use kv_core::id::ShardId;
@@ -12,6 +13,7 @@ use kv_core::raft::Role;
 use kv_core::ring;
 
 use super::history::ClientEvent;
+use super::txn::TxnEvent;
 use crate::engine::{FaultEdge, FaultEvent, FaultKind, Measures, ProcessId};
 use crate::scenario::Scenario;
 
@@ -63,8 +65,8 @@ pub(super) struct Timeline {
     slow_disks: Vec<SlowDisk>,
     /// Calls that came to nothing or to nothing certain: when, and why.
     failures: Vec<String>,
-    /// Writes that are out, by the process of the history.
-    out: BTreeMap<u64, ShardId>,
+    /// Where writes are out, by the process of the history.
+    out: BTreeMap<u64, Vec<ShardId>>,
     heal: Option<Heal>,
     /// Times from a heal to the first write of a shard.
     first_writes: Vec<u64>,
@@ -113,37 +115,53 @@ impl Timeline {
             Call::Get { .. }
             | Call::Status { .. }
             | Call::Map
+            | Call::Txn { .. }
             | Call::Admin(_)
             | Call::Join { .. } => None,
         };
-        match &event.result {
-            None => self.on_call(event.process, shard),
-            Some(result) => {
-                self.out.remove(&event.process);
-                match result {
-                    Ok(_) => self.on_acknowledged(now, shard),
-                    Err(error) => self.failures.push(format!("{:.3} s: {error}", now as f64 / 1e9)),
-                }
-            }
+        let result = event.result.as_ref().map(|result| result.as_ref().map(|_| ()));
+        self.on_operation(now, event.process, shard.into_iter().collect(), result);
+    }
+
+    pub(super) fn on_txn(&mut self, now: u64, event: &TxnEvent) {
+        if now <= self.safety {
+            let shards = event.shards(self.shard_count);
+            self.on_operation(now, event.process(), shards, event.outcome());
         }
     }
 
-    fn on_call(&mut self, process: u64, shard: Option<ShardId>) {
-        let Some(shard) = shard else { return };
-        self.out.insert(process, shard);
+    /// An operation that writes to `shards` begins, or ends with a result.
+    fn on_operation(
+        &mut self,
+        now: u64,
+        process: u64,
+        shards: Vec<ShardId>,
+        result: Option<Result<(), impl Display>>,
+    ) {
+        let Some(result) = result else { return self.on_call(process, shards) };
+        self.out.remove(&process);
+        match result {
+            Ok(()) => self.on_acknowledged(now, shards),
+            Err(error) => self.failures.push(format!("{:.3} s: {error}", now as f64 / 1e9)),
+        }
+    }
+
+    fn on_call(&mut self, process: u64, shards: Vec<ShardId>) {
         if let Some(heal) = &mut self.heal {
-            heal.asked.insert(shard);
+            heal.asked.extend(&shards);
         }
+        self.out.insert(process, shards);
     }
 
-    fn on_acknowledged(&mut self, now: u64, shard: Option<ShardId>) {
+    fn on_acknowledged(&mut self, now: u64, shards: Vec<ShardId>) {
         self.acknowledged.push(now);
-        let Some(shard) = shard else { return };
-        self.writes.entry(shard).or_default().push(now);
-        if let Some(heal) = &mut self.heal
-            && heal.missing.remove(&shard)
-        {
-            self.first_writes.push(now - heal.at);
+        for shard in shards {
+            self.writes.entry(shard).or_default().push(now);
+            if let Some(heal) = &mut self.heal
+                && heal.missing.remove(&shard)
+            {
+                self.first_writes.push(now - heal.at);
+            }
         }
     }
 
@@ -163,7 +181,7 @@ impl Timeline {
             self.end_heal(now);
         } else if fault.edge == FaultEdge::Ends && kind.cuts_links() {
             self.end_heal(now);
-            let asked = self.out.values().copied().collect();
+            let asked = self.out.values().flatten().copied().collect();
             self.heal = Some(Heal { at: now, missing: self.shards().collect(), asked });
         }
     }

@@ -6,6 +6,7 @@
 //! key by itself and does not need that; whatever reads at a timestamp does.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use kv_check::{Event, EventKind, History, MicroOp, Process};
 
@@ -25,33 +26,72 @@ fn told(event: &Event) -> Option<(u64, bool)> {
     }
 }
 
-/// Every write has a higher version than all that was heard of before it began, and no two have the
-/// same.
+/// What was heard of versions so far, and by whom.
+#[derive(Debug)]
+pub(super) struct VersionOrder<P> {
+    /// The highest version that anybody has heard of.
+    heard: u64,
+    /// The same when the operation of a process began.
+    heard_before: BTreeMap<P, u64>,
+    writers: BTreeMap<u64, P>,
+    /// The first thing that is wrong.
+    broken: Option<String>,
+}
+
+impl<P> Default for VersionOrder<P> {
+    fn default() -> Self {
+        let (heard_before, writers) = (BTreeMap::new(), BTreeMap::new());
+        Self { heard: 0, heard_before, writers, broken: None }
+    }
+}
+
+impl<P: Copy + Debug + Ord> VersionOrder<P> {
+    /// An operation begins.
+    pub(super) fn on_invoke(&mut self, process: P) {
+        self.heard_before.insert(process, self.heard);
+    }
+
+    /// The operation of a process was answered with a version, which it made itself or has read.
+    pub(super) fn on_told(&mut self, process: P, version: u64, is_own: bool) {
+        let before = self.heard_before.get(&process).copied().unwrap_or(0);
+        self.heard = self.heard.max(version);
+        if !is_own {
+            return;
+        }
+        let broken = match self.writers.insert(version, process) {
+            _ if version <= before => {
+                format!("{process:?} wrote version {version} when {before} had been heard")
+            }
+            Some(other) => format!("{process:?} and {other:?} wrote version {version}"),
+            None => return,
+        };
+        self.broken.get_or_insert(broken);
+    }
+
+    /// Every write has a higher version than all that was heard of before it began, and no two have
+    /// the same.
+    pub(super) fn judge(&self) -> Check {
+        match &self.broken {
+            Some(broken) => Check::fail(NAME, broken.as_str()),
+            None => {
+                Check::pass(NAME, format!("{} versions agree with real time", self.writers.len()))
+            }
+        }
+    }
+}
+
+/// The versions of single keys.
 pub(super) fn judge(history: &History) -> Check {
-    let mut heard = 0;
-    let mut heard_before: BTreeMap<Process, u64> = BTreeMap::new();
-    let mut writers: BTreeMap<u64, Process> = BTreeMap::new();
+    let mut order = VersionOrder::<Process>::default();
     for event in &history.events {
         if event.kind == EventKind::Invoke {
-            heard_before.insert(event.process, heard);
+            order.on_invoke(event.process);
         }
-        let (EventKind::Ok, Some((version, is_own))) = (event.kind, told(event)) else {
-            continue;
-        };
-        let process = event.process;
-        let before = heard_before.get(&process).copied().unwrap_or(0);
-        if is_own && version <= before {
-            return Check::fail(
-                NAME,
-                format!("{process:?} wrote version {version} when {before} had been heard"),
-            );
+        if let (EventKind::Ok, Some((version, is_own))) = (event.kind, told(event)) {
+            order.on_told(event.process, version, is_own);
         }
-        if is_own && let Some(other) = writers.insert(version, process) {
-            return Check::fail(NAME, format!("{process:?} and {other:?} wrote version {version}"));
-        }
-        heard = heard.max(version);
     }
-    Check::pass(NAME, format!("{} versions agree with real time", writers.len()))
+    order.judge()
 }
 
 #[cfg(test)]

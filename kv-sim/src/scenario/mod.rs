@@ -24,10 +24,13 @@
 //! checks = []                    # of availability: bridge, majorities-ring, flapping, slow-disk, membership
 //!
 //! [workload]
-//! kind = "register"              # few keys: read, write, cas; or "kv": many keys
+//! kind = "register"              # few keys: read, write, cas; or "kv": many keys; or transactions:
+//!                                # bank, list-append, rw-register, write-skew, long-fork
 //! clients = 10
 //! rate_per_client = 10.0         # operations per second; absent: the next when the last has ended
-//! keys = 8                       # default: 8 for register, 10,000 for kv
+//! keys = 8                       # default: 10,000 for kv, 16 for rw-register and write-skew, 8 else
+//! operations_max = 5             # of a transaction of list-append or rw-register
+//! abandon_rate = 0               # share of transactions whose client dies in the middle
 //! value_bytes = 16
 //! operation_timeout_ms = 5000
 //! mix = { get = 4, put = 4, delete = 1, cas = 1 }
@@ -75,6 +78,7 @@ mod faults;
 mod file;
 mod nearest;
 mod reader;
+mod workload;
 
 use toml::de::DeTable;
 
@@ -86,6 +90,7 @@ use reader::{Problems, Reader};
 
 pub use file::{LoadError, load};
 pub use reader::Problem;
+pub use workload::{Mix, Workload, WorkloadKind};
 
 /// Nanoseconds in a second.
 const SECOND: f64 = 1e9;
@@ -193,47 +198,6 @@ impl Cluster {
     }
 }
 
-/// What the clients do.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Workload {
-    /// On which keys.
-    pub kind: WorkloadKind,
-    /// How many clients.
-    pub clients: u16,
-    /// Operations per second of each; none: the next starts when the last has ended.
-    pub rate_per_client: Option<f64>,
-    /// How many keys.
-    pub keys: u64,
-    /// Size of a value.
-    pub value_bytes: u32,
-    /// The deadline of an operation, counted from its start.
-    pub operation_timeout: u64,
-    /// Weights of the operations.
-    pub mix: Mix,
-}
-
-/// Kinds of workloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkloadKind {
-    /// Few keys that all clients fight over: read, write, cas.
-    Register,
-    /// Many keys.
-    Kv,
-}
-
-/// How often each operation is chosen, relative to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mix {
-    /// Reads.
-    pub get: u32,
-    /// Writes.
-    pub put: u32,
-    /// Deletions.
-    pub delete: u32,
-    /// Compare and set.
-    pub cas: u32,
-}
-
 impl Scenario {
     /// Reads a scenario, or lists everything that is wrong with it. `name` is used if the text does
     /// not give one.
@@ -261,7 +225,7 @@ impl Scenario {
                 reader.optional_choices("checks", &AVAILABILITY_CHECKS),
             )
         });
-        let workload = section(&mut reader, "workload", workload);
+        let workload = section(&mut reader, "workload", workload::read);
         let processes = (cluster.nodes + cluster.spares, workload.clients);
         let network = section(&mut reader, "network", |reader| network(reader, processes));
         let disk = section(&mut reader, "disk", disk);
@@ -397,42 +361,6 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         reader.fail("election_max_ms", "must be at least `election_min_ms` and one heartbeat more");
     }
     cluster
-}
-
-fn workload(reader: &mut Reader<'_>) -> Workload {
-    let kinds = [("register", WorkloadKind::Register), ("kv", WorkloadKind::Kv)];
-    let kind = reader.choice("kind", WorkloadKind::Register, &kinds);
-    let (keys, mix) = match kind {
-        WorkloadKind::Register => (8, Mix { get: 4, put: 4, delete: 0, cas: 2 }),
-        WorkloadKind::Kv => (10_000, Mix { get: 4, put: 4, delete: 1, cas: 1 }),
-    };
-    Workload {
-        kind,
-        clients: reader.integer("clients", 10, 1..=10_000) as u16,
-        rate_per_client: reader.optional_number("rate_per_client", 0.01..=100_000.0),
-        keys: reader.integer("keys", keys, 1..=100_000_000),
-        value_bytes: reader.integer("value_bytes", 16, 8..=8_388_608) as u32,
-        operation_timeout: reader.time(
-            "operation_timeout_ms",
-            5_000.0,
-            MILLISECOND,
-            1.0..=600_000.0,
-        ),
-        mix: read_mix(reader, mix),
-    }
-}
-
-/// A mix that is given replaces the default as a whole.
-fn read_mix(reader: &mut Reader<'_>, default: Mix) -> Mix {
-    let mix = reader.table("mix", |reader| {
-        let mut weight = |key| reader.integer(key, 0, 0..=1_000_000) as u32;
-        Mix { get: weight("get"), put: weight("put"), delete: weight("delete"), cas: weight("cas") }
-    });
-    let Some(mix) = mix else { return default };
-    if mix.get + mix.put + mix.delete + mix.cas == 0 {
-        reader.fail("mix", "must give at least one operation a weight above 0");
-    }
-    mix
 }
 
 const LATENCY_KEYS: [&str; 3] = ["latency_min_us", "latency_mean_us", "latency_max_us"];

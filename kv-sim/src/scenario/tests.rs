@@ -167,7 +167,8 @@ safety_seconds = -1
         "5:1: `cluster.replicas` must be odd and at most the number of nodes, 5",
         "6:16: `cluster.heartbeat_ms` must be a whole number or a fraction, not of type string",
         "7:3: `cluster.election_min_ms` must be at least three heartbeats",
-        "9:8: `workload.kind` must be one of \"register\", \"kv\", not \"queue\"",
+        "9:8: `workload.kind` must be one of \"register\", \"kv\", \"bank\", \"list-append\", \"rw-register\", \
+         \"write-skew\", \"long-fork\", not \"queue\"",
         "10:1: `workload.mix` must give at least one operation a weight above 0",
         "11:11: `workload.clients` must be a whole number, not of type float",
         "12:1: `network.latency_max_us` must not be below `latency_min_us`",
@@ -290,4 +291,36 @@ fn changes_of_members_need_room() {
     assert_eq!((plan.nodes_min, plan.nodes_max, plan.changes), (3, 3, None));
     let config = scenario.run_config(1);
     assert_eq!((config.servers, config.clients), (4, 11), "an operator is behind the clients");
+}
+
+#[test]
+fn a_workload_of_transactions_has_keys_of_its_own() {
+    let text = r#"[workload]
+kind = "bank"
+keys = 1
+mix = { get = 1 }
+operations_max = 2
+"#;
+    let expected = [
+        "3:1: `workload.keys` must be from 2 to 1000, which are the accounts of a bank",
+        "4:1: `workload.mix` means nothing for the kind \"bank\"",
+        "5:1: `workload.operations_max` means nothing for the kind \"bank\"",
+    ];
+    assert_eq!(wrong(text), expected);
+    let none = "workload.operations_max = 0\nworkload.kind = \"list-append\"";
+    assert!(wrong(none)[0].contains("must be from 1 to 100"), "{:?}", wrong(none));
+    let kv = "workload.operations_max = 3";
+    assert!(wrong(kv)[0].contains("means nothing for the kind \"register\""), "{:?}", wrong(kv));
+    let alone = "workload.abandon_rate = 0.1";
+    assert!(wrong(alone)[0].contains("means nothing for the kind \"register\""));
+    let odd = "workload.kind = \"write-skew\"\nworkload.keys = 3";
+    assert!(wrong(odd)[0].contains("must be even"), "{:?}", wrong(odd));
+    let forks = "workload.kind = \"long-fork\"\nworkload.keys = 3";
+    assert!(wrong(forks)[0].contains("means nothing"), "{:?}", wrong(forks));
+    let text = "workload.kind = \"rw-register\"\nworkload.abandon_rate = 0.1";
+    let scenario = Scenario::parse(text, "x").unwrap();
+    let workload = &scenario.workload;
+    assert_eq!(workload.abandon_rate, 100_000);
+    assert!(workload.kind.has_transactions());
+    assert_eq!((workload.keys, workload.operations_max), (16, 5));
 }

@@ -40,8 +40,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use kv_core::id::{LogId, LogIndex, ShardId, Timestamp};
-use kv_core::machine::{self, LocalShardId, Machine, Newest, ReadView, StoredKey, WriteBatch};
-use kv_core::machine::{decode_value, encode_value};
+use kv_core::machine::{
+    self, LocalShardId, Machine, Newest, ReadView, StoredKey, Transactions, WriteBatch,
+    decode_value, encode_value,
+};
 use kv_core::op::{Found, Key};
 use kv_core::raft::Configuration;
 use kv_core::storage::{
@@ -303,6 +305,12 @@ impl Engine {
     /// changed.
     pub fn configuration(&self, shard: ShardId) -> Option<&Configuration> {
         self.state.shards.get(&shard)?.machine.configuration()
+    }
+
+    /// The transactions of a shard that are between two steps as of its last applied entry.
+    pub fn transactions(&self, shard: ShardId) -> Transactions {
+        let shard = self.state.shards.get(&shard);
+        shard.map(|shard| shard.machine.transactions().clone()).unwrap_or_default()
     }
 
     /// The rolling hash over everything applied to a shard. Replicas that applied the same entries

@@ -1,12 +1,17 @@
 //! Snapshots that are sent elsewhere.
 //!
 //! A snapshot pins a view of the tree and a copy of the machine, as they are when it is opened, and
-//! is then read chunk by chunk ([`kv_core::machine::SnapshotChunk`]) while applying goes on. A view
-//! shows later writes too, but their versions are above all that the snapshot has.
+//! is then read chunk by chunk ([`kv_core::machine::SnapshotChunk`]) while applying goes on. What is
+//! written later may be of an older version than what is there, if a transaction had prepared
+//! before, so no version tells the two apart. Therefore the memtable is sealed first, and the view
+//! is one of what is sealed.
 //!
-//! What a view pins takes memory and space on the disk: at most two memtables, and the tables of
-//! the time when it was opened. So at most [`OPEN_MAX`] are open, and the one that was idle the
-//! longest is closed for another. A receiver that comes back later begins anew.
+//! What a view pins takes memory and space on the disk: the memtables that wait for their flush,
+//! and the tables of the time when it was opened. So at most [`OPEN_MAX`] are open, and the one that
+//! was idle the longest is closed for another. A receiver that comes back later begins anew.
+//!
+//! A sealed memtable brings the metadata of all shards, so no more than [`SEALED_MAX`] are made by
+//! snapshots while the flushes lag behind: a snapshot beyond is one that was closed at once.
 
 use std::ops::ControlFlow;
 
@@ -20,6 +25,8 @@ use crate::mutants::Mutant;
 
 /// How many snapshots may be open at once.
 pub const OPEN_MAX: usize = 4;
+/// With so many sealed memtables no other one is sealed for a snapshot.
+pub(super) const SEALED_MAX: usize = OPEN_MAX;
 
 const LOCAL_ID_BYTES: usize = 4;
 const VERSION_BYTES: usize = 8;
@@ -30,8 +37,6 @@ pub(super) struct Outgoing {
     id: SnapshotId,
     local_id: LocalShardId,
     view: ReadView,
-    /// The newest version in it.
-    at: Timestamp,
     /// The encoded machine.
     machine: Vec<u8>,
     /// Where the next chunk begins.
@@ -88,7 +93,7 @@ impl Outgoing {
         let to = (self.local_id.0 + 1).to_be_bytes();
         let mut rows = RowsBuilder::new();
         let mut next = None;
-        self.view.scan_with(Scan { from, to: Some(&to), at: self.at }, |key, value| {
+        self.view.scan_with(Scan { from, to: Some(&to), at: Timestamp::MAX }, |key, value| {
             if rows.push(&key[LOCAL_ID_BYTES..], value) {
                 return ControlFlow::Continue(());
             }
@@ -103,30 +108,44 @@ impl Outgoing {
 
 impl Engine {
     /// Opens a snapshot of what is applied to a shard. Returns [`StorageReply::SnapshotOpened`], or
-    /// [`StorageReply::Damaged`].
+    /// [`StorageReply::Damaged`]. If the flushes lag too far behind, it is closed at once.
     pub fn open_snapshot(&mut self, shard: ShardId, nonce: u64) -> StorageReply {
-        let (None, Some(tree)) = (&self.damage, &self.tree) else { return self.damage_reply() };
+        if self.damage.is_some() {
+            return self.damage_reply();
+        }
         let is_same = |it: &&Outgoing| it.id.shard == shard && it.id.nonce == nonce;
         if let Some(open) = self.outgoing.iter().find(is_same) {
             return StorageReply::SnapshotOpened { id: open.id };
         }
-        let state = self.state.shards.get(&shard);
-        let last = state.map(|state| state.machine.applied()).unwrap_or_default();
-        let id = SnapshotId { shard, last, nonce };
-        if let Some(state) = state.filter(|_| last != LogId::default()) {
-            let mut machine = state.machine.encode();
-            if self.mutants.has(Mutant::SnapshotWithoutSessions) {
-                machine.truncate(first_part(&machine));
-            }
-            let (local_id, view, at) = (state.local_id, tree.view(), state.machine.newest());
-            let position = Position::Machine(0);
-            let open = Outgoing { id, local_id, view, at, machine, position, current: None };
+        let id = SnapshotId { shard, last: self.applied(shard), nonce };
+        if id.last != LogId::default()
+            && let Some(open) = self.pin(id)
+        {
             if self.outgoing.len() == OPEN_MAX {
                 self.outgoing.pop_front();
             }
             self.outgoing.push_back(open);
         }
         StorageReply::SnapshotOpened { id }
+    }
+
+    /// Pins what is applied to a shard, which is sealed for that. None if too much is sealed.
+    fn pin(&mut self, id: SnapshotId) -> Option<Outgoing> {
+        let tree = self.tree.as_ref()?;
+        if !tree.is_active_empty() {
+            if tree.sealed_count() >= SEALED_MAX {
+                return None;
+            }
+            self.seal();
+        }
+        let view = self.tree.as_ref()?.sealed_view();
+        let state = self.state.shards.get(&id.shard)?;
+        let mut machine = state.machine.encode();
+        if self.mutants.has(Mutant::SnapshotWithoutSessions) {
+            machine.truncate(first_part(&machine));
+        }
+        let (local_id, position) = (state.local_id, Position::Machine(0));
+        Some(Outgoing { id, local_id, view, machine, position, current: None })
     }
 
     /// Reads a chunk of an open snapshot. Returns [`StorageReply::SnapshotRead`], or
@@ -157,7 +176,7 @@ impl Engine {
     }
 }
 
-/// Where the first part of an encoded machine ends, behind which the sessions come.
+/// Where the first part of an encoded machine ends, behind which sessions and transactions come.
 fn first_part(machine: &[u8]) -> usize {
     machine.first_chunk().map_or(0, |size| 4 + u32::from_le_bytes(*size) as usize)
 }

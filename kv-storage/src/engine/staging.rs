@@ -238,6 +238,7 @@ impl Engine {
             self.seal();
         }
         let state = InstalledState {
+            transactions: machine.transactions().clone(),
             configuration: machine.configuration().cloned(),
             map: machine.map().cloned(),
         };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! empty, or
-//!    1  version, 3
+//!    1  version, 4
 //!    4  next local id
 //!    4  how many local ids are staged, then 4 for each
 //!    4  how many shards were removed, then 4 for each
@@ -24,7 +24,7 @@ use kv_core::machine::{LocalShardId, Machine};
 
 use super::Shard;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// What metadata hold.
 #[derive(Debug, Default)]

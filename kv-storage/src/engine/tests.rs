@@ -4,6 +4,7 @@
 mod chunks;
 mod exchange;
 mod snapshot;
+mod transactions;
 
 use std::collections::BTreeMap;
 

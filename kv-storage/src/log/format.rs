@@ -7,7 +7,7 @@
 //! batch                                        record
 //! size  field                                  size  field
 //!    4  magic "KVWB"                              4  length of the content
-//!    4  format version, 3                         1  type
+//!    4  format version, 5                         1  type
 //!    4  length, header and padding included       3  zero
 //!    4  count of records                          4  group, 0 if the record is of all groups
 //!    8  incarnation of the directory  \ file      4  crc32c of the 12 bytes before it,
@@ -39,7 +39,7 @@ use kv_core::storage::{Entry, GroupWrite, HardState};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(super) const FORMAT_VERSION: u32 = 4;
+pub(super) const FORMAT_VERSION: u32 = 5;
 pub(super) const BATCH_HEADER_BYTES: usize = 64;
 const RECORD_HEADER_BYTES: usize = 16;
 /// Batches start and end at multiples of it.

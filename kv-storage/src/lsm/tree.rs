@@ -135,6 +135,18 @@ impl Tree {
         self.view.clone()
     }
 
+    /// Pins what is sealed or in tables: nothing that is written later becomes visible in it.
+    pub fn sealed_view(&self) -> ReadView {
+        let mut view = self.view.clone();
+        view.memtables.remove(0);
+        view
+    }
+
+    /// Whether nothing was written since the last seal.
+    pub fn is_active_empty(&self) -> bool {
+        self.view.memtables[0].read().content_bytes() == 0
+    }
+
     /// [`ReadView::get`] in what is there.
     ///
     /// # Errors

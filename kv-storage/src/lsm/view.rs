@@ -1,8 +1,8 @@
 //! Reading a tree.
 //!
 //! A [`ReadView`] is a pinned version: memtables and tables. While it lives, no table of it is
-//! deleted. The active memtable is part of it, and later writes to that become visible in it; their
-//! versions are later too, so whoever reads at a timestamp does not see them.
+//! deleted. Whether the active memtable is part of it is for the tree to say: if it is, later writes
+//! to that become visible in it.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -23,7 +23,7 @@ use super::version::Version;
 /// A pinned version of the tree. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ReadView {
-    /// The newest first; the first one is active.
+    /// The newest first. In the tree's own view the first one is active.
     pub(super) memtables: Vec<Arc<Memtable>>,
     pub(super) version: Arc<Version>,
     /// Local ids whose keys are deleted.
@@ -78,7 +78,7 @@ impl ReadView {
         if !self.deleted.is_empty() && self.deleted.contains(&local_id_of(&target)) {
             return Ok(None);
         }
-        // Newer places hold newer versions, so the first version found is the newest.
+        // Newer places hold newer versions of a key, so the first version found is the newest.
         for memtable in &self.memtables {
             if let Some((version, value)) = memtable.read().get(&target, prefix.len()) {
                 return Ok(Some((Timestamp(version), value)));

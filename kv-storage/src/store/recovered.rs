@@ -85,6 +85,7 @@ pub(crate) fn join(
         let held = held.get(&shard).copied().unwrap_or_default();
         let applied = held.applied;
         let mut group = RecoveredGroup {
+            transactions: Default::default(),
             hard_state,
             floor,
             entries,

@@ -86,7 +86,9 @@ pub(super) fn work_off(engine: &mut Engine) -> Vec<StorageReply> {
 pub(super) fn install(engine: &mut Engine, id: SnapshotId) {
     assert_eq!(engine.install_snapshot(id), None);
     let replies = work_off(engine);
-    let installed = StorageReply::SnapshotInstalled { id, state: InstalledState::default() };
+    let transactions = engine.transactions(id.shard);
+    let state = InstalledState { transactions, ..InstalledState::default() };
+    let installed = StorageReply::SnapshotInstalled { id, state };
     let at = replies.iter().position(|reply| *reply == installed).expect("it is told");
     let flushed = replies[at..].iter().find_map(|reply| match reply {
         StorageReply::Flushed { applied } => applied.get(&id.shard),

@@ -6,7 +6,7 @@
 //! the first eight bytes of the key itself.
 //!
 //! Nothing is ever removed, so a reader that wants the newest version at or below a timestamp is
-//! not disturbed by later writes, which have later versions. A memtable is *active* while it is
+//! not disturbed by later writes of the same key, which have later versions. A memtable is *active* while it is
 //! written to and then *sealed*, until its flush.
 
 mod arena;

@@ -50,6 +50,7 @@ pub(super) fn expected(logs: &Logs, applied: &Floors) -> BTreeMap<ShardId, Recov
         let hard_state = HardState { commit, ..log.hard_state };
         let LogGroup { floor, entries, .. } = log;
         let group = RecoveredGroup {
+            transactions: Default::default(),
             hard_state,
             floor,
             entries,

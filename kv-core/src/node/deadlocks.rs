@@ -1,0 +1,190 @@
+//! Finding deadlocks, at the leader of the meta group.
+//!
+//! Each leader knows who waits for whom on its shards. Whoever sees a wait that lasts tells the
+//! detector, which from then on *polls* everybody who has such waits. What is found on a cycle must
+//! have been true at one moment, or somebody would be aborted who was about to go on: so only waits
+//! count that were reported before a poll was sent and again in answer to it. Each of them existed
+//! when the poll was sent; a wait that ended in between and began again has another number.
+//!
+//! The youngest on a cycle gives way ([`deadlock`]).
+//!
+//! Without a meta leader deadlocks last until a wait takes too long.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::mem;
+use core::time::Duration;
+
+use super::locking::{Locking, Owner};
+use super::{Node, Replica};
+use crate::deadlock::{self, EDGES_MAX};
+use crate::id::{NodeId, ShardId};
+use crate::time::Instant;
+use crate::txn::{AbortReason, Age, TxnId};
+use crate::wire::{PeerMessage, TxnMessage, Wait};
+
+/// Shorter waits are not reported.
+const WAIT_MIN: Duration = Duration::from_millis(50);
+/// A node that was polled so lately reports nothing by itself.
+const POLLED_LATELY: Duration = Duration::from_millis(300);
+
+/// What the detector knows, and what a node knows of the detector.
+#[derive(Debug, Default)]
+pub(super) struct Deadlocks {
+    /// As detector: the number of the last poll.
+    poll: u64,
+    /// Who is polled.
+    polled: BTreeSet<NodeId>,
+    /// What was reported before the last poll was sent.
+    before: BTreeSet<Wait>,
+    /// What was answered to it.
+    after: BTreeSet<Wait>,
+    /// When this node was last polled.
+    polled_at: Option<Instant>,
+}
+
+impl Node {
+    /// Whether this node is the detector and has somebody to poll.
+    pub(super) fn is_detecting(&self) -> bool {
+        !self.deadlocks.polled.is_empty()
+    }
+
+    /// Tells the detector of waits that last.
+    pub(super) fn report_waits(&mut self) {
+        let was_polled = |at: Instant| self.now < at + POLLED_LATELY;
+        if self.deadlocks.polled_at.is_some_and(was_polled) {
+            return;
+        }
+        let waits = self.waits(self.now - WAIT_MIN);
+        if !waits.is_empty() {
+            self.send_to_detector(TxnMessage::Waits { poll: 0, waits });
+        }
+    }
+
+    fn send_to_detector(&mut self, message: TxnMessage) {
+        if self.is_meta_leader() {
+            self.on_txn_message(None, message);
+        } else if let Some(leader) = self.meta_leader() {
+            self.outbox.send(leader, PeerMessage::Txn(message));
+        }
+    }
+
+    /// Who waits for whom here, since `begun_until` at the latest.
+    fn waits(&self, begun_until: Instant) -> Vec<Wait> {
+        let led = self.replicas.values().filter(|replica| replica.is_leader());
+        let waits = led.flat_map(|replica| waits_of(&replica.locking, begun_until));
+        waits.take(EDGES_MAX).collect()
+    }
+
+    /// The detector asks who waits for whom.
+    pub(super) fn on_poll(&mut self, from: Option<NodeId>, poll: u64) {
+        self.deadlocks.polled_at = Some(self.now);
+        let answer = TxnMessage::Waits { poll, waits: self.waits(self.now) };
+        match from {
+            Some(from) => self.outbox.send(from, PeerMessage::Txn(answer)),
+            None => self.on_txn_message(None, answer),
+        }
+    }
+
+    /// As detector: somebody reports waits.
+    pub(super) fn on_waits(&mut self, from: Option<NodeId>, poll: u64, waits: Vec<Wait>) {
+        if !self.is_meta_leader() {
+            return;
+        }
+        let from = from.unwrap_or(self.config.id);
+        if waits.is_empty() {
+            self.deadlocks.polled.remove(&from);
+        } else {
+            self.deadlocks.polled.insert(from);
+        }
+        if poll == self.deadlocks.poll {
+            self.deadlocks.after.extend(waits.into_iter().take(EDGES_MAX));
+        }
+    }
+
+    /// As detector: looks for cycles among what was there before the last poll and after it, and
+    /// polls again.
+    pub(super) fn find_deadlocks(&mut self) {
+        if !self.is_meta_leader() {
+            self.deadlocks =
+                Deadlocks { polled_at: self.deadlocks.polled_at, ..Default::default() };
+            return;
+        }
+        let after = mem::take(&mut self.deadlocks.after);
+        let before = mem::replace(&mut self.deadlocks.before, after.clone());
+        let lasting: Vec<&Wait> = before.intersection(&after).collect();
+        let ages: BTreeMap<TxnId, Age> =
+            lasting.iter().map(|wait| (wait.waiter, wait.age)).collect();
+        let edges = lasting.iter().map(|wait| (wait.waiter, wait.holder));
+        let age = |txn| ages.get(&txn).copied().unwrap_or_default();
+        for cycle in deadlock::find_victims(edges, age) {
+            self.tell_victim(cycle.members);
+        }
+        self.poll_again();
+    }
+
+    fn poll_again(&mut self) {
+        self.deadlocks.poll += 1;
+        let poll = self.deadlocks.poll;
+        let me = self.config.id;
+        for node in self.deadlocks.polled.clone() {
+            if node == me {
+                self.on_txn_message(None, TxnMessage::Poll { poll });
+            } else {
+                self.outbox.send(node, PeerMessage::Txn(TxnMessage::Poll { poll }));
+            }
+        }
+    }
+
+    /// Tells everybody who waits: one of them leads the shard where the victim does.
+    fn tell_victim(&mut self, cycle: Vec<TxnId>) {
+        for node in self.deadlocks.polled.clone() {
+            if node != self.config.id {
+                let message = TxnMessage::Deadlock { cycle: cycle.clone() };
+                self.outbox.send(node, PeerMessage::Txn(message));
+            }
+        }
+        self.on_deadlock(&cycle);
+    }
+
+    /// The first of the cycle is to give way, if it waits here.
+    pub(super) fn on_deadlock(&mut self, cycle: &[TxnId]) {
+        let Some(victim) = cycle.first() else { return };
+        let waits = |replica: &Replica| {
+            let live = replica.locking.live.get(victim);
+            replica.is_leader() && live.is_some_and(|live| live.waiting.is_some())
+        };
+        let shards = self.replicas.iter().filter(|(_, replica)| waits(replica));
+        let shards: Vec<ShardId> = shards.map(|(shard, _)| *shard).collect();
+        for shard in shards {
+            let reason = AbortReason::Deadlock { cycle: cycle.to_vec() };
+            self.drop_transaction(shard, *victim, reason);
+        }
+    }
+}
+
+/// The waits of one shard. Writes of single keys hold nothing elsewhere, so whoever waits for one of
+/// them waits for those that it waits for.
+fn waits_of(locking: &Locking, begun_until: Instant) -> Vec<Wait> {
+    let mut waits = Vec::new();
+    for (txn, live) in &locking.live {
+        let Some(waiting) = live.waiting.as_ref().filter(|it| it.since <= begun_until) else {
+            continue;
+        };
+        let mut seen = BTreeSet::new();
+        let mut left: Vec<Owner> = locking.table.waits_of(Owner::Txn(*txn)).into_iter().collect();
+        while let Some(owner) = left.pop() {
+            match owner {
+                Owner::Txn(holder) if holder != *txn => {
+                    let (waiter, age, number) = (*txn, live.age, waiting.number);
+                    waits.push(Wait { waiter, age, holder, number });
+                }
+                Owner::Write(_) if seen.insert(owner) => {
+                    left.extend(locking.table.waits_of(owner));
+                }
+                Owner::Txn(_) | Owner::Write(_) => {}
+            }
+        }
+    }
+    waits
+}

@@ -1,0 +1,8 @@
+//! The coordinator of transactions, a part of the client's router, against hand-made replies.
+//!
+//! What would go wrong: a transaction that reads two states of one key, sends its commit under two
+//! names, says that it was aborted when it may not have been, or leaves locks behind.
+
+mod commit;
+mod harness;
+mod steps;

@@ -1,0 +1,78 @@
+//! What clients asked and heard: single keys or transactions, by the kind of the workload.
+
+use std::io;
+
+use super::history::Recorder;
+use super::judge;
+use super::replica::Note;
+use super::system::KvSystem;
+use super::txn::{self, TxnRecorder};
+use super::version_order;
+use crate::engine::{Check, FaultKind, FaultSpec, Operations, World};
+use crate::scenario::{Expect, Scenario};
+
+/// The clients' history.
+#[derive(Debug)]
+pub(super) enum Record {
+    /// Of operations of single keys.
+    Keys(Recorder),
+    /// Of transactions.
+    Txns(TxnRecorder),
+}
+
+impl Record {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        let kind = scenario.workload.kind;
+        match kind.has_transactions() {
+            true => Self::Txns(TxnRecorder::new(kind)),
+            false => Self::Keys(Recorder::new(kind)),
+        }
+    }
+
+    /// Takes what a client tells, if it is an operation.
+    pub(super) fn on_note(&mut self, now: u64, note: &Note) {
+        match (self, note) {
+            (Self::Keys(recorder), Note::Client(event)) => recorder.record(now, event),
+            (Self::Txns(recorder), Note::Txn(event)) => recorder.record(now, event),
+            (Self::Keys(_) | Self::Txns(_), _) => {}
+        }
+    }
+
+    pub(super) fn push_fault(&mut self, now: u64, kind: FaultKind) {
+        match self {
+            Self::Keys(recorder) => recorder.history.push_fault(now, &kind.to_string()),
+            Self::Txns(recorder) => recorder.push_fault(now, &kind.to_string()),
+        }
+    }
+
+    pub(super) fn operations(&self) -> Operations {
+        match self {
+            Self::Keys(recorder) => recorder.operations,
+            Self::Txns(recorder) => recorder.operations,
+        }
+    }
+
+    pub(super) fn write_to(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        match self {
+            Self::Keys(recorder) => kv_check::write_to(&recorder.history, out),
+            Self::Txns(recorder) => out.write_all(recorder.text.as_bytes()),
+        }
+    }
+
+    /// What the history promises, and whether that is kept.
+    pub(super) fn judge(&self, scenario: &Scenario, world: &World<'_, KvSystem>) -> Vec<Check> {
+        let history = match self {
+            Self::Keys(recorder) => &recorder.history,
+            Self::Txns(recorder) => return txn::judge(recorder, scenario, world),
+        };
+        let shard_count = scenario.cluster.shards;
+        let mut kinds = scenario.faults.iter().map(FaultSpec::kind);
+        let may_rot = kinds.any(|kind| kind == FaultKind::BitRot);
+        let durability = match scenario.expect {
+            _ if !world.is_complete() => Check::skipped("durability", "the run ended before"),
+            Expect::Convergence => judge::durability(history, world, shard_count, may_rot),
+            Expect::Refusal => Check::skipped("durability", "what is damaged is not there"),
+        };
+        vec![durability, judge::linearizability(history), version_order::judge(history)]
+    }
+}

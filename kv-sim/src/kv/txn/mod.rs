@@ -1,0 +1,42 @@
+//! Workloads of transactions.
+//!
+//! A [`TxnClient`] runs one transaction after the other, each step by step: it reads and locks, writes
+//! what follows from what it has read, and commits. What clients do is up to the kind of workload:
+//!
+//! - `bank`: transfers between accounts, and reads of all of them. Their sum never changes.
+//! - `list-append`: unique elements are appended to lists, which show the order of everything.
+//! - `rw-register`: unique values are written and read, a few keys at a time.
+//! - `write-skew`: both keys of a pair are read, and one of them is written.
+//! - `long-fork`: each key is written once, and groups of them are read.
+//!
+//! Every attempt of a transaction is one of its own in the history, with values of its own: if
+//! anything of an aborted one is ever seen, it shows.
+//!
+//! # What is checked
+//!
+//! All but `bank` record what kv-check judges as strictly serializable, real time included; of a bank
+//! it looks at the sums. What committed transactions wrote must be on every replica at the end, and
+//! commit timestamps agree with real time.
+//!
+//! Clients may die in the middle of a transaction, between two steps or two messages of one step
+//! (`abandon_rate`): nobody beats for it, and nobody rolls it back. Some reads and writes of a single
+//! key are no transactions, so that these meet those.
+//!
+//! **What this leaves out:** scans.
+
+mod attempt;
+mod bank;
+mod client;
+mod history;
+mod judge;
+mod lists;
+mod operations;
+mod registers;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+pub use client::TxnClient;
+pub(super) use history::TxnRecorder;
+pub(super) use judge::judge;
+pub use transaction::TxnEvent;

@@ -1,0 +1,229 @@
+//! Transactions without a store: what clients ask for, and what is said of wrong answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kv_core::client::TxnOp;
+use kv_core::id::Timestamp;
+use kv_core::op::{Found, Key, Value};
+use kv_core::ring;
+
+use super::attempt::Attempt;
+use super::bank::Bank;
+use super::history::{Fate, TxnRecorder};
+use super::judge::{broken_bank, broken_promise, isolation};
+use super::lists::{self, LENGTH_MAX};
+use super::operations::Operations;
+use super::transaction::{TxnEnd, TxnEvent};
+use crate::engine::CheckVerdict;
+use crate::scenario::{Scenario, WorkloadKind};
+
+const KINDS: [&str; 5] = ["bank", "list-append", "rw-register", "write-skew", "long-fork"];
+
+fn scenario(kind: &str) -> Scenario {
+    let text = format!("workload.kind = \"{kind}\"\nworkload.clients = 3");
+    Scenario::parse(&text, "x").unwrap()
+}
+
+/// A store that runs one transaction after the other.
+struct Serial {
+    held: BTreeMap<Key, Found>,
+    clients: Vec<Operations>,
+    recorder: TxnRecorder,
+    time: u64,
+    /// Which commits, by number, are acknowledged and have no effect on some of their keys.
+    loses: Option<fn(u64, &Key) -> bool>,
+}
+
+impl Serial {
+    fn new(kind: &str) -> Self {
+        let scenario = scenario(kind);
+        let clients =
+            (0..3).map(|client| Operations::new(&scenario, client, 7 + u64::from(client)));
+        let recorder = TxnRecorder::new(scenario.workload.kind);
+        let clients = clients.collect();
+        Self { held: BTreeMap::new(), clients, recorder, time: 0, loses: None }
+    }
+
+    fn run(mut self, count: u64) -> Self {
+        for number in 0..count {
+            self.transact((number % 3) as usize);
+        }
+        self
+    }
+
+    fn record(&mut self, client: usize, attempt: &Attempt, end: Option<TxnEnd>) {
+        self.time += 1;
+        let (process, transaction) = (client as u64, attempt.transaction.clone());
+        self.recorder.record(self.time, &TxnEvent { process, transaction, end });
+    }
+
+    fn transact(&mut self, client: usize) {
+        let mut attempt = Attempt::new(self.clients[client].next());
+        self.record(client, &attempt, None);
+        let mut writes: BTreeMap<Key, Value> = BTreeMap::new();
+        let end = loop {
+            match attempt.next_op() {
+                TxnOp::Get { key } | TxnOp::GetForUpdate { key } => {
+                    let held = self.held.get(&key);
+                    let own = writes.get(&key).map(|value| {
+                        let version = held.map_or(Timestamp(0), |held| held.version);
+                        Found { version, value: value.clone() }
+                    });
+                    let found = own.or_else(|| held.cloned());
+                    self.clients[client].see(&key, found.as_ref());
+                    attempt.found.push(found);
+                }
+                TxnOp::Put { key, value } => drop(writes.insert(key, value)),
+                TxnOp::Delete { key } => panic!("nobody deletes {key:?}"),
+                TxnOp::Commit => break self.commit(&attempt, writes),
+                TxnOp::Rollback => break TxnEnd::Failed { reason: "rolled back".into() },
+            }
+        };
+        self.record(client, &attempt, Some(end));
+    }
+
+    fn commit(&mut self, attempt: &Attempt, writes: BTreeMap<Key, Value>) -> TxnEnd {
+        let version = Timestamp(self.time);
+        let commit_ts = (!writes.is_empty()).then_some(version);
+        for (key, value) in writes {
+            if !self.loses.is_some_and(|loses| loses(version.0, &key)) {
+                self.held.insert(key, Found { version, value });
+            }
+        }
+        TxnEnd::Committed { found: attempt.found.clone(), commit_ts }
+    }
+
+    fn verdict(&self) -> CheckVerdict {
+        isolation(&self.recorder).verdict
+    }
+}
+
+/// Has a client know that what it works on is there.
+fn begin(operations: &mut Operations) {
+    let value = Value::string("100".to_owned());
+    operations.see(&Key::new("begun"), Some(&Found { version: Timestamp(1), value }));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_transactions_and_another_one_others() {
+    for kind in KINDS {
+        let scenario = scenario(kind);
+        let list = |client, seed| {
+            let mut operations = Operations::new(&scenario, client, seed);
+            begin(&mut operations);
+            let mut all: Vec<_> = (0..50).map(|_| operations.next()).collect();
+            all.extend(operations.final_transactions());
+            all
+        };
+        assert_eq!(list(1, 7), list(1, 7), "{kind}");
+        assert_ne!(list(1, 7), list(1, 8), "{kind}");
+    }
+}
+
+#[test]
+fn values_are_written_once_by_all_clients_and_attempts() {
+    let scenario = scenario("rw-register");
+    let mut values = BTreeSet::new();
+    for client in 0..3 {
+        let mut operations = Operations::new(&scenario, client, 7);
+        for _ in 0..100 {
+            let first = operations.next();
+            let second = operations.again(&first);
+            let unique = first.ops.iter().chain(&second.ops).filter_map(|op| op.unique());
+            unique.for_each(|value| assert!(values.insert(value), "{value} is written twice"));
+        }
+    }
+    assert!(values.len() > 300);
+}
+
+#[test]
+fn keys_lie_on_all_shards() {
+    for kind in ["bank", "list-append", "rw-register", "write-skew", "long-fork"] {
+        let mut operations = Operations::new(&scenario(kind), 0, 7);
+        begin(&mut operations);
+        let transactions: Vec<_> = (0..300).map(|_| operations.next()).collect();
+        let keys = transactions.iter().flat_map(|transaction| &transaction.ops).map(|op| op.key());
+        let shards: BTreeSet<_> = keys.map(|key| ring::shard_of(key, 8)).collect();
+        assert_eq!(shards.len(), 8, "{kind}");
+    }
+}
+
+#[test]
+fn one_transaction_after_the_other_is_right_whatever_they_do() {
+    for kind in KINDS {
+        let serial = Serial::new(kind).run(900);
+        assert_eq!(serial.verdict(), CheckVerdict::Pass, "{kind}");
+        assert_eq!(serial.recorder.versions.judge().verdict, CheckVerdict::Pass, "{kind}");
+        assert!(serial.recorder.operations.ok > 800, "{kind}: {:?}", serial.recorder.operations);
+        for (key, writes) in &serial.recorder.writes {
+            let broken = broken_promise(serial.recorder.kind, writes, serial.held.get(key));
+            assert_eq!(broken, None, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn what_is_acknowledged_and_has_half_its_effect_is_found() {
+    fn loses(version: u64, key: &Key) -> bool {
+        let sum: u32 = key.bytes.iter().map(|byte| u32::from(*byte)).sum();
+        version > 500 && version.is_multiple_of(5) && sum.is_multiple_of(2)
+    }
+    for kind in ["bank", "list-append", "rw-register"] {
+        let serial = Serial { loses: Some(loses), ..Serial::new(kind) }.run(900);
+        assert_eq!(serial.verdict(), CheckVerdict::Fail, "{kind}");
+    }
+}
+
+#[test]
+fn a_bank_with_a_wrong_sum_fails() {
+    let mut serial = Serial::new("bank").run(100);
+    let bank = Bank::new(8, 8);
+    assert_eq!((serial.verdict(), broken_bank(&bank, &serial.held)), (CheckVerdict::Pass, None));
+    let account = bank.accounts()[3].clone();
+    let more = Found { version: Timestamp(1), value: Value::string("1000") };
+    serial.held.insert(account, more);
+    assert!(broken_bank(&bank, &serial.held).is_some());
+    assert_eq!(serial.run(100).verdict(), CheckVerdict::Fail);
+}
+
+#[test]
+fn lists_are_full_at_their_length_and_others_take_their_place() {
+    let serial = Serial::new("list-append").run(1_500);
+    let lengths: Vec<usize> =
+        serial.held.values().map(|found| lists::elements(Some(found)).unwrap().len()).collect();
+    assert_eq!(lengths.iter().max(), Some(&LENGTH_MAX));
+    assert!(lengths.iter().filter(|length| **length == LENGTH_MAX).count() > 8, "{lengths:?}");
+    assert!(serial.held.len() > 16);
+}
+
+/// What replicas hold of a key, given what was written.
+#[track_caller]
+fn check_promise(kind: WorkloadKind, writes: &[(u64, Fate)], held: Option<&str>, is_kept: bool) {
+    let found = held.map(|text| Found {
+        version: Timestamp(1),
+        value: Value::string(text.to_owned().into_bytes()),
+    });
+    let broken = broken_promise(kind, &writes.iter().copied().collect(), found.as_ref());
+    assert_eq!(broken.is_none(), is_kept, "{writes:?} {held:?}: {broken:?}");
+}
+
+#[test]
+fn what_was_committed_is_held_and_nothing_else() {
+    use Fate::{Committed, Failed, Unknown};
+    let list = WorkloadKind::ListAppend;
+    let writes = [(1, Committed), (2, Failed), (3, Unknown), (4, Committed)];
+    check_promise(list, &writes, Some("[4,1]"), true);
+    check_promise(list, &writes, Some("[1,3,4]"), true);
+    check_promise(list, &writes, Some("[1,3]"), false);
+    check_promise(list, &writes, Some("[1,2,4]"), false);
+    check_promise(list, &writes, Some("[1,4,5]"), false);
+    check_promise(list, &writes, Some("1"), false);
+    check_promise(list, &writes, None, false);
+    check_promise(list, &writes[1..3], None, true);
+    let register = WorkloadKind::RwRegister;
+    check_promise(register, &writes, Some("4"), true);
+    check_promise(register, &writes, Some("3"), true);
+    check_promise(register, &writes, Some("2"), false);
+    check_promise(register, &writes, Some("[1]"), false);
+    check_promise(register, &writes, None, false);
+}

@@ -1,0 +1,280 @@
+//! Transactions over real processes: what is committed on several shards, what is not, and what the
+//! command line says of it.
+//!
+//! What would go wrong: a commit that reaches one shard of two, an attempt that is counted twice, a
+//! dropped transaction that keeps others waiting, an abort that a script takes for a success.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::future::Future;
+use std::io::Write as _;
+use std::process::{Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use kv_client::blocking::{Client, Transaction};
+use kv_client::{ClientError, Transaction as AsyncTransaction};
+use kv_core::op::{Found, Key, Value};
+use kv_core::ring;
+use kv_tests::cluster::Cluster;
+use kv_tests::{build, workspace_root};
+use serde_json::{Value as Json, json};
+
+/// Shards of a cluster of the tests.
+const SHARD_COUNT: u32 = 16;
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::start(3);
+    cluster.wait_until_ready();
+    cluster
+}
+
+/// Runs `kv` with something on its standard input.
+fn kv(cluster: &Cluster, args: &[&str], input: &str) -> Output {
+    let mut command = build::kv();
+    command.args(["--endpoints", &cluster.endpoints()]).args(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, stdout: &str) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<_> = printed.lines().map(without_version).collect();
+    assert_eq!(lines.join("\n"), stdout, "{stderr}");
+    stderr
+}
+
+fn without_version(line: &str) -> &str {
+    line.split_once(", version ").map_or(line, |(before, _)| before)
+}
+
+#[track_caller]
+fn check_values(client: &Client, expected: &[(&str, Option<&str>)]) {
+    for (key, value) in expected {
+        let found = client.get(key.to_string()).unwrap().map(|found| found.value);
+        assert_eq!(found, value.map(|value| Value::string(value.to_owned())), "{key}");
+    }
+}
+
+#[test]
+fn a_file_takes_effect_on_all_shards_or_on_none() {
+    let cluster = cluster();
+    let client = cluster.client();
+    let shards = ["a", "bee", "c"].map(|key| ring::shard_of(&Key::new(key), SHARD_COUNT));
+    assert!(shards[0] != shards[1] && shards[1] != shards[2], "{shards:?}");
+
+    let file = cluster.path("steps");
+    fs::write(&file, "# both\nput a 1\nput bee 2\nget a\ncas --absent c 'three 3'\n").unwrap();
+    let file = file.to_str().unwrap();
+    check(&kv(&cluster, &["txn", "--file", file], ""), 0, "ok\nok\n1\nok\ncommitted");
+    check_values(&client, &[("a", Some("1")), ("bee", Some("2")), ("c", Some("three 3"))]);
+    let versions = ["a", "bee", "c"].map(|key| client.get(key).unwrap().unwrap().version);
+    assert!(versions.iter().all(|version| *version == versions[0]), "one commit: {versions:?}");
+
+    // The condition no longer holds, so nothing before it counts either.
+    let said = check(&kv(&cluster, &["txn", "--file", file], ""), 1, "");
+    assert!(said.contains("line 5: cas not applied: the key is at version "), "{said}");
+    assert!(said.contains("Nothing was changed."), "{said}");
+    check_values(&client, &[("a", Some("1")), ("bee", Some("2"))]);
+    assert_eq!(client.get("a").unwrap().unwrap().version, versions[0]);
+
+    // A line that is wrong is found before anything is sent.
+    let said = check(&kv(&cluster, &["txn", "--file", "-"], "put a 7\nputt bee 7\n"), 2, "");
+    assert!(said.contains("line 2: unrecognized subcommand 'putt'"), "{said}");
+    check_values(&client, &[("a", Some("1"))]);
+
+    let steps = "get-for-update a\ndelete bee\nget missing\n";
+    let output = kv(&cluster, &["--output", "json", "txn", "--file", "-"], steps);
+    assert_eq!(output.status.code(), Some(0));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<Json> =
+        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let read = json!({ "key": "a", "value": "1", "version": versions[0].to_string() });
+    let missing = json!({ "key": "missing", "value": null, "version": null });
+    assert_eq!(answers[..3], [read, json!({ "key": "bee", "buffered": true }), missing]);
+    assert_eq!(answers[3]["committed"], json!(true));
+    assert!(answers[3]["version"].is_string(), "{answers:?}");
+    check_values(&client, &[("bee", None)]);
+}
+
+#[test]
+fn a_block_at_the_prompt_is_one_transaction() {
+    let cluster = cluster();
+    let client = cluster.client();
+    let block = "begin\nput a 1\nget a\nput bee 2\ncommit\n";
+    let printed = "begun\nok\n1\n(not committed)\nok\ncommitted";
+    check(&kv(&cluster, &[], block), 0, printed);
+    check_values(&client, &[("a", Some("1")), ("bee", Some("2"))]);
+
+    let block = "begin\nput a 7\nrollback\nput bee 8\n";
+    check(&kv(&cluster, &[], block), 0, "begun\nok\nrolled back\nok");
+    check_values(&client, &[("a", Some("1")), ("bee", Some("8"))]);
+
+    let said = check(&kv(&cluster, &[], "begin\nput a 7\n"), 2, "begun\nok");
+    assert!(said.contains("was not committed"), "{said}");
+    check_values(&client, &[("a", Some("1"))]);
+    assert_eq!(kv(&cluster, &[], "commit\n").status.code(), Some(2));
+}
+
+#[test]
+fn an_abort_says_that_a_retry_is_safe() {
+    let cluster = cluster();
+    let client = cluster.client();
+    let mut holder = client.begin().unwrap();
+    assert!(holder.get_for_update("a").unwrap().is_none());
+    let steps = "put bee 2\nget a\n";
+    let file = ["--timeout", "60", "txn", "--retries", "0", "--file", "-"];
+    // Both wait for the lock longer than anybody may.
+    thread::scope(|scope| {
+        let from_file = scope.spawn(|| kv(&cluster, &file, steps));
+        // What follows the abort in the block is not run by itself.
+        let block = "begin\nput bee 2\nget a\nput bee 3\ncommit\n";
+        let said = check(&kv(&cluster, &["--timeout", "60"], block), 1, "begun\nok");
+        let why = "the transaction was aborted: a lock was not free in time";
+        assert!(said.contains(why), "{said}");
+        assert!(said.contains("Nothing was changed. To run it again"), "{said}");
+        let said = check(&from_file.join().unwrap(), 5, "");
+        assert!(said.contains(why), "{said}");
+    });
+    check_values(&client, &[("bee", None)]);
+    holder.put("a", "1").unwrap();
+    holder.commit().unwrap();
+    check(&kv(&cluster, &file, steps), 0, "ok\n1\ncommitted");
+}
+
+/// The blocks of a page that are marked so, in order, with their marks.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let mut blocks = vec![];
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(mark) = line.strip_prefix("```") {
+            let content: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((mark.to_owned(), content.join("\n")));
+        }
+    }
+    blocks
+}
+
+/// A line of the page's output, in which versions are left out.
+fn without_any_version(line: &str) -> &str {
+    match line.strip_prefix("(version") {
+        Some(_) => "(version)",
+        None => line.find(", version").map_or(line, |at| &line[..at + ", version".len()]),
+    }
+}
+
+#[test]
+fn the_examples_of_the_guide_print_what_it_says() {
+    let cluster = cluster();
+    cluster.client().put("balance/ann", "100").unwrap();
+    let path = workspace_root().join("docs/guide/transactions.md");
+    let blocks = blocks(&fs::read_to_string(path).unwrap());
+    let mut count = 0;
+    for (input, output) in blocks.iter().zip(&blocks[1..]) {
+        let args: &[&str] = match input.0.as_str() {
+            "session" => &[],
+            "steps" => &["txn", "--file", "-"],
+            _ => continue,
+        };
+        let printed = kv(&cluster, args, &format!("{}\n", input.1));
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        let printed: Vec<_> = printed.lines().map(without_any_version).collect();
+        assert_eq!((output.0.as_str(), output.1.as_str()), ("output", &*printed.join("\n")));
+        count += 1;
+    }
+    assert_eq!(count, 2, "the examples are found");
+    check_values(&cluster.client(), &[("balance/ann", Some("60")), ("balance/bob", Some("40"))]);
+}
+
+fn number(found: Option<Found>) -> u64 {
+    let Some(Found { value: Value::String(bytes), .. }) = found else {
+        return 0;
+    };
+    str::from_utf8(&bytes).unwrap().parse().unwrap()
+}
+
+fn increment_both(txn: &mut Transaction) -> Result<(), ClientError> {
+    for key in ["a", "bee"] {
+        let count = number(txn.get_for_update(key)?) + 1;
+        txn.put(key, count.to_string())?;
+    }
+    Ok(())
+}
+
+/// Reads first and locks for the write only then, so that two of these wait for each other.
+fn increment_both_carelessly(txn: &mut Transaction) -> Result<(), ClientError> {
+    let counts = [number(txn.get("bee")?), number(txn.get("a")?)];
+    txn.put("bee", (counts[0] + 1).to_string())?;
+    txn.put("a", (counts[1] + 1).to_string())?;
+    Ok(())
+}
+
+#[test]
+fn every_increment_of_two_counters_counts_once() {
+    const THREADS: u64 = 4;
+    const ROUNDS: u64 = 10;
+    let cluster = cluster();
+    let client = cluster.client().with_deadline(Duration::from_secs(120));
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let client = &client;
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    let body = if thread == 0 { increment_both_carelessly } else { increment_both };
+                    client.transact(body).unwrap();
+                }
+            });
+        }
+    });
+    let sum = (THREADS * ROUNDS).to_string();
+    check_values(&client, &[("a", Some(&sum)), ("bee", Some(&sum))]);
+}
+
+#[test]
+fn a_dropped_transaction_frees_its_locks() {
+    let cluster = cluster();
+    let client = cluster.client();
+    let mut dropped = client.begin().unwrap();
+    dropped.get_for_update("a").unwrap();
+    dropped.put("a", "dropped").unwrap();
+    drop(dropped);
+    client.put("a", "plain").unwrap();
+    check_values(&client, &[("a", Some("plain"))]);
+}
+
+/// A task may move between threads.
+fn spawnable<F: Future + Send + 'static>(future: F) -> F {
+    future
+}
+
+async fn increment(txn: &mut AsyncTransaction) -> Result<(), ClientError> {
+    let count = number(txn.get_for_update("a").await?) + 1;
+    txn.put("a", count.to_string()).await
+}
+
+#[test]
+fn transactions_run_as_tasks() {
+    let cluster = cluster();
+    let endpoints = vec![cluster.address(0), cluster.address(1)];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = kv_client::Client::connect(endpoints).unwrap();
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                let client = client.with_deadline(Duration::from_secs(60));
+                tokio::spawn(spawnable(async move { client.transact(increment).await }))
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        assert_eq!(number(client.get("a").await.unwrap()), 4);
+    });
+}
