@@ -20,7 +20,7 @@ use core::mem;
 use super::forward::Asker;
 use super::replica::WaitingRead;
 use super::stamps::Unstamped;
-use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Timestamp};
+use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Term, Timestamp};
 use crate::locks::{LockMode, LockTable, Target};
 use crate::machine::Transactions;
 use crate::mutants::{self, Mutant};
@@ -127,6 +127,9 @@ pub(super) struct WaitingStep {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) age: Age,
+    /// What its coordinator is told as the term of its locks: another one in each life, for a late
+    /// copy of its first step may bring a transaction back whose locks have fallen in between.
+    pub(super) grant: Term,
     pub(super) begun_at: Instant,
     /// When its coordinator last said something.
     pub(super) heard_at: Instant,
@@ -258,6 +261,15 @@ impl Locking {
             | Outcome::BoundRaised { .. } => {}
         }
         self.transactions.note(outcome);
+    }
+
+    /// Takes the reads that need not wait for a decision any more.
+    pub(super) fn take_unblocked(&mut self) -> Vec<WaitingRead> {
+        let (blocked, free) = mem::take(&mut self.blocked)
+            .into_iter()
+            .partition(|read: &WaitingRead| self.is_in_doubt(&read.key));
+        self.blocked = blocked;
+        free
     }
 
     /// What is proposed is applied, or never will be: it locks nothing any more.

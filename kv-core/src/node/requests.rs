@@ -285,6 +285,12 @@ impl Node {
             return;
         };
         replica.locking.note(&outcome);
+        if matches!(outcome, Outcome::Finished { .. }) {
+            self.start_unblocked(shard);
+        }
+        let Some(replica) = self.replicas.get_mut(&shard) else {
+            return;
+        };
         let Some(PendingWrite { asker, bytes, hold }) = replica.pending.remove(&index) else {
             return;
         };
@@ -315,6 +321,17 @@ impl Node {
             | Outcome::Forgotten { .. }) => self.admin_reply(outcome),
         };
         self.reply(asker, reply);
+    }
+
+    /// A transaction has ended: reads that waited for its decision start anew.
+    fn start_unblocked(&mut self, shard: ShardId) {
+        let replica = self.replicas.get_mut(&shard);
+        let unblocked = replica.map(|it| it.locking.take_unblocked()).unwrap_or_default();
+        for WaitingRead { handle, key, .. } in unblocked {
+            if let Err(refusal) = self.start_read(shard, handle, key, None) {
+                self.reply(handle, ClientReply::Refused(refusal));
+            }
+        }
     }
 
     /// The leadership of `shard` is over: whoever waits must ask another node.

@@ -112,6 +112,7 @@ impl Node {
             self.check_txn_space(shard, part)?;
         }
         self.check_session(txn.session)?;
+        self.check_shards(shard, txn, step)?;
         self.check_states(shard)?;
         match self.replicas.get(&shard).filter(|replica| replica.is_leader()) {
             Some(replica) if replica.knows_its_past() => Ok(()),
@@ -120,12 +121,31 @@ impl Node {
         }
     }
 
+    /// Refuses shards that could never answer, and requests of other sessions: what is prepared or
+    /// decided with them would stay for ever.
+    fn check_shards(&self, shard: ShardId, txn: TxnId, step: &TxnRequest) -> Result<(), Refusal> {
+        let (request, others) = match step {
+            TxnRequest::Prepare { request, anchor, .. } => (request, core::slice::from_ref(anchor)),
+            TxnRequest::Commit { request, participants, .. } => (request, &participants[..]),
+            TxnRequest::Lock { .. } | TxnRequest::Beat | TxnRequest::Rollback => return Ok(()),
+        };
+        let count = self.map.as_ref().map_or(0, crate::cluster::ClusterMap::shard_count);
+        let is_other =
+            |other: &ShardId| *other != shard && *other != ShardId::META && other.0 <= count;
+        if request.session == txn.session
+            && others.len() <= count as usize
+            && others.iter().all(is_other)
+        {
+            return Ok(());
+        }
+        Err(Refusal::Malformed { reason: "no such shards or session in a transaction".into() })
+    }
+
     /// Answers what needs no locks.
     fn take_step(&mut self, place: TxnPlace, step: TxnRequest) -> Taken {
         let TxnPlace { shard, txn, term, .. } = place;
         let now = self.now;
         let replica = self.replicas.get_mut(&shard).expect("it was checked");
-        let current = replica.group.term();
         if let Some(live) = replica.locking.live.get_mut(&txn) {
             live.heard_at = now;
         }
@@ -135,7 +155,8 @@ impl Node {
         let prepared = replica.locking.transactions.prepared.get(&txn);
         match step {
             TxnRequest::Beat => {
-                let is_here = replica.locking.live.contains_key(&txn) && term == Some(current);
+                let live = replica.locking.live.get(&txn);
+                let is_here = live.is_some_and(|live| term == Some(live.grant));
                 let reply = match is_here || prepared.is_some() {
                     true => TxnReply::Alive,
                     false => TxnReply::Aborted(AbortReason::LocksLost { shard }),
@@ -168,8 +189,8 @@ impl Node {
         let replica = &self.replicas[&shard];
         let reads = step.part().map_or(&[][..], |part| &part.reads);
         let is_prepared = replica.locking.transactions.prepared.contains_key(&txn);
-        let is_alive = replica.locking.live.contains_key(&txn);
-        let is_term_over = term.is_some_and(|term| term != replica.group.term() || !is_alive);
+        let grant = replica.locking.live.get(&txn).map(|live| live.grant);
+        let is_term_over = term.is_some() && term != grant;
         let has_locked = |key: &Key| {
             let target = Target::Key(key.clone());
             replica.locking.table.holds(Owner::Txn(txn), &target, LockMode::Shared)
@@ -205,8 +226,12 @@ impl Node {
         if !has_room || (locking.live.len() >= LIVE_MAX && !is_known) {
             return Err(Refusal::Overloaded);
         }
+        // Unique in the life of the process, and no other process leads in the same term.
+        self.last_wait += 1;
+        let grant = Term((replica.group.term().0 << 32) | (self.last_wait & 0xffff_ffff));
         let live = locking.live.entry(txn).or_insert(Live {
             age,
+            grant,
             begun_at: now,
             heard_at: now,
             waiting: None,
@@ -260,7 +285,8 @@ impl Node {
         let result = match step {
             Step::Lock { key, .. } => {
                 self.pending_bytes -= bytes;
-                let term = replica.group.term();
+                let live = replica.locking.live.get(&txn);
+                let term = live.map_or_else(|| replica.group.term(), |live| live.grant);
                 self.start_read(shard, asker, key, Some(term))
             }
             Step::Prepare { request, anchor, part } => {
