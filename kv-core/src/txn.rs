@@ -61,6 +61,15 @@ impl fmt::Display for TxnId {
 #[serde(transparent)]
 pub struct Age(pub u64);
 
+/// Says that a transaction is alive at the leader of a shard, and holds its locks there.
+///
+/// It is drawn by the leader when it first hears of the transaction, and never again: not by another
+/// leader, and not when a late copy of the first step comes after the locks have fallen. Whoever has
+/// another one has lost its locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Grant(pub u64);
+
 /// A buffered write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TxnWrite {
@@ -89,10 +98,16 @@ pub struct Part {
 }
 
 impl Part {
-    /// Bytes of keys and values.
+    /// How many keys are read and written.
+    pub fn key_count(&self) -> usize {
+        self.reads.len() + self.writes.len()
+    }
+
+    /// Memory that it takes.
     pub fn size(&self) -> usize {
-        let reads = self.reads.iter().map(|key| key.bytes.len());
-        reads.chain(self.writes.iter().map(TxnWrite::size)).sum()
+        let reads = self.reads.iter().map(|key| key.bytes.len() + size_of::<Key>());
+        let writes = self.writes.iter().map(|write| write.size() + size_of::<TxnWrite>());
+        reads.chain(writes).sum()
     }
 }
 

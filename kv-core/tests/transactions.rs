@@ -323,12 +323,13 @@ fn parts_go_into_the_hash() {
 
 /// Only a client that breaks the protocol can bring it about: nodes outlive it.
 #[test]
-fn finish_below_the_promise_is_applied_at_the_promise() {
+fn finish_below_the_promise_writes_nothing() {
     let mut shard = Shard::default();
     shard.apply(&put(request(9, 1), "k", 40));
     shard.apply(&prepare(1, "other"));
     shard.apply(&finish(1, committed(40)));
-    assert_eq!(shard.get("other"), Some((41, Some(Value::string("t")))));
+    assert_eq!(shard.get("other"), None);
+    assert_eq!(shard.prepared_count(), 0);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use kv_core::oracle::Raise;
 use kv_core::raft::Configuration;
 use kv_core::ring;
 use kv_core::storage::{StateHash, StorageDamage};
-use kv_core::txn::{AbortReason, Age, LockMode, Part, TxnId, TxnOutcome, TxnWrite};
+use kv_core::txn::{AbortReason, Age, Grant, LockMode, Part, TxnId, TxnOutcome, TxnWrite};
 use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, Elsewhere,
     FormationMessage, ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Issued,
@@ -198,6 +198,7 @@ fn frames_of_operators() -> Vec<(&'static str, Frame)> {
         ("quorum risk", refused(Refusal::QuorumRisk { reason })),
         ("member", refused(Refusal::Member { node: id, cluster: ClusterId(5) })),
         ("unanswered", refused(Refusal::Unanswered { node: id })),
+        ("invalid step", refused(Refusal::InvalidStep { reason: "no such shard".to_owned() })),
         ("sent on", forward(ForwardMessage::Request { boot, number, request: open })),
         (
             "sent on for an operator",
@@ -241,8 +242,8 @@ fn commit_ts() -> Timestamp {
 /// What coordinators of transactions ask of shards, and hear.
 fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
     let (shard, epoch, age) = (ShardId(3), Epoch(1), Age(1_767_225_600_000));
-    let step = |term, step| ask(ClientRequest::Txn { shard, epoch, txn: txn(), age, term, step });
-    let later = |body| step(Some(Term(4)), body);
+    let step = |grant, step| ask(ClientRequest::Txn { shard, epoch, txn: txn(), age, grant, step });
+    let later = |body| step(Some(Grant(4)), body);
     let reply = |reply| answer(ClientReply::Txn(reply));
     let aborted = |reason| reply(TxnReply::Aborted(reason));
     let write = |name: &'static str, value: Option<&'static str>| TxnWrite {
@@ -268,8 +269,8 @@ fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
         ("roll back", later(TxnRequest::Rollback)),
         ("prepare", later(prepare)),
         ("commit", later(commit)),
-        ("locked", reply(TxnReply::Locked { term: Term(4), found: Some(found) })),
-        ("locked, not found", reply(TxnReply::Locked { term: Term(4), found: None })),
+        ("locked", reply(TxnReply::Locked { grant: Grant(4), found: Some(found) })),
+        ("locked, not found", reply(TxnReply::Locked { grant: Grant(4), found: None })),
         ("alive", reply(TxnReply::Alive)),
         ("rolled back", reply(TxnReply::RolledBack)),
         ("prepared", reply(TxnReply::Prepared { min_commit: commit_ts() })),

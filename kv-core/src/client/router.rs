@@ -448,8 +448,8 @@ fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
         }
         Goal::Step(step) => {
             let (shard, epoch) = placement()?;
-            let (txn, age, term) = (step.txn, step.age, step.term);
-            ClientRequest::Txn { shard, epoch, txn, age, term, step: step.request.clone() }
+            let (txn, age, grant) = (step.txn, step.age, step.grant);
+            ClientRequest::Txn { shard, epoch, txn, age, grant, step: step.request.clone() }
         }
         Goal::Watch(_) | Goal::User(Call::Txn { .. }) => return None,
         Goal::User(Call::Write(op)) => {

@@ -2,7 +2,7 @@
 //!
 //! The coordinator is a part of the client. It remembers what the transaction has read, so that a
 //! second read needs no request, and what it is going to write, which no node hears of before the
-//! commit. Locks are the business of the shards' leaders; here is only in which term of a leader
+//! commit. Locks are the business of the shards' leaders; here is only what a leader
 //! they were got.
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -10,12 +10,12 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::{CallError, CallId, TxnHandle, TxnOp};
-use crate::id::{RequestId, ShardId, Term, Timestamp};
+use crate::id::{RequestId, ShardId, Timestamp};
 use crate::op::{Found, KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, Value};
 use crate::ring;
 use crate::time::Instant;
 use crate::txn::{
-    AbortReason, Age, LockMode, OPERATIONS_MAX, Part, TxnId, TxnWrite, VERSION_BUFFERED,
+    AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, Part, TxnId, TxnWrite, VERSION_BUFFERED,
     WRITE_BYTES_MAX,
 };
 use crate::wire::{Refusal, TxnRequest};
@@ -32,8 +32,8 @@ pub(super) struct Step {
     pub(super) age: Age,
     /// At whose leader it is done.
     pub(super) shard: ShardId,
-    /// The term in which the transaction has its locks there.
-    pub(super) term: Option<Term>,
+    /// What the shard has given it with its first lock.
+    pub(super) grant: Option<Grant>,
     /// What is asked.
     pub(super) request: TxnRequest,
 }
@@ -65,8 +65,8 @@ pub(super) enum Phase {
 /// What a transaction knows of a shard that it has sent something to.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    /// The term of the leader which gave it its first lock.
-    pub(super) term: Option<Term>,
+    /// What its leader has given with the first lock.
+    pub(super) grant: Option<Grant>,
     /// Whether the shard has prepared.
     pub(super) is_prepared: bool,
 }
@@ -74,7 +74,7 @@ pub(super) struct Touched {
 impl Touched {
     /// Whether the shard holds locks for it, as far as is known.
     pub(super) fn holds_locks(&self) -> bool {
-        self.term.is_some() || self.is_prepared
+        self.grant.is_some() || self.is_prepared
     }
 }
 

@@ -186,10 +186,11 @@ impl Machine {
         if let (Some(prepared), TxnOutcome::Committed { commit_ts }) =
             (self.transactions.prepared.remove(&txn), outcome)
         {
-            // Only a client that let the anchor decide before this shard had prepared can bring an
-            // earlier one.
-            let commit_ts = commit_ts.max(prepared.min_commit);
-            batch = self.write_at(view, commit_ts, prepared.part.writes)?;
+            // Only a client that had the anchor decide before this shard had prepared can bring an
+            // earlier one, and then its transaction is not applied here.
+            if commit_ts >= prepared.min_commit {
+                batch = self.write_at(view, commit_ts, prepared.part.writes)?;
+            }
         }
         Ok((batch, Outcome::Finished { txn }))
     }

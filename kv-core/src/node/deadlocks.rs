@@ -25,8 +25,10 @@ use crate::wire::{PeerMessage, TxnMessage, Wait};
 
 /// Shorter waits are not reported.
 const WAIT_MIN: Duration = Duration::from_millis(50);
+/// An answer to a poll is waited for so long.
+const ANSWER_MAX: Duration = Duration::from_millis(300);
 /// A node that was polled so lately reports nothing by itself.
-const POLLED_LATELY: Duration = Duration::from_millis(300);
+const POLLED_LATELY: Duration = Duration::from_millis(500);
 
 /// What the detector knows, and what a node knows of the detector.
 #[derive(Debug, Default)]
@@ -35,6 +37,9 @@ pub(super) struct Deadlocks {
     poll: u64,
     /// Who is polled.
     polled: BTreeSet<NodeId>,
+    /// Who has not answered the last poll, and since when.
+    unanswered: BTreeSet<NodeId>,
+    asked_at: Instant,
     /// What was reported before the last poll was sent.
     before: BTreeSet<Wait>,
     /// What was answered to it.
@@ -78,8 +83,10 @@ impl Node {
 
     /// The detector asks who waits for whom.
     pub(super) fn on_poll(&mut self, from: Option<NodeId>, poll: u64) {
-        self.deadlocks.polled_at = Some(self.now);
-        let answer = TxnMessage::Waits { poll, waits: self.waits(self.now) };
+        let waits = self.waits(self.now);
+        // Who has none is polled no more.
+        self.deadlocks.polled_at = (!waits.is_empty()).then_some(self.now);
+        let answer = TxnMessage::Waits { poll, waits };
         match from {
             Some(from) => self.outbox.send(from, PeerMessage::Txn(answer)),
             None => self.on_txn_message(None, answer),
@@ -98,6 +105,7 @@ impl Node {
             self.deadlocks.polled.insert(from);
         }
         if poll == self.deadlocks.poll {
+            self.deadlocks.unanswered.remove(&from);
             self.deadlocks.after.extend(waits.into_iter().take(EDGES_MAX));
         }
     }
@@ -110,6 +118,16 @@ impl Node {
                 Deadlocks { polled_at: self.deadlocks.polled_at, ..Default::default() };
             return;
         }
+        if !self.deadlocks.unanswered.is_empty() && self.now < self.deadlocks.asked_at + ANSWER_MAX
+        {
+            return;
+        }
+        let silent_since = self.now - self.config.timings.election_max;
+        let is_silent = |node: &NodeId| {
+            let heard_at = self.links.get(node).and_then(|link| link.heard_at);
+            *node != self.config.id && heard_at.is_none_or(|at| at < silent_since)
+        };
+        self.deadlocks.polled.retain(|node| !is_silent(node));
         let after = mem::take(&mut self.deadlocks.after);
         let before = mem::replace(&mut self.deadlocks.before, after.clone());
         let lasting: Vec<&Wait> = before.intersection(&after).collect();
@@ -127,6 +145,8 @@ impl Node {
         self.deadlocks.poll += 1;
         let poll = self.deadlocks.poll;
         let me = self.config.id;
+        self.deadlocks.asked_at = self.now;
+        self.deadlocks.unanswered.clone_from(&self.deadlocks.polled);
         for node in self.deadlocks.polled.clone() {
             if node == me {
                 self.on_txn_message(None, TxnMessage::Poll { poll });

@@ -8,7 +8,6 @@
 //!   *not* in the applied state: that goes through the log first. A decision that is there is one.
 //! - All messages may be lost, or come twice. Each is repeated by whoever misses the answer.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -160,7 +159,9 @@ impl Node {
                     None => self.on_txn_message(None, news),
                 }
             }
-            (Hold::Txn(_), Outcome::Decided { .. }) => self.tell_decisions(shard),
+            (Hold::Txn(txn), Outcome::Decided { participants, .. }) if !participants.is_empty() => {
+                self.tell_decision(shard, *txn);
+            }
             _ => {}
         }
     }
@@ -205,50 +206,46 @@ impl Node {
         if !self.serves(shard) {
             return;
         }
-        let now = self.now;
-        let replica = self.replicas.get_mut(&shard).expect("it is served");
-        let locking = &mut replica.locking;
-        let (mut news, mut known) = (Vec::new(), Vec::new());
-        for (txn, decided) in &locking.transactions.decided {
-            let left = || decided.participants.iter().copied().collect::<BTreeSet<_>>();
-            let telling = locking.telling.entry(*txn).or_insert_with(|| Telling {
-                left: left(),
-                told_at: None,
-                is_forgetting: false,
-            });
-            let has_told = telling.told_at.is_some();
-            if telling.left.is_empty()
-                || (has_told && mutants::is_active(Mutant::DecisionForgottenEarly))
-            {
-                if !telling.is_forgetting && known.len() < FORGET_MAX {
-                    telling.is_forgetting = true;
-                    known.push(*txn);
-                }
-            } else if telling.told_at.is_none_or(|at| now >= at + REPEAT) {
-                let is_repeat = telling.told_at.replace(now).is_some();
-                let outcome = TxnOutcome::Committed { commit_ts: decided.commit_ts };
-                let to = telling.left.iter().copied();
-                news.extend(to.map(|participant| (participant, *txn, outcome, is_repeat)));
-            }
-        }
-        for (participant, txn, outcome, is_repeat) in news {
-            let message = TxnMessage::Finish { anchor: shard, participant, txn, outcome };
-            self.tell_shard(participant, message, is_repeat);
-        }
+        let replica = &self.replicas[&shard];
+        let txns: Vec<_> = replica.locking.transactions.decided.keys().copied().collect();
+        let mut known: Vec<_> =
+            txns.into_iter().filter(|txn| self.tell_decision(shard, *txn)).collect();
+        known.truncate(FORGET_MAX);
         if !known.is_empty() {
             self.forget(shard, known);
         }
     }
 
+    /// As anchor: tells the participants of one decision that have not applied it, if it is time.
+    /// Returns whether all have, and nobody has noted that.
+    fn tell_decision(&mut self, shard: ShardId, txn: TxnId) -> bool {
+        let now = self.now;
+        let replica = self.replicas.get_mut(&shard).expect("its leader is here");
+        let Some(decided) = replica.locking.transactions.decided.get(&txn) else { return false };
+        let outcome = TxnOutcome::Committed { commit_ts: decided.commit_ts };
+        let telling = replica.locking.telling.entry(txn).or_insert_with(|| Telling {
+            left: decided.participants.iter().copied().collect(),
+            told_at: None,
+            is_forgetting: false,
+        });
+        if telling.left.is_empty() || telling.told_at.is_some_and(|at| now < at + REPEAT) {
+            return telling.left.is_empty() && !telling.is_forgetting;
+        }
+        let is_repeat = telling.told_at.replace(now).is_some();
+        for participant in telling.left.clone() {
+            let message = TxnMessage::Finish { anchor: shard, participant, txn, outcome };
+            self.tell_shard(participant, message, is_repeat);
+        }
+        false
+    }
+
     fn forget(&mut self, shard: ShardId, txns: Vec<TxnId>) {
         let command = Command::Forget { txns: txns.clone() };
-        if self.propose_holding(shard, None, &command, Hold::Nothing).is_err()
-            && let Some(replica) = self.replicas.get_mut(&shard)
-        {
-            for txn in txns {
-                if let Some(telling) = replica.locking.telling.get_mut(&txn) {
-                    telling.is_forgetting = false;
-                }
+        let is_proposed = self.propose_holding(shard, None, &command, Hold::Nothing).is_ok();
+        let Some(replica) = self.replicas.get_mut(&shard).filter(|_| is_proposed) else { return };
+        for txn in txns {
+            if let Some(telling) = replica.locking.telling.get_mut(&txn) {
+                telling.is_forgetting = true;
             }
         }
     }

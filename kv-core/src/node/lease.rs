@@ -8,9 +8,10 @@
 //! read starts anew and waits for a round like any other.
 
 use super::Node;
-use crate::id::{RequestHandle, Round, ShardId, Term};
+use crate::id::{RequestHandle, Round, ShardId};
 use crate::op::{Found, Key};
 use crate::storage::ReadError;
+use crate::txn::Grant;
 use crate::wire::{ClientReply, TxnReply};
 
 /// A read that was let go because a lease held.
@@ -18,8 +19,8 @@ use crate::wire::{ClientReply, TxnReply};
 pub(super) struct LeaseRead {
     pub(super) shard: ShardId,
     pub(super) key: Key,
-    /// The term in which the key was locked for a transaction.
-    pub(super) locked: Option<Term>,
+    /// What the transaction is told that has locked the key.
+    pub(super) locked: Option<Grant>,
 }
 
 impl Node {
@@ -55,7 +56,7 @@ impl Node {
             }
             (Ok(found), _) => {
                 let reply = match locked {
-                    Some(term) => ClientReply::Txn(TxnReply::Locked { term, found }),
+                    Some(grant) => ClientReply::Txn(TxnReply::Locked { grant, found }),
                     None => ClientReply::Read(found),
                 };
                 self.reply(handle, reply);

@@ -20,14 +20,14 @@ use core::mem;
 use super::forward::Asker;
 use super::replica::WaitingRead;
 use super::stamps::Unstamped;
-use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Term, Timestamp};
+use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Timestamp};
 use crate::locks::{LockMode, LockTable, Target};
 use crate::machine::Transactions;
 use crate::mutants::{self, Mutant};
 use crate::op::Key;
 use crate::storage::Outcome;
 use crate::time::Instant;
-use crate::txn::{Age, Part, Prepared, TxnId};
+use crate::txn::{Age, Grant, Part, Prepared, TxnId};
 
 /// Who holds a lock, or waits for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,9 +127,9 @@ pub(super) struct WaitingStep {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) age: Age,
-    /// What its coordinator is told as the term of its locks: another one in each life, for a late
-    /// copy of its first step may bring a transaction back whose locks have fallen in between.
-    pub(super) grant: Term,
+    pub(super) grant: Grant,
+    /// Steps that it has asked for, repetitions included.
+    pub(super) step_count: usize,
     pub(super) begun_at: Instant,
     /// When its coordinator last said something.
     pub(super) heard_at: Instant,

@@ -84,6 +84,7 @@ use crate::storage::{
     StorageReply, StorageRequest,
 };
 use crate::time::Instant;
+use crate::txn::Grant;
 use crate::wire::{
     ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, RaftMessage, Refusal,
 };
@@ -178,12 +179,14 @@ pub struct Node {
     appends_begun: BTreeMap<AppendId, Instant>,
     /// Reads that the store works on by the word of a lease.
     lease_reads: BTreeMap<RequestHandle, LeaseRead>,
-    /// Reads that the store works on for transactions that have locked the key, with the term.
-    locking_reads: BTreeMap<RequestHandle, Term>,
+    /// Reads that the store works on for transactions that have locked the key.
+    locking_reads: BTreeMap<RequestHandle, Grant>,
     /// When transactions are looked after; none while there are none.
     txn_tick_at: Option<Instant>,
     /// Number of the last wait for a lock.
     last_wait: u64,
+    /// The last grant of this process.
+    last_grant: u64,
     deadlocks: Deadlocks,
     /// Until then the disk counts as slow.
     slow_until: Instant,
@@ -246,6 +249,7 @@ impl Node {
             locking_reads: BTreeMap::new(),
             txn_tick_at: None,
             last_wait: 0,
+            last_grant: 0,
             deadlocks: Deadlocks::default(),
             slow_until: Instant::ZERO,
             hints: None,

@@ -13,6 +13,7 @@ use crate::machine::Transactions;
 use crate::op::Key;
 use crate::raft::{Group, Role};
 use crate::time::Instant;
+use crate::txn::Grant;
 
 /// A write that was proposed and not applied yet.
 #[derive(Debug)]
@@ -29,8 +30,8 @@ pub(super) struct PendingWrite {
 pub(super) struct WaitingRead {
     pub(super) handle: RequestHandle,
     pub(super) key: Key,
-    /// The term in which the key was locked for a transaction; none if it is a read by itself.
-    pub(super) locked: Option<Term>,
+    /// What the transaction is told that has locked the key; none if it is a read by itself.
+    pub(super) locked: Option<Grant>,
     /// A round that began after the read arrived.
     pub(super) round: Round,
     pub(super) index: LogIndex,

@@ -9,16 +9,14 @@ use super::locking::Hold;
 use super::replica::{PendingWrite, WaitingRead};
 use super::transactions::TxnPlace;
 use super::{Node, Output};
-use crate::id::{
-    Epoch, LogIndex, NodeId, RequestHandle, Round, SessionId, ShardId, Term, Timestamp,
-};
+use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, Round, SessionId, ShardId, Timestamp};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
 use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
 use crate::raft::ProposeError;
 use crate::ring;
 use crate::storage::{Outcome, Read, StorageRequest};
-use crate::txn::{AbortReason, Part, TxnOutcome};
+use crate::txn::{AbortReason, Grant, Part, TxnOutcome};
 use crate::wire::{
     ClientReply, ClientRequest, ForwardMessage, MapView, NodeRequest, PeerMessage, Refusal,
     TxnReply,
@@ -53,8 +51,8 @@ impl Node {
                 .check_placement(shard, epoch, &key)
                 .and_then(|()| self.start_read(shard, handle, key, None))
                 .map_err(ClientReply::Refused),
-            ClientRequest::Txn { shard, epoch, txn, age, term, step } => {
-                return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, term }, step);
+            ClientRequest::Txn { shard, epoch, txn, age, grant, step } => {
+                return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, grant }, step);
             }
             ClientRequest::Write { shard, epoch, request, op } => self
                 .check_placement(shard, epoch, op.key())
@@ -202,7 +200,8 @@ impl Node {
         else {
             return Err(refusal);
         };
-        if self.pending_bytes + bytes > PENDING_BYTES_MAX {
+        // What ends transactions is small, and frees what others wait for with the budget in hand.
+        if asker.is_some() && self.pending_bytes + bytes > PENDING_BYTES_MAX {
             return Err(Refusal::Overloaded);
         }
         let id = replica.group.propose(self.now, payload.into()).map_err(|error| match error {
@@ -220,7 +219,7 @@ impl Node {
         shard: ShardId,
         handle: RequestHandle,
         key: Key,
-        locked: Option<Term>,
+        locked: Option<Grant>,
     ) -> Result<(), Refusal> {
         self.check_states(shard)?;
         let refusal = self.refusal(shard);
@@ -235,7 +234,7 @@ impl Node {
         if mutants::is_active(Mutant::ReadBeforeApplied) {
             index = LogIndex(0);
         }
-        if replica.reads.len() >= READS_WAITING_MAX {
+        if replica.reads.len() + replica.locking.blocked.len() >= READS_WAITING_MAX {
             return Err(Refusal::Overloaded);
         }
         replica.reads.push_back(WaitingRead { handle, key, locked, round, index });
@@ -261,8 +260,8 @@ impl Node {
             if round > confirmed {
                 self.lease_reads.insert(handle, LeaseRead { shard, key: key.clone(), locked });
             }
-            if let Some(term) = locked {
-                self.locking_reads.insert(handle, term);
+            if let Some(grant) = locked {
+                self.locking_reads.insert(handle, grant);
             }
             let timestamp = Timestamp::MAX;
             let read = Read { handle, shard, at_least: index, timestamp, key };

@@ -368,20 +368,30 @@ impl Node {
 
     fn propose_stamped(&mut self, shard: ShardId, work: Unstamped, commit_ts: Timestamp) {
         let replica = self.replicas.get_mut(&shard).expect("work waits only at a replica");
-        if commit_ts <= replica.locking.finished_ts || commit_ts < work.work.min_commit() {
+        if commit_ts <= replica.locking.finished_ts {
             // A decision of another shard came between; the work is asked for anew.
             return self.register_work(shard, work);
         }
+        self.touched.insert(shard);
         let Unstamped { asker, work, bytes, hold } = work;
+        let min_commit = work.min_commit();
         let payload = work.stamped(commit_ts).encode();
-        let refusal = match replica.group.propose(self.now, payload.into()) {
+        let proposed = match commit_ts < min_commit {
+            // No participant has promised it: a timestamp that is asked for afterwards is higher.
+            true => {
+                Err(Refusal::InvalidStep { reason: "no participant can have promised that".into() })
+            }
+            false => replica.group.propose(self.now, payload.into()).map_err(|error| match error {
+                ProposeError::NotLeader { hint } => Refusal::NotLeader { shard, hint },
+                ProposeError::Full => Refusal::Overloaded,
+            }),
+        };
+        let refusal = match proposed {
             Ok(id) => {
                 replica.pending.insert(id.index, PendingWrite { asker: Some(asker), bytes, hold });
-                self.touched.insert(shard);
                 return;
             }
-            Err(ProposeError::NotLeader { hint }) => Refusal::NotLeader { shard, hint },
-            Err(ProposeError::Full) => Refusal::Overloaded,
+            Err(refusal) => refusal,
         };
         replica.locking.end(&hold);
         self.pending_bytes -= bytes;

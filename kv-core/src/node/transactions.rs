@@ -22,13 +22,13 @@ use super::locking::{Hold, Live, Owner, Step, WaitingStep};
 use super::requests::{PENDING_BYTES_MAX, check_size};
 use super::stamps::{Unstamped, Work};
 use super::{Node, Replica};
-use crate::id::{Epoch, RequestHandle, RequestId, ShardId, Term, Timestamp};
+use crate::id::{Epoch, RequestHandle, RequestId, ShardId, Timestamp};
 use crate::locks::{Acquire, LockMode, Target};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
 use crate::op::{Key, VALUE_BYTES_MAX, Value};
 use crate::time::Instant;
-use crate::txn::{self, AbortReason, Age, Decision, Part, TxnId};
+use crate::txn::{self, AbortReason, Age, Decision, Grant, Part, TxnId};
 use crate::wire::{ClientReply, Refusal, TxnReply, TxnRequest};
 
 /// Transactions that are looked after are looked at so often.
@@ -39,6 +39,8 @@ const SILENCE_MAX: Duration = Duration::from_millis(3_500);
 const LIFE_MAX: Duration = Duration::from_secs(60);
 /// Who waits for a lock for so long gives up: a backstop, for deadlocks are found.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Steps that a transaction may ask of one shard, repetitions included.
+const STEPS_MAX: usize = 4 * txn::OPERATIONS_MAX;
 /// Bytes that transactions may have prepared on one shard: beyond it others have to wait. What is on
 /// its way to the log comes on top of it.
 const PREPARED_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -53,8 +55,8 @@ pub(super) struct TxnPlace {
     pub(super) epoch: Epoch,
     pub(super) txn: TxnId,
     pub(super) age: Age,
-    /// The term in which the transaction has its locks here.
-    pub(super) term: Option<Term>,
+    /// What the transaction was given with its first lock here.
+    pub(super) grant: Option<Grant>,
 }
 
 /// A step that is answered at once, or one that needs locks.
@@ -108,7 +110,8 @@ impl Node {
             check_size("value", value.size(), VALUE_BYTES_MAX)?;
         }
         if let TxnRequest::Prepare { part, .. } | TxnRequest::Commit { part, .. } = step {
-            check_size("transaction", part.size(), 2 * txn::WRITE_BYTES_MAX)?;
+            check_count("keys of a transaction", part.key_count(), txn::OPERATIONS_MAX)?;
+            check_size("a transaction", part.size(), 2 * txn::WRITE_BYTES_MAX)?;
             self.check_txn_space(shard, part)?;
         }
         self.check_session(txn.session)?;
@@ -129,7 +132,7 @@ impl Node {
             TxnRequest::Commit { request, participants, .. } => (request, &participants[..]),
             TxnRequest::Lock { .. } | TxnRequest::Beat | TxnRequest::Rollback => return Ok(()),
         };
-        let count = self.map.as_ref().map_or(0, crate::cluster::ClusterMap::shard_count);
+        let count = self.map.as_ref().ok_or(Refusal::NotReady)?.shard_count();
         let is_other =
             |other: &ShardId| *other != shard && *other != ShardId::META && other.0 <= count;
         if request.session == txn.session
@@ -138,12 +141,13 @@ impl Node {
         {
             return Ok(());
         }
-        Err(Refusal::Malformed { reason: "no such shards or session in a transaction".into() })
+        let reason = "it names a shard or a session that cannot take part";
+        Err(Refusal::InvalidStep { reason: reason.into() })
     }
 
     /// Answers what needs no locks.
     fn take_step(&mut self, place: TxnPlace, step: TxnRequest) -> Taken {
-        let TxnPlace { shard, txn, term, .. } = place;
+        let TxnPlace { shard, txn, grant, .. } = place;
         let now = self.now;
         let replica = self.replicas.get_mut(&shard).expect("it was checked");
         if let Some(live) = replica.locking.live.get_mut(&txn) {
@@ -156,7 +160,7 @@ impl Node {
         match step {
             TxnRequest::Beat => {
                 let live = replica.locking.live.get(&txn);
-                let is_here = live.is_some_and(|live| term == Some(live.grant));
+                let is_here = live.is_some_and(|live| grant == Some(live.grant));
                 let reply = match is_here || prepared.is_some() {
                     true => TxnReply::Alive,
                     false => TxnReply::Aborted(AbortReason::LocksLost { shard }),
@@ -185,12 +189,12 @@ impl Node {
 
     /// Whether the transaction has had locks here that it needs for the step, and has them no more.
     fn is_lost(&self, place: TxnPlace, step: &Step) -> bool {
-        let TxnPlace { shard, txn, term, .. } = place;
+        let TxnPlace { shard, txn, grant, .. } = place;
         let replica = &self.replicas[&shard];
         let reads = step.part().map_or(&[][..], |part| &part.reads);
         let is_prepared = replica.locking.transactions.prepared.contains_key(&txn);
-        let grant = replica.locking.live.get(&txn).map(|live| live.grant);
-        let is_term_over = term.is_some() && term != grant;
+        let in_force = replica.locking.live.get(&txn).map(|live| live.grant);
+        let is_over = grant.is_some() && grant != in_force;
         let has_locked = |key: &Key| {
             let target = Target::Key(key.clone());
             replica.locking.table.holds(Owner::Txn(txn), &target, LockMode::Shared)
@@ -198,7 +202,7 @@ impl Node {
         if step.part().is_some() && mutants::is_active(Mutant::CommitWithoutReadLocks) {
             return is_prepared;
         }
-        is_prepared || is_term_over || !reads.iter().all(has_locked)
+        is_prepared || is_over || !reads.iter().all(has_locked)
     }
 
     /// Locks what the step needs, and takes it or lets it wait.
@@ -226,12 +230,13 @@ impl Node {
         if !has_room || (locking.live.len() >= LIVE_MAX && !is_known) {
             return Err(Refusal::Overloaded);
         }
-        // Unique in the life of the process, and no other process leads in the same term.
-        self.last_wait += 1;
-        let grant = Term((replica.group.term().0 << 32) | (self.last_wait & 0xffff_ffff));
+        // No other process leads in the same term.
+        self.last_grant += 1;
+        let grant = Grant((replica.group.term().0 << 32) | (self.last_grant & 0xffff_ffff));
         let live = locking.live.entry(txn).or_insert(Live {
             age,
             grant,
+            step_count: 0,
             begun_at: now,
             heard_at: now,
             waiting: None,
@@ -241,7 +246,14 @@ impl Node {
             // A copy of what is on its way already: it is answered when that is applied.
             return Err(Refusal::Overloaded);
         }
+        live.step_count += 1;
+        check_count("steps", live.step_count, STEPS_MAX)?;
         let before = live.waiting.take();
+        if before.as_ref().is_some_and(|before| before.step != step) {
+            // Its user has given up what it waits for.
+            locking.table.cancel_waiting(Owner::Txn(txn));
+        }
+        self.touched.insert(shard);
         for (target, mode) in step.targets() {
             if locking.table.acquire(Owner::Txn(txn), target, mode) == Acquire::Full {
                 locking.table.cancel_waiting(Owner::Txn(txn));
@@ -263,7 +275,6 @@ impl Node {
             self.run_step(shard, txn, waiting);
         }
         self.give_up_step(before);
-        self.touched.insert(shard);
         Ok(())
     }
 
@@ -285,9 +296,8 @@ impl Node {
         let result = match step {
             Step::Lock { key, .. } => {
                 self.pending_bytes -= bytes;
-                let live = replica.locking.live.get(&txn);
-                let term = live.map_or_else(|| replica.group.term(), |live| live.grant);
-                self.start_read(shard, asker, key, Some(term))
+                let grant = replica.locking.live.get(&txn).map(|live| live.grant);
+                self.start_read(shard, asker, key, grant)
             }
             Step::Prepare { request, anchor, part } => {
                 self.pending_bytes -= bytes;
@@ -438,6 +448,16 @@ fn overdue(now: Instant, shard: ShardId, live: &Live) -> Option<AbortReason> {
         let waiting = live.waiting.as_ref()?;
         is_over(waiting.since, LOCK_WAIT_MAX).then_some(AbortReason::LockTimeout)
     }
+}
+
+/// Refuses more of something than there may be.
+fn check_count(what: &str, count: usize, count_max: usize) -> Result<(), Refusal> {
+    if count <= count_max {
+        return Ok(());
+    }
+    Err(Refusal::InvalidStep {
+        reason: alloc::format!("{count} {what} exceed the limit of {count_max}"),
+    })
 }
 
 pub(super) fn aborted(reason: AbortReason) -> ClientReply {

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterMap, ClusterRecord, MetaError, ShardEntry};
 use crate::id::{
-    Address, ClusterId, Epoch, Incarnation, LogIndex, NodeId, RequestId, SessionId, ShardId, Term,
+    Address, ClusterId, Epoch, Incarnation, LogIndex, NodeId, RequestId, SessionId, ShardId,
     Timestamp,
 };
 use crate::machine::plan::{Change, Move};
 use crate::node::Status;
 use crate::op::{Found, Key, WriteOp, WriteResult};
 use crate::storage::StorageDamage;
-use crate::txn::{AbortReason, Age, LockMode, Part, TxnId};
+use crate::txn::{AbortReason, Age, Grant, LockMode, Part, TxnId};
 
 /// A request on a client connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,9 +79,9 @@ pub enum ClientRequest {
         txn: TxnId,
         /// How old the transaction is.
         age: Age,
-        /// The term of the shard's leader in which the transaction has got its locks there; none as
-        /// long as it has heard of none. In another term they are lost.
-        term: Option<Term>,
+        /// What the shard's leader has given the transaction with its first lock; none as long as it
+        /// has heard of none. If another one is in force there, the locks are lost.
+        grant: Option<Grant>,
         /// The step.
         step: TxnRequest,
     },
@@ -134,8 +134,8 @@ pub enum TxnRequest {
 pub enum TxnReply {
     /// The key is locked.
     Locked {
-        /// In which term of the shard's leader.
-        term: Term,
+        /// To be shown with all further steps on the shard.
+        grant: Grant,
         /// What it holds; none if it does not exist.
         found: Option<Found>,
     },
@@ -396,5 +396,11 @@ pub enum Refusal {
         shard: ShardId,
         /// The entry after which they were compared.
         index: LogIndex,
+    },
+    /// A step of a transaction asks for what cannot be. A retry cannot succeed.
+    #[error("this cannot be part of a transaction: {reason}")]
+    InvalidStep {
+        /// What is wrong with it.
+        reason: alloc::string::String,
     },
 }

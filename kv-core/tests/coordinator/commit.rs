@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use kv_core::client::{Answer, CallError, RouterInput, TxnOp};
-use kv_core::id::{NodeId, ShardId, Term, Timestamp};
+use kv_core::id::{NodeId, ShardId, Timestamp};
 use kv_core::op::Value;
 use kv_core::time::Instant;
-use kv_core::txn::{AbortReason, TxnWrite};
+use kv_core::txn::{AbortReason, Grant, TxnWrite};
 use kv_core::wire::{Refusal, TxnReply, TxnRequest};
 
 use crate::harness::*;
@@ -22,7 +22,7 @@ fn one_shard_takes_one_request_after_the_locks() {
     let TxnRequest::Commit { part, participants, min_commit, .. } = &sent.step else {
         panic!("{sent:?}");
     };
-    assert_eq!((sent.shard, sent.term), (ShardId(1), Some(Term(5))));
+    assert_eq!((sent.shard, sent.grant), (ShardId(1), Some(Grant(5))));
     assert_eq!(part.reads, [key(1)]);
     let write = TxnWrite { key: key(1), value: Some(Value::string("new")) };
     assert_eq!(part.writes, [write]);
@@ -41,8 +41,8 @@ fn three_shards_take_one_round_of_two_prepares_and_one_commit() {
     let call = harness.start(txn, TxnOp::Commit);
     let prepares = harness.take_sent();
     assert!(prepares.iter().all(is_prepare), "{prepares:?}");
-    let asked: Vec<_> = prepares.iter().map(|sent| (sent.shard.0, sent.term)).collect();
-    assert_eq!(asked, [(2, None), (3, Some(Term(5)))], "in parallel; no lock was got on s2");
+    let asked: Vec<_> = prepares.iter().map(|sent| (sent.shard.0, sent.grant)).collect();
+    assert_eq!(asked, [(2, None), (3, Some(Grant(5)))], "in parallel; no lock was got on s2");
     harness.reply(&prepares[0], good_reply(&prepares[0]));
     assert!(harness.take_sent().is_empty(), "the other has not prepared");
     harness.reply(&prepares[1], good_reply(&prepares[1]));

@@ -9,12 +9,12 @@ use kv_core::client::{
 };
 use kv_core::cluster::{ClusterMap, ClusterRecord, Member, MemberState};
 use kv_core::id::{
-    Address, ClusterId, Incarnation, NodeId, RequestId, SessionId, ShardId, Term, Timestamp,
+    Address, ClusterId, Incarnation, NodeId, RequestId, SessionId, ShardId, Timestamp,
 };
 use kv_core::op::{Found, Key, Value};
 use kv_core::ring;
 use kv_core::time::Instant;
-use kv_core::txn::{AbortReason, Age, TxnId};
+use kv_core::txn::{AbortReason, Age, Grant, TxnId};
 use kv_core::wire::{
     ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, TxnReply, TxnRequest,
 };
@@ -31,7 +31,7 @@ pub(crate) struct Sent {
     pub(crate) correlation: u64,
     pub(crate) shard: ShardId,
     pub(crate) txn: TxnId,
-    pub(crate) term: Option<Term>,
+    pub(crate) grant: Option<Grant>,
     pub(crate) step: TxnRequest,
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn old() -> Option<Found> {
 }
 
 pub(crate) fn locked() -> TxnReply {
-    TxnReply::Locked { term: Term(5), found: old() }
+    TxnReply::Locked { grant: Grant(5), found: old() }
 }
 
 /// What a server that has no trouble answers.
@@ -160,9 +160,9 @@ impl Harness {
                     ClientReply::Map(MapView { map: map(), leaders: leaders.collect() })
                 }
                 ClientRequest::OpenSession { .. } => ClientReply::SessionOpened(session(1)),
-                ClientRequest::Txn { shard, txn, age, term, step, .. } => {
+                ClientRequest::Txn { shard, txn, age, grant, step, .. } => {
                     assert_eq!(age, AGE);
-                    self.sent.push(Sent { to, correlation, shard, txn, term, step });
+                    self.sent.push(Sent { to, correlation, shard, txn, grant, step });
                     continue;
                 }
                 other => panic!("nobody asked for {other:?}"),

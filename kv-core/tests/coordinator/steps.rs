@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError, RouterInput, RouterOutput, TxnOp};
-use kv_core::id::{Address, NodeId, ShardId, Term, Timestamp};
+use kv_core::id::{Address, NodeId, ShardId, Timestamp};
 use kv_core::op::{Found, KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, Value, WriteOp};
 use kv_core::time::Instant;
 use kv_core::txn::{
-    AbortReason, LockMode, OPERATIONS_MAX, TxnId, VERSION_BUFFERED, WRITE_BYTES_MAX,
+    AbortReason, Grant, LockMode, OPERATIONS_MAX, TxnId, VERSION_BUFFERED, WRITE_BYTES_MAX,
 };
 use kv_core::wire::{ClientReply, Refusal, ReplyFrame, TxnReply, TxnRequest};
 
@@ -20,7 +20,7 @@ fn key_is_read_once_and_own_writes_are_seen_without_a_request() {
     let call = harness.start(txn, get(1));
     let sent = harness.sent();
     assert_eq!(sent.step, TxnRequest::Lock { key: key(1), mode: LockMode::Shared });
-    assert_eq!((sent.txn, sent.term), (TxnId { session: session(1), number: 1 }, None));
+    assert_eq!((sent.txn, sent.grant), (TxnId { session: session(1), number: 1 }, None));
     harness.reply(&sent, locked());
     assert_eq!(harness.result(call), Ok(Answer::Got(old())));
 
@@ -42,14 +42,14 @@ fn key_is_read_once_and_own_writes_are_seen_without_a_request() {
 }
 
 #[test]
-fn upgrade_asks_again_and_names_the_term_of_the_first_lock() {
+fn upgrade_asks_again_and_shows_the_grant_of_the_first_lock() {
     let mut harness = Harness::new();
     let txn = harness.begin();
     harness.step(txn, get(1)).unwrap();
     let call = harness.start(txn, TxnOp::GetForUpdate { key: key(1) });
     let sent = harness.sent();
     assert_eq!(sent.step, TxnRequest::Lock { key: key(1), mode: LockMode::Exclusive });
-    assert_eq!(sent.term, Some(Term(5)));
+    assert_eq!(sent.grant, Some(Grant(5)));
     harness.reply(&sent, locked());
     assert_eq!(harness.result(call), Ok(Answer::Got(old())));
     for op in [TxnOp::GetForUpdate { key: key(1) }, get(1)] {
@@ -59,19 +59,19 @@ fn upgrade_asks_again_and_names_the_term_of_the_first_lock() {
     }
     let call = harness.start(txn, get(2));
     let sent = harness.sent();
-    assert_eq!(sent.term, None, "each shard has a term of its own");
+    assert_eq!(sent.grant, None, "each shard gives one of its own");
     harness.reply(&sent, locked());
     assert!(harness.result(call).is_ok());
 }
 
 #[test]
-fn lock_in_another_term_than_the_first_one_is_no_lock() {
+fn lock_of_another_grant_than_the_first_one_is_no_lock() {
     let mut harness = Harness::new();
     let txn = harness.begin();
     harness.step(txn, get(1)).unwrap();
     let call = harness.start(txn, TxnOp::Get { key: key_of(1, 1) });
     let sent = harness.sent();
-    harness.reply(&sent, TxnReply::Locked { term: Term(6), found: None });
+    harness.reply(&sent, TxnReply::Locked { grant: Grant(6), found: None });
     let reason = AbortReason::LocksLost { shard: ShardId(1) };
     assert_eq!(harness.done.remove(&call), Some(Err(CallError::Aborted(reason))));
     assert_eq!(harness.rolled_back(), [1]);
@@ -358,7 +358,7 @@ fn late_answer_to_a_step_counts_and_a_late_refusal_does_not() {
     harness.refuse(&first, Refusal::SessionExpired);
     assert!(harness.done.is_empty(), "an attempt that was given up");
     let foreign = Sent { to: Address("n9".into()), ..first.clone() };
-    harness.reply(&foreign, TxnReply::Locked { term: Term(1), found: None });
+    harness.reply(&foreign, TxnReply::Locked { grant: Grant(1), found: None });
     assert!(harness.done.is_empty(), "nobody asked n9");
     harness.reply(&first, locked());
     assert_eq!(harness.result(call), Ok(Answer::Got(old())));

@@ -11,10 +11,10 @@ use kv_core::client::{Answer, Call, CallError, CallId, TxnHandle, TxnOp};
 use kv_core::id::{Epoch, NodeId, RequestId, SessionId, ShardId, Timestamp};
 use kv_core::op::{Found, Key, Value, WriteOp};
 use kv_core::ring::shard_of;
-use kv_core::txn::{AbortReason, Age, Part, TxnId, TxnWrite};
+use kv_core::txn::{AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, Part, TxnId, TxnWrite};
 use kv_core::wire::{
-    AdminRequest, ClientReply, ClientRequest, OracleMessage, PeerMessage, RaftMessage, TxnMessage,
-    TxnReply, TxnRequest,
+    AdminRequest, ClientReply, ClientRequest, OracleMessage, PeerMessage, RaftMessage, Refusal,
+    TxnMessage, TxnReply, TxnRequest,
 };
 
 use crate::support::Cluster;
@@ -268,24 +268,11 @@ fn commit_on_three_shards_is_answered_after_prepare_oracle_and_decision() {
 fn reader_waits_for_a_prepared_transaction() {
     let (mut cluster, keys) = (Cluster::formed(3), keys());
     cluster.call(write(&keys[0], "warm")).unwrap();
-    let txn = cluster.begin(1);
-    for key in &keys[..2] {
-        cluster.lock(txn, key).unwrap();
-        cluster.put(txn, key, "new");
-    }
-    // The participant's leader is alone on its node, and hears nothing of the anchor's.
-    let anchor = cluster.leader(shard_of(&keys[0], 4)).unwrap();
-    let other = (1..=3).map(NodeId).find(|id| *id != anchor).unwrap();
-    let participant = shard_of(&keys[1], 4);
-    let term = cluster.term(anchor, participant);
-    if cluster.leader(participant) != Some(other) {
-        // Locks are lost with the leadership, so the transaction begins after it.
-        cluster.step(txn, TxnOp::Rollback).unwrap();
-        lead(&mut cluster, participant, other);
-        assert!(cluster.term(other, participant) > term);
-    } else {
-        cluster.step(txn, TxnOp::Rollback).unwrap();
-    }
+    // Both leaders are on nodes of their own, and hear nothing of one another.
+    let anchor = cluster.leader(shard_of(&keys[0], 4)).expect("somebody leads");
+    let other = (1..=3).map(NodeId).find(|id| *id != anchor).expect("there are three");
+    let shard = shard_of(&keys[1], 4);
+    lead(&mut cluster, shard, other);
     let txn = cluster.begin(2);
     for key in &keys[..2] {
         cluster.lock(txn, key).unwrap();
@@ -294,14 +281,15 @@ fn reader_waits_for_a_prepared_transaction() {
     cluster.drop_txn_messages = true;
     assert_committed(cluster.commit(txn));
     assert_eq!(cluster.get(&keys[0]).as_deref(), Some("new"));
-    let deadline = cluster.now + Duration::from_secs(9);
-    let call = cluster.router.call(cluster.now, Call::Get { key: keys[1].clone() }, deadline);
+    let read = ClientRequest::Read { shard, epoch: Epoch(1), key: keys[1].clone() };
+    cluster.replies.clear();
+    let handle = cluster.ask(other, read);
     cluster.run(Duration::from_millis(400));
-    assert!(!cluster.done.contains_key(&call), "{:?}", cluster.done);
+    assert!(cluster.replies.is_empty(), "{:?}", cluster.replies);
     cluster.drop_txn_messages = false;
-    cluster.run(Duration::from_millis(1_500));
-    let Some(Ok(Answer::Got(Some(found)))) = cluster.done.remove(&call) else {
-        panic!("the reader is served: {:?}", cluster.done)
+    cluster.run(Duration::from_millis(600));
+    let Some(ClientReply::Read(Some(found))) = cluster.replies.remove(&handle) else {
+        panic!("the reader is served without asking again: {:?}", cluster.replies)
     };
     assert_eq!(found.value, value("new"));
 }
@@ -427,6 +415,93 @@ fn locks_are_lost_with_the_leadership() {
     assert_eq!(cluster.get(&keys[0]).as_deref(), Some("other"));
 }
 
+/// A step that no client of ours makes up, of the first transaction of a session.
+fn step_of(shard: ShardId, grant: Option<Grant>, step: TxnRequest) -> ClientRequest {
+    let (epoch, txn, age) = (Epoch(1), TxnId { session: session(), number: 1 }, Age(9));
+    ClientRequest::Txn { shard, epoch, txn, age, grant, step }
+}
+
+fn session() -> SessionId {
+    SessionId { opened_ts: Timestamp(1), nonce: 1 }
+}
+
+fn request() -> RequestId {
+    RequestId { session: session(), sequence: 1, acked_below: 1 }
+}
+
+/// A commit of one key, which was read before if there is a grant.
+fn commit_of(key: &Key, grant: Option<Grant>) -> ClientRequest {
+    let writes = vec![TxnWrite { key: key.clone(), value: Some(value("first")) }];
+    let reads = grant.map(|_| key.clone()).into_iter().collect();
+    let (part, participants) = (Part { reads, writes }, Vec::new());
+    let (request, min_commit) = (request(), Timestamp(0));
+    let step = TxnRequest::Commit { request, part, participants, min_commit };
+    step_of(shard_of(key, 4), grant, step)
+}
+
+/// A copy of the first lock was delayed until the locks had fallen, and others have written: who goes
+/// on with what it read before must not commit.
+#[test]
+fn late_copy_of_the_first_lock_brings_no_lost_locks_back() {
+    let (mut cluster, keys) = (Cluster::formed(3), keys());
+    let (key, shard) = (keys[0].clone(), shard_of(&keys[0], 4));
+    let leader = cluster.leader(shard).expect("somebody leads");
+    let mode = LockMode::Exclusive;
+    let lock = step_of(shard, None, TxnRequest::Lock { key: key.clone(), mode });
+    let first = cluster.ask(leader, lock.clone());
+    cluster.run(Duration::from_millis(50));
+    let reply = cluster.replies.remove(&first);
+    let Some(ClientReply::Txn(TxnReply::Locked { grant, .. })) = reply else { panic!("{reply:?}") };
+    cluster.run(Duration::from_secs(4));
+    assert!(cluster.call(write(&key, "other")).is_ok(), "its locks have fallen");
+    cluster.ask(leader, lock);
+    cluster.run(Duration::from_millis(50));
+    cluster.replies.clear();
+    let commit = cluster.ask(leader, commit_of(&key, Some(grant)));
+    cluster.run(Duration::from_millis(50));
+    let reply = cluster.replies.remove(&commit);
+    assert!(matches!(reply, Some(ClientReply::Txn(TxnReply::Aborted(_)))), "{reply:?}");
+    assert_eq!(cluster.get(&key).as_deref(), Some("other"));
+}
+
+/// What could never end is refused, whatever a client sends.
+#[test]
+fn steps_that_could_never_end_are_refused() {
+    let (mut cluster, keys) = (Cluster::formed(3), keys());
+    let shard = shard_of(&keys[0], 4);
+    let leader = cluster.leader(shard).expect("somebody leads");
+    let writes = vec![TxnWrite { key: keys[0].clone(), value: None }];
+    let part = Part { reads: Vec::new(), writes };
+    let other = ShardId(1 + shard.0 % 4);
+    let prepare = |request, anchor| TxnRequest::Prepare { request, anchor, part: part.clone() };
+    let commit = |participants, min_commit| {
+        let (request, part) = (request(), part.clone());
+        TxnRequest::Commit { request, part, participants, min_commit: Timestamp(min_commit) }
+    };
+    let foreign = SessionId { opened_ts: Timestamp(1), nonce: 2 };
+    let crowd = Part { reads: vec![keys[0].clone(); OPERATIONS_MAX], ..part.clone() };
+    let steps = vec![
+        prepare(request(), shard),
+        prepare(request(), ShardId(5)),
+        prepare(request(), ShardId::META),
+        prepare(RequestId { session: foreign, ..request() }, other),
+        TxnRequest::Prepare { request: request(), anchor: other, part: crowd },
+        commit(vec![shard], 0),
+        commit(vec![ShardId(9)], 0),
+        commit(vec![other; 5], 0),
+        commit(Vec::new(), u64::MAX),
+    ];
+    for (at, step) in steps.into_iter().enumerate() {
+        let handle = cluster.ask(leader, step_of(shard, None, step));
+        cluster.run(Duration::from_millis(50));
+        let reply = cluster.replies.remove(&handle);
+        let is_refused = matches!(reply, Some(ClientReply::Refused(Refusal::InvalidStep { .. })));
+        assert!(is_refused, "{at}: {reply:?}");
+    }
+    assert!(cluster.call(write(&keys[0], "free")).is_ok());
+    assert!(cluster.is_quiet());
+}
+
 /// A coordinator repeats its commit, which waits for a lock by now, and gives way: it was decided
 /// before.
 #[test]
@@ -434,13 +509,7 @@ fn repeated_commit_that_gives_way_hears_how_it_was_decided() {
     let (mut cluster, keys) = (Cluster::formed(3), keys());
     let key = keys[0].clone();
     let shard = shard_of(&key, 4);
-    let session = SessionId { opened_ts: Timestamp(1), nonce: 1 };
-    let request = RequestId { session, sequence: 1, acked_below: 1 };
-    let writes = vec![TxnWrite { key: key.clone(), value: Some(value("first")) }];
-    let (part, participants) = (Part { reads: Vec::new(), writes }, Vec::new());
-    let step = TxnRequest::Commit { request, part, participants, min_commit: Timestamp(0) };
-    let (epoch, txn, age) = (Epoch(1), TxnId { session, number: 1 }, Age(9));
-    let commit = ClientRequest::Txn { shard, epoch, txn, age, term: None, step };
+    let commit = commit_of(&key, None);
     let leader = cluster.leader(shard).expect("somebody leads");
     let first = cluster.ask(leader, commit.clone());
     cluster.run(Duration::from_millis(50));

@@ -52,6 +52,7 @@ impl Router {
             | Refusal::Meta(_)
             | Refusal::QuorumRisk { .. }
             | Refusal::Transfer { .. }
+            | Refusal::InvalidStep { .. }
             | Refusal::Member { .. }) => {
                 self.finish(id, Err(CallError::Refused(refusal)));
             }
@@ -156,6 +157,7 @@ fn is_final(refusal: &Refusal) -> bool {
         | Refusal::Meta(_)
         | Refusal::QuorumRisk { .. }
         | Refusal::Transfer { .. }
+        | Refusal::InvalidStep { .. }
         | Refusal::Member { .. } => true,
     }
 }

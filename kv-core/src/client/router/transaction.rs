@@ -12,12 +12,12 @@ use super::{NEVER, Router};
 use crate::client::job::{Goal, Stage};
 use crate::client::transaction::{Phase, Step, Transaction};
 use crate::client::{Answer, Call, CallError, CallId, TxnHandle, TxnOp};
-use crate::id::{SessionId, ShardId, Term};
+use crate::id::{SessionId, ShardId};
 use crate::op::{Found, Key, Value};
 use crate::ring;
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::txn::{AbortReason, Age, LockMode, TxnId};
+use crate::txn::{AbortReason, Age, Grant, LockMode, TxnId};
 use crate::wire::{TxnReply, TxnRequest};
 
 /// How often a shard hears that a transaction which holds locks there is alive. Locks fall after
@@ -158,9 +158,9 @@ impl Router {
             return;
         };
         let id = txn.id.expect("a transaction is named before its first request");
-        let term = txn.shards.entry(shard).or_default().term;
+        let grant = txn.shards.entry(shard).or_default().grant;
         let is_rollback = request == TxnRequest::Rollback;
-        let step = Step { handle, txn: id, age: txn.age, shard, term, request };
+        let step = Step { handle, txn: id, age: txn.age, shard, grant, request };
         let job = self.add_job(Goal::Step(step), deadline);
         if let Some(txn) = self.txns.get_mut(&handle)
             && !is_rollback
@@ -191,9 +191,9 @@ impl Router {
         };
         let (handle, shard) = (step.handle, step.shard);
         match (step.request.clone(), reply) {
-            (TxnRequest::Lock { key, mode }, TxnReply::Locked { term, found }) => {
+            (TxnRequest::Lock { key, mode }, TxnReply::Locked { grant, found }) => {
                 self.drop_step(id);
-                self.on_locked(handle, shard, term, (key, mode, found));
+                self.on_locked(handle, shard, grant, (key, mode, found));
             }
             (TxnRequest::Prepare { .. }, TxnReply::Prepared { min_commit }) => {
                 self.drop_step(id);
@@ -226,7 +226,7 @@ impl Router {
         &mut self,
         handle: TxnHandle,
         shard: ShardId,
-        term: Term,
+        grant: Grant,
         (key, mode, found): (Key, LockMode, Option<Found>),
     ) {
         let beat_at = self.now + BEAT_INTERVAL;
@@ -237,7 +237,7 @@ impl Router {
             txn.beat_at = beat_at;
         }
         let touched = txn.shards.entry(shard).or_default();
-        if *touched.term.get_or_insert(term) != term {
+        if *touched.grant.get_or_insert(grant) != grant {
             let reason = AbortReason::LocksLost { shard };
             return self.fail(handle, CallError::Aborted(reason));
         }
