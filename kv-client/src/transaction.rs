@@ -296,12 +296,7 @@ pub(crate) fn put_op(key: impl Into<Bytes>, value: impl Into<Bytes>) -> TxnOp {
 
 /// How a compare-and-set ends on a key that holds this.
 pub(crate) fn decide(expect: &Expect, found: Option<&Found>) -> CasResult {
-    let applied = match (expect, found) {
-        (Expect::Value(expected), Some(found)) => *expected == found.value,
-        (Expect::Version(expected), Some(found)) => *expected == found.version,
-        (Expect::Absent, found) => found.is_none(),
-        (Expect::Value(_) | Expect::Version(_), None) => false,
-    };
+    let applied = expect.is_met(found);
     let version = found.map(|found| found.version);
     CasResult { applied, version: if applied { Some(VERSION_BUFFERED) } else { version } }
 }

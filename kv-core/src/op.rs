@@ -72,6 +72,18 @@ pub enum Expect {
     Absent,
 }
 
+impl Expect {
+    /// Whether a key meets it that holds `found`, or does not exist.
+    pub fn is_met(&self, found: Option<&Found>) -> bool {
+        match (self, found) {
+            (Self::Absent, found) => found.is_none(),
+            (Self::Version(version), Some(found)) => *version == found.version,
+            (Self::Value(value), Some(found)) => *value == found.value,
+            (Self::Version(_) | Self::Value(_), None) => false,
+        }
+    }
+}
+
 /// A write to one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WriteOp {

@@ -47,7 +47,7 @@ use crate::cluster::ClusterMap;
 use crate::codec;
 use crate::id::{LogId, RequestId, SessionId, Timestamp};
 use crate::mutants::{self, Mutant};
-use crate::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use crate::op::{Found, Key, Value, WriteOp, WriteResult};
 use crate::raft::Configuration;
 use crate::storage::{Entry, Outcome, StateHash};
 use crate::txn::{Decided, Prepared, TxnId};
@@ -360,7 +360,7 @@ fn execute<V: ReadView>(
             (existed.then_some((key, None)), WriteResult::Delete { existed })
         }
         WriteOp::Cas { key, expect, value } => {
-            let applied = holds(&expect, found.as_ref());
+            let applied = expect.is_met(found.as_ref());
             let version = if applied { Some(commit_ts) } else { found.map(|found| found.version) };
             (applied.then_some((key, Some(value))), WriteResult::Cas { applied, version })
         }
@@ -370,13 +370,4 @@ fn execute<V: ReadView>(
         .into_iter()
         .collect();
     Ok((WriteBatch { writes }, result))
-}
-
-fn holds(expect: &Expect, found: Option<&Found>) -> bool {
-    match (expect, found) {
-        (Expect::Absent, found) => found.is_none(),
-        (Expect::Version(version), Some(found)) => *version == found.version,
-        (Expect::Value(value), Some(found)) => *value == found.value,
-        (Expect::Version(_) | Expect::Value(_), None) => false,
-    }
 }
