@@ -139,8 +139,6 @@ mutants! {
     PreparedLocksForgotten = "prepared-locks-forgotten",
     /// A read does not wait for the decision about the key that it reads.
     ReaderPassesPrepared = "reader-passes-prepared",
-    /// A late copy of a preparation prepares again.
-    PrepareNotRemembered = "prepare-not-remembered",
     /// The anchor forgets a decision as soon as it has told of it once.
     DecisionForgottenEarly = "decision-forgotten-early",
     /// A participant that only reads drops its locks as soon as it has prepared.

@@ -37,7 +37,6 @@ use serde::{Deserialize, Serialize};
 use super::sessions::{Remembered, Seen};
 use super::{Machine, ReadView, VersionedWrite, WriteBatch};
 use crate::id::{RequestId, ShardId, Timestamp};
-use crate::mutants::{self, Mutant};
 use crate::storage::Outcome;
 use crate::txn::{Decided, Decision, Part, Prepared, TxnId, TxnOutcome, TxnWrite};
 
@@ -95,11 +94,7 @@ impl Machine {
         anchor: ShardId,
         part: Part,
     ) -> Outcome {
-        let seen = match mutants::is_active(Mutant::PrepareNotRemembered) {
-            true => Seen::Never,
-            false => self.sessions.look_up(&request),
-        };
-        match seen {
+        match self.sessions.look_up(&request) {
             Seen::Before(Remembered::Prepared { txn: of, min_commit }) if of == txn => {
                 return Outcome::Prepared { txn, min_commit, prepared: None };
             }

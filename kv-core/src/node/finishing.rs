@@ -228,6 +228,9 @@ impl Node {
             told_at: None,
             is_forgetting: false,
         });
+        if telling.told_at.is_some() && mutants::is_active(Mutant::DecisionForgottenEarly) {
+            telling.left.clear();
+        }
         if telling.left.is_empty() || telling.told_at.is_some_and(|at| now < at + REPEAT) {
             return telling.left.is_empty() && !telling.is_forgetting;
         }

@@ -286,12 +286,6 @@ pub(super) const ALL: &[Mutant] = &[
         check: "strict-serializability",
     },
     Mutant {
-        id: Core::PrepareNotRemembered.id(),
-        summary: "a late copy of a preparation prepares again",
-        scenario: "sim-scenarios/zoo/transactions.toml",
-        check: "strict-serializability",
-    },
-    Mutant {
         id: Core::DecisionForgottenEarly.id(),
         summary: "a decision is forgotten before all have applied it",
         scenario: "sim-scenarios/zoo/transactions.toml",
