@@ -5,6 +5,8 @@
 //! Every write takes a larger one than any before it on the same key, so a version never comes back
 //! (no ABA), not even after a delete.
 
+use alloc::vec::Vec;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +61,55 @@ pub struct Found {
     pub version: Timestamp,
     /// The value.
     pub value: Value,
+}
+
+/// All keys from one to another, whether they exist or not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KeyRange {
+    /// The first key in it.
+    pub start: Key,
+    /// The first key after it; without one it goes on to the end of everything.
+    pub end: Option<Key>,
+}
+
+impl KeyRange {
+    /// Whether the key is in it.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.start <= *key && self.end.as_ref().is_none_or(|end| key < end)
+    }
+
+    /// Whether no key is in it.
+    pub fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+}
+
+/// How much a page of a scan may hold. A page that has not reached the end of its range holds at
+/// least one key, however large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageLimit {
+    /// Keys.
+    pub rows: u32,
+    /// Bytes of keys and values.
+    pub bytes: u32,
+}
+
+/// A key that exists, with what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The key.
+    pub key: Key,
+    /// What it holds.
+    pub found: Found,
+}
+
+/// A part of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// Keys that exist, in order.
+    pub rows: Vec<Row>,
+    /// Where the scan goes on; none if it has reached the end of its range.
+    pub next: Option<Key>,
 }
 
 /// The condition of a compare-and-set.

@@ -5,7 +5,8 @@
 //!
 //! - [`StorageRequest::Append`]s are executed in the order in which they came and answered in that
 //!   order, each only after its bytes are durable. Several may share one sync.
-//! - [`StorageRequest::Apply`] and [`StorageRequest::Read`] of one shard are executed in order.
+//! - [`StorageRequest::Apply`], [`StorageRequest::Read`] and [`StorageRequest::Scan`] of one shard are
+//!   executed in order.
 //!   They touch memory and may be answered at once, before the next input.
 //! - [`StorageRequest::Release`] comes after every append that was handed out before it, and before
 //!   every append that is handed out after it.
@@ -35,7 +36,7 @@ use crate::id::{
     AppendId, LogId, LogIndex, NodeId, RequestHandle, SessionId, ShardId, Term, Timestamp,
 };
 use crate::machine::{ChunkRefusal, SnapshotChunk, Transactions};
-use crate::op::{Found, Key, WriteResult};
+use crate::op::{Found, Key, KeyRange, Page, PageLimit, WriteResult};
 use crate::raft::Configuration;
 use crate::txn::{Prepared, TxnId, TxnOutcome};
 
@@ -144,6 +145,8 @@ pub enum StorageRequest {
     },
     /// Read one key. Answered by [`StorageReply::Read`].
     Read(Read),
+    /// Read a range of keys. Answered by [`StorageReply::Scanned`].
+    Scan(Scan),
     /// The entries of a shard up to `floor` are needed no more, neither by this node, whose applied
     /// state is durable beyond them, nor by any other voter. Has no answer.
     ///
@@ -249,6 +252,23 @@ pub struct Read {
     pub key: Key,
 }
 
+/// A read of the keys of a range that exist at one timestamp, as far as a page holds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// The client request that waits for it.
+    pub handle: RequestHandle,
+    /// The shard.
+    pub shard: ShardId,
+    /// The store must have applied at least this, or refuse.
+    pub at_least: LogIndex,
+    /// The newest versions at or below this are read.
+    pub timestamp: Timestamp,
+    /// The range.
+    pub range: KeyRange,
+    /// How much the page may hold.
+    pub limit: PageLimit,
+}
+
 /// What a node is told by its store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageReply {
@@ -281,6 +301,13 @@ pub enum StorageReply {
         handle: RequestHandle,
         /// The newest version, none if the key does not exist there.
         result: Result<Option<Found>, ReadError>,
+    },
+    /// The scan was done or refused.
+    Scanned {
+        /// The client request.
+        handle: RequestHandle,
+        /// The keys.
+        result: Result<Page, ReadError>,
     },
     /// The identity is durable.
     IdentityStored,
@@ -358,6 +385,12 @@ pub enum ReadError {
         /// What the store has.
         applied: LogIndex,
     },
+    /// What was true at the timestamp is no longer known for sure: it lies below the watermark.
+    #[error("the read is too old: the shard remembers what was true from {oldest} on")]
+    TooOld {
+        /// The oldest timestamp that can be read.
+        oldest: Timestamp,
+    },
     /// The stored bytes are damaged or cannot be read.
     #[error(transparent)]
     Damaged(StorageDamage),
@@ -419,6 +452,11 @@ pub enum Outcome {
         /// The bound from here on.
         bound: Timestamp,
     },
+    /// What was true below the watermark may be forgotten.
+    WatermarkRaised {
+        /// The oldest timestamp that can be read from here on.
+        watermark: Timestamp,
+    },
     /// A transaction has prepared here, now or when an earlier copy was applied.
     Prepared {
         /// Which transaction.
@@ -462,6 +500,7 @@ impl Outcome {
             | Self::SessionOpened(_)
             | Self::MetaRefused(_)
             | Self::BoundRaised { .. }
+            | Self::WatermarkRaised { .. }
             | Self::Prepared { .. }
             | Self::Decided { .. }
             | Self::Finished { .. }

@@ -123,6 +123,7 @@ impl Disk {
             }
             StorageRequest::Apply { .. }
             | StorageRequest::Read(_)
+            | StorageRequest::Scan(_)
             | StorageRequest::OpenSnapshot { .. }
             | StorageRequest::ReadSnapshot { .. }
             | StorageRequest::CloseSnapshot { .. }
@@ -283,6 +284,7 @@ fn only_reads(request: &StorageRequest) -> bool {
     matches!(
         request,
         StorageRequest::Read(_)
+            | StorageRequest::Scan(_)
             | StorageRequest::OpenSnapshot { .. }
             | StorageRequest::ReadSnapshot { .. }
             | StorageRequest::CloseSnapshot { .. }

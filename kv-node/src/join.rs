@@ -315,6 +315,9 @@ impl Joiner {
                     ClientRequest::Map
                     | ClientRequest::OpenSession { .. }
                     | ClientRequest::Read { .. }
+                    | ClientRequest::Timestamp
+                    | ClientRequest::ReadAt { .. }
+                    | ClientRequest::ScanAt { .. }
                     | ClientRequest::Write { .. }
                     | ClientRequest::Txn { .. }
                     | ClientRequest::Admin(_) => {

@@ -383,6 +383,7 @@ impl Router {
             ClientReply::Map(view) => self.on_map(id, view),
             ClientReply::SessionOpened(session) => self.on_session(id, session),
             ClientReply::Read(found) => self.finish(id, Ok(Answer::Got(found))),
+            ClientReply::Timestamp(_) | ClientReply::Page(_) => {}
             ClientReply::Written(result) => self.finish(id, Ok(Answer::Written(result))),
             ClientReply::Status(status) => self.finish(id, Ok(Answer::Status(status))),
             ClientReply::Admin(reply) => self.finish(id, Ok(Answer::Admin(reply))),

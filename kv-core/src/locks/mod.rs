@@ -48,9 +48,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt::Debug;
 
-use crate::op::Key;
+use crate::op::{Key, KeyRange};
 use line::{Claim, Line, Place, Rank};
-pub use target::{KeyRange, LockMode, Target};
+pub use target::{LockMode, Target};
 
 /// The most claims that wait for one key: each of them looks at all before it.
 pub const WAITERS_PER_KEY_MAX: usize = 128;

@@ -4,7 +4,7 @@ use core::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use crate::op::Key;
+use crate::op::{Key, KeyRange};
 
 /// How strong a lock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,27 +19,6 @@ impl LockMode {
     /// Whether two owners cannot have locks of these modes on the same key.
     pub fn conflicts_with(self, other: Self) -> bool {
         self == Self::Exclusive || other == Self::Exclusive
-    }
-}
-
-/// All keys from one to another, whether they exist or not.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeyRange {
-    /// The first key in it.
-    pub start: Key,
-    /// The first key after it; without one it goes on to the end of everything.
-    pub end: Option<Key>,
-}
-
-impl KeyRange {
-    /// Whether the key is in it.
-    pub fn contains(&self, key: &Key) -> bool {
-        self.start <= *key && self.end.as_ref().is_none_or(|end| key < end)
-    }
-
-    /// Whether no key is in it.
-    pub fn is_empty(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| *end <= self.start)
     }
 }
 

@@ -36,6 +36,12 @@ pub enum Command {
     /// In the meta group: lets the leader that proposed it issue timestamps up to a new bound
     /// ([`oracle`](crate::oracle)).
     RaiseBound(Raise),
+    /// Nobody reads what was true before this: versions that only such a read could see may be
+    /// dropped. A watermark below the one that holds changes nothing.
+    RaiseWatermark {
+        /// The oldest timestamp that can still be read.
+        watermark: Timestamp,
+    },
     /// Makes a transaction's part on this shard durable, until the anchor has decided.
     Prepare {
         /// Identity of the decision; here that of the preparation.

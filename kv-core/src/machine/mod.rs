@@ -120,6 +120,8 @@ pub struct Machine {
     bound: Timestamp,
     /// The newest commit timestamp of all writes that ran.
     newest: Timestamp,
+    /// What was true below it may be forgotten.
+    watermark: Timestamp,
     transactions: Transactions,
     state_hash: u64,
     /// Room for what is hashed; empty between two entries.
@@ -146,8 +148,10 @@ impl Machine {
     pub fn encode(&self) -> Vec<u8> {
         type Part<'a> = StoredPart<&'a Session, &'a Prepared, &'a Decided>;
         let mut out = Vec::new();
-        let Self { applied, configuration, map, bound, newest, state_hash, sessions, .. } = self;
-        let head = (applied, configuration, map, bound, newest, state_hash, sessions.floor());
+        let Self { applied, configuration, map, bound, newest, watermark, state_hash, .. } = self;
+        let sessions = &self.sessions;
+        let times = (bound, newest, watermark);
+        let head = (applied, configuration, map, times, state_hash, sessions.floor());
         push_part(&head, &mut out);
         let Transactions { prepared, decided } = &self.transactions;
         let sessions = sessions.sessions().map(|(id, session)| Part::Session(*id, session));
@@ -164,7 +168,7 @@ impl Machine {
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         type Part = StoredPart<Session, Prepared, Decided>;
         let mut rest = bytes;
-        let (applied, configuration, map, bound, newest, state_hash, floor) =
+        let (applied, configuration, map, (bound, newest, watermark), state_hash, floor) =
             codec::decode(take_part(&mut rest)?)?;
         let mut sessions = SessionTable::with_floor(floor);
         let mut transactions = Transactions::default();
@@ -186,6 +190,7 @@ impl Machine {
             map,
             bound,
             newest,
+            watermark,
             transactions,
             state_hash,
             scratch: Vec::new(),
@@ -212,6 +217,12 @@ impl Machine {
     /// later write is of a newer one, except those of transactions that have prepared.
     pub fn newest(&self) -> Timestamp {
         self.newest
+    }
+
+    /// The oldest timestamp that can be read: versions that only an older read could see may be
+    /// dropped.
+    pub fn watermark(&self) -> Timestamp {
+        self.watermark
     }
 
     /// The transactions that are between two steps here.
@@ -259,6 +270,11 @@ impl Machine {
                 let before = self.bound;
                 self.bound = raise.apply(before);
                 (WriteBatch::default(), Outcome::BoundRaised { before, bound: self.bound })
+            }
+            Command::RaiseWatermark { watermark } => {
+                self.watermark = self.watermark.max(watermark);
+                let watermark = self.watermark;
+                (WriteBatch::default(), Outcome::WatermarkRaised { watermark })
             }
             Command::Prepare { request, txn, anchor, part } => {
                 (WriteBatch::default(), self.prepare(request, txn, anchor, part))

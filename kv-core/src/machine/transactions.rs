@@ -80,7 +80,8 @@ impl Transactions {
             | Outcome::MapChanged(_)
             | Outcome::MemberAdded { .. }
             | Outcome::MetaRefused(_)
-            | Outcome::BoundRaised { .. } => {}
+            | Outcome::BoundRaised { .. }
+            | Outcome::WatermarkRaised { .. } => {}
         }
     }
 }

@@ -129,6 +129,7 @@ impl Node {
             | Outcome::SessionOpened(_)
             | Outcome::MapChanged(_)
             | Outcome::BoundRaised { .. }
+            | Outcome::WatermarkRaised { .. }
             | Outcome::Prepared { .. }
             | Outcome::Decided { .. }
             | Outcome::Finished { .. }

@@ -85,7 +85,9 @@ impl Node {
                 let refusal = Refusal::Damaged { node: self.config.id, damage };
                 self.refuse_request(handle, &body, refusal);
             }
-            Input::Stored(StorageReply::Read { handle, .. }) => self.refuse_damaged(handle.into()),
+            Input::Stored(
+                StorageReply::Read { handle, .. } | StorageReply::Scanned { handle, .. },
+            ) => self.refuse_damaged(handle.into()),
             Input::Stored(_) => {}
         }
     }

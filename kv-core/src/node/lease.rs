@@ -65,7 +65,7 @@ impl Node {
                 self.become_suspect(damage);
                 self.refuse_damaged(handle.into());
             }
-            (Err(error @ ReadError::NotApplied { .. }), _) => {
+            (Err(error @ (ReadError::NotApplied { .. } | ReadError::TooOld { .. })), _) => {
                 panic!("a read is handed out only when its index is applied: {error}")
             }
         }

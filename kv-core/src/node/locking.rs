@@ -258,7 +258,8 @@ impl Locking {
             | Outcome::MapChanged(_)
             | Outcome::MemberAdded { .. }
             | Outcome::MetaRefused(_)
-            | Outcome::BoundRaised { .. } => {}
+            | Outcome::BoundRaised { .. }
+            | Outcome::WatermarkRaised { .. } => {}
         }
         self.transactions.note(outcome);
     }

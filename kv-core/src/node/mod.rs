@@ -424,6 +424,9 @@ impl Node {
             ClientRequest::Map
             | ClientRequest::OpenSession { .. }
             | ClientRequest::Read { .. }
+            | ClientRequest::Timestamp
+            | ClientRequest::ReadAt { .. }
+            | ClientRequest::ScanAt { .. }
             | ClientRequest::Write { .. }
             | ClientRequest::Txn { .. }
             | ClientRequest::Admin(_) => ClientReply::Refused(refusal),
@@ -543,6 +546,7 @@ impl Node {
                 }
             }
             StorageReply::Read { handle, result } => self.on_read(handle, result),
+            StorageReply::Scanned { .. } => {}
             StorageReply::Flushed { applied } => self.on_flushed(&applied),
             StorageReply::Space { is_full } => {
                 self.is_full = is_full;

@@ -51,6 +51,9 @@ impl Node {
                 .check_placement(shard, epoch, &key)
                 .and_then(|()| self.start_read(shard, handle, key, None))
                 .map_err(ClientReply::Refused),
+            ClientRequest::Timestamp
+            | ClientRequest::ReadAt { .. }
+            | ClientRequest::ScanAt { .. } => Err(ClientReply::Refused(Refusal::Overloaded)),
             ClientRequest::Txn { shard, epoch, txn, age, grant, step } => {
                 return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, grant }, step);
             }
@@ -316,6 +319,7 @@ impl Node {
             | Outcome::MemberAdded { .. }
             | Outcome::MetaRefused(_)
             | Outcome::BoundRaised { .. }
+            | Outcome::WatermarkRaised { .. }
             | Outcome::Finished { .. }
             | Outcome::Forgotten { .. }) => self.admin_reply(outcome),
         };

@@ -12,7 +12,7 @@ use crate::id::{
 };
 use crate::machine::plan::{Change, Move};
 use crate::node::Status;
-use crate::op::{Found, Key, WriteOp, WriteResult};
+use crate::op::{Found, Key, KeyRange, Page, PageLimit, WriteOp, WriteResult};
 use crate::storage::StorageDamage;
 use crate::txn::{AbortReason, Age, Grant, LockMode, Part, TxnId};
 
@@ -53,6 +53,33 @@ pub enum ClientRequest {
         epoch: Epoch,
         /// The key.
         key: Key,
+    },
+    /// A timestamp of the oracle, by any node: above that of everything that was acknowledged before
+    /// the request was made. What is read at it is one state of all shards.
+    Timestamp,
+    /// A read of what one key held at a timestamp of the oracle, at the leader of its shard.
+    ReadAt {
+        /// The shard that the client takes the key to be in.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// The timestamp. It must have been issued.
+        at: Timestamp,
+        /// The key.
+        key: Key,
+    },
+    /// A read of the keys of a range that one shard held at a timestamp of the oracle, at its leader.
+    ScanAt {
+        /// The shard.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// The timestamp. It must have been issued.
+        at: Timestamp,
+        /// The range.
+        range: KeyRange,
+        /// How much may be answered at once, if the node does not set narrower limits.
+        limit: PageLimit,
     },
     /// A write to one key, at the leader of its shard. Runs exactly once over all retries.
     Write {
@@ -248,8 +275,12 @@ pub enum ClientReply {
     Map(MapView),
     /// Answer to `OpenSession`.
     SessionOpened(SessionId),
-    /// Answer to `Read`; none if the key does not exist.
+    /// Answer to `Read` and `ReadAt`; none if the key does not exist.
     Read(Option<Found>),
+    /// Answer to `Timestamp`.
+    Timestamp(Timestamp),
+    /// Answer to `ScanAt`.
+    Page(Page),
     /// Answer to `Write`: it ran.
     Written(WriteResult),
     /// Answer to `Status`.
@@ -396,6 +427,26 @@ pub enum Refusal {
         shard: ShardId,
         /// The entry after which they were compared.
         index: LogIndex,
+    },
+    /// A read at a timestamp comes too late. A retry cannot succeed; a new read-only transaction can.
+    #[error(
+        "what was true at {at} is forgotten, {oldest} is the oldest timestamp that can be read; \
+         begin anew"
+    )]
+    SnapshotTooOld {
+        /// What was to be read at.
+        at: Timestamp,
+        /// The oldest timestamp that the shard can be read at.
+        oldest: Timestamp,
+    },
+    /// A read at a timestamp that the oracle has not issued yet: what will have been true then is
+    /// not decided.
+    #[error("timestamp {at} was not issued yet, {newest} was; take one from the cluster")]
+    FutureTimestamp {
+        /// What was to be read at.
+        at: Timestamp,
+        /// A timestamp that was issued.
+        newest: Timestamp,
     },
     /// A step of a transaction asks for what cannot be. A retry cannot succeed.
     #[error("this cannot be part of a transaction: {reason}")]

@@ -110,6 +110,7 @@ pub(super) fn shard_of(request: &StorageRequest) -> Option<ShardId> {
         | StorageRequest::DropStaged { shard }
         | StorageRequest::RemoveShard { shard } => Some(*shard),
         StorageRequest::Read(read) => Some(read.shard),
+        StorageRequest::Scan(scan) => Some(scan.shard),
         StorageRequest::ReadSnapshot { id, .. }
         | StorageRequest::CloseSnapshot { id }
         | StorageRequest::StageChunk { id, .. }
@@ -126,6 +127,7 @@ pub(super) fn takes_no_time(request: &StorageRequest) -> bool {
         request,
         StorageRequest::Apply { .. }
             | StorageRequest::Read(_)
+            | StorageRequest::Scan(_)
             | StorageRequest::OpenSnapshot { .. }
             | StorageRequest::CloseSnapshot { .. }
     )

@@ -211,7 +211,8 @@ impl Engine {
                 None
             }
             StorageRequest::RemoveShard { shard } => self.remove_shard(*shard),
-            StorageRequest::Append(_)
+            StorageRequest::Scan(_)
+            | StorageRequest::Append(_)
             | StorageRequest::Release { .. }
             | StorageRequest::StoreIdentity(_) => panic!("not for the engine: {request:?}"),
         }

@@ -53,6 +53,8 @@ impl Router {
             | Refusal::QuorumRisk { .. }
             | Refusal::Transfer { .. }
             | Refusal::InvalidStep { .. }
+            | Refusal::SnapshotTooOld { .. }
+            | Refusal::FutureTimestamp { .. }
             | Refusal::Member { .. }) => {
                 self.finish(id, Err(CallError::Refused(refusal)));
             }
@@ -158,6 +160,8 @@ fn is_final(refusal: &Refusal) -> bool {
         | Refusal::QuorumRisk { .. }
         | Refusal::Transfer { .. }
         | Refusal::InvalidStep { .. }
+        | Refusal::SnapshotTooOld { .. }
+        | Refusal::FutureTimestamp { .. }
         | Refusal::Member { .. } => true,
     }
 }
