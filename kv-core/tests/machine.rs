@@ -114,6 +114,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => Just(bootstrap()),
         1 => any::<u64>().prop_map(|nonce| Command::Meta(MetaCommand::OpenSession { nonce })),
         1 => (0_u64..9).prop_map(|epoch| Command::Configuration(configuration(epoch))),
+        1 => (0_u64..40).prop_map(|at| Command::RaiseWatermark { watermark: Timestamp(at) }),
         2 => meta_command().prop_map(Command::Meta),
     ]
 }
@@ -152,6 +153,23 @@ fn configuration_is_kept_and_goes_into_the_hash() {
     shard.apply(&put(1, 1, 1));
     let reopened = shard.reopened().machine;
     assert_eq!(reopened.configuration(), Some(&configuration(2)));
+}
+
+#[test]
+fn watermark_only_rises_and_is_stored() {
+    let mut shard = Shard::default();
+    assert_eq!(shard.machine.watermark(), Timestamp(0));
+    let mut other = shard.clone();
+    for (raised, holds) in [(5, 5), (3, 5), (5, 5), (9, 9)] {
+        let outcome = shard.apply(&Command::RaiseWatermark { watermark: Timestamp(raised) });
+        let watermark = Timestamp(holds);
+        assert_eq!(outcome, Outcome::WatermarkRaised { watermark });
+        assert_eq!(shard.machine.watermark(), watermark);
+        assert_eq!(shard.reopened().machine.watermark(), watermark);
+        other.apply(&Command::Noop);
+    }
+    assert_eq!(shard.machine.newest(), Timestamp(0), "it is no write");
+    assert_ne!(shard.machine.state_hash(), other.machine.state_hash(), "it goes into the hash");
 }
 
 #[test]

@@ -96,12 +96,12 @@ fn sealed(bytes: &[u8]) -> SnapshotChunk {
 
 #[test]
 fn unknown_version_is_told_from_damage() {
-    assert_eq!(sealed(&[2, 0]).open(&ID, 0), Err(ChunkRefusal::UnknownVersion(2)));
-    assert!(matches!(sealed(&[1, 2]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
-    assert!(matches!(sealed(&[1]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
-    let row = [1, 1, 3, 0, 0, 0, 0, 0, 0, 0, b'k', b'e'];
+    assert_eq!(sealed(&[1, 0]).open(&ID, 0), Err(ChunkRefusal::UnknownVersion(1)));
+    assert!(matches!(sealed(&[2, 2]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+    assert!(matches!(sealed(&[2]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+    let row = [2, 1, 3, 0, 0, 0, 0, 0, 0, 0, b'k', b'e'];
     assert!(matches!(sealed(&row).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
-    let row = [&[1, 1][..], &[0xff; 20]].concat();
+    let row = [&[2, 1][..], &[0xff; 20]].concat();
     assert!(matches!(sealed(&row).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
 }
 
@@ -112,7 +112,7 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let _ = sealed(&bytes).open(&ID, 0);
-        let _ = sealed(&[&[1, kind][..], &bytes].concat()).open(&ID, 0);
+        let _ = sealed(&[&[2, kind][..], &bytes].concat()).open(&ID, 0);
         let _ = codec::decode::<SnapshotChunk>(&bytes);
         let _ = codec::decode::<SnapshotId>(&bytes);
         let _ = Machine::decode(&bytes);

@@ -363,12 +363,14 @@ fn golden_bytes_of_commands_and_parts() {
         ("finish", finish(1, committed(10))),
         ("abort", finish(1, ABORTED)),
         ("forget", forget),
+        ("raise watermark", Command::RaiseWatermark { watermark: Timestamp(7) }),
     ];
     let lines = commands.map(|(name, it)| format!("{name}: {}", hex(&it.encode())));
     let mut shard = Shard::default();
     shard.apply(&prepare(1, "k"));
     shard.apply(&commit(2, 10, "l", &[2]));
     shard.apply(&put(request(3, 1), "m", 20));
+    shard.apply(&Command::RaiseWatermark { watermark: Timestamp(7) });
     let machine = format!("machine: {}", hex(&shard.machine.encode()));
     insta::assert_snapshot!([lines.join("\n"), machine].join("\n"));
 }

@@ -1,14 +1,16 @@
 //! A snapshot: the state of one shard, as a stream of chunks.
 //!
 //! A snapshot is what a shard holds at one applied entry: the [`Machine`](super::Machine), with the
-//! results of all sessions, and the newest version of every key that exists. It is *logical*: rows
-//! and not files, so the receiver's tables owe nothing to the sender's. It travels as numbered
+//! results of all sessions, and the newest version of every key that exists. Older versions that can
+//! still be read stay where they are, so the receiver answers no read below the newest version of
+//! all ([`Machine::newest`](super::Machine::newest)). It is *logical*: rows and not files, so the
+//! receiver's tables owe nothing to the sender's. It travels as numbered
 //! [`SnapshotChunk`]s, and a chunk is checked before anything is made of it.
 //!
 //! # The content of a chunk
 //!
 //! ```text
-//!    1  version, 1
+//!    1  version, 2
 //!    1  kind: 0 a piece of the machine, 1 rows
 //!    *  the piece, or the rows
 //!
@@ -28,7 +30,7 @@
 //! So a chunk of another snapshot is as wrong as one with a flipped bit, and no flipped bit ends a
 //! snapshot early.
 //!
-//! **What this leaves out:** compression, and chunks that can be fetched in any order.
+//! **What this leaves out:** the past, compression, and chunks that can be fetched in any order.
 
 use alloc::vec::Vec;
 
@@ -46,7 +48,7 @@ pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// take.
 pub const MACHINE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const KIND_MACHINE: u8 = 0;
 const KIND_ROWS: u8 = 1;
 /// Version and kind.
