@@ -16,10 +16,10 @@ use kv_core::id::{
 };
 use kv_core::machine::{self, Command, Machine, Newest, ReadView, Transactions};
 use kv_core::node::{Event, Input, LeaseConfig, Node, NodeConfig, Output, Start, TimerReason};
-use kv_core::op::{Key, Value, WriteOp};
+use kv_core::op::{Key, Page, Row, Value, WriteOp};
 use kv_core::storage::{
-    Append, Entry, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, StorageDamage,
-    StorageReply, StorageRequest,
+    Append, Entry, HardState, LogCounters, ReadError, Recovered, RecoveredGroup, Scan,
+    StorageDamage, StorageReply, StorageRequest,
 };
 use kv_core::time::Instant;
 use kv_core::wire::{
@@ -53,14 +53,38 @@ pub(crate) fn write_of_shard(sequence: u64) -> ClientRequest {
     ClientRequest::Write { shard: SHARD, epoch: Epoch(1), request, op }
 }
 
+/// Every version of every key; none is a deletion.
 #[derive(Clone, Default)]
-struct View(BTreeMap<Key, (Timestamp, Option<Value>)>);
+struct View(BTreeMap<Key, BTreeMap<Timestamp, Option<Value>>>);
 
 impl ReadView for View {
     type Error = Infallible;
 
     fn newest(&self, key: &Key, at: Timestamp) -> Result<Option<Newest>, Infallible> {
-        Ok(self.0.get(key).filter(|(version, _)| *version <= at).cloned())
+        let versions = self.0.get(key);
+        let newest = versions.and_then(|versions| versions.range(..=at).next_back());
+        Ok(newest.map(|(version, value)| (*version, value.clone())))
+    }
+}
+
+impl View {
+    fn page(&self, scan: &Scan) -> Page {
+        let mut page = Page::default();
+        let mut bytes = 0;
+        let keys = self.0.range(scan.range.start.clone()..).map(|(key, _)| key);
+        for key in keys.take_while(|key| scan.range.contains(key)) {
+            let Ok(found) = machine::read(self, key, scan.timestamp);
+            let Some(found) = found else { continue };
+            bytes += key.bytes.len() + found.value.size();
+            let is_full =
+                page.rows.len() >= scan.limit.rows as usize || bytes > scan.limit.bytes as usize;
+            if is_full && !page.rows.is_empty() {
+                page.next = Some(key.clone());
+                break;
+            }
+            page.rows.push(Row { key: key.clone(), found });
+        }
+        page
     }
 }
 
@@ -127,7 +151,7 @@ impl Store {
                     let lie = lie.and_then(|(_, lie)| lie_about(entry, &lie));
                     let Ok((batch, outcome)) = machine.apply(view, lie.as_ref().unwrap_or(entry));
                     for write in batch.writes {
-                        view.0.insert(write.key, (write.version, write.value));
+                        view.0.entry(write.key).or_default().insert(write.version, write.value);
                     }
                     outcomes.push((entry.id.index, outcome));
                     states.extend(machine.checkpoint());
@@ -135,15 +159,17 @@ impl Store {
                 StorageReply::Applied { shard, applied: machine.applied(), outcomes, states }
             }
             StorageRequest::Read(read) => {
-                let (machine, view) = self.applied.entry(read.shard).or_default();
-                let applied = machine.applied().index;
-                let result = if applied < read.at_least {
-                    Err(ReadError::NotApplied { at_least: read.at_least, applied })
-                } else {
+                let view = self.view_at(read.shard, read.at_least, read.timestamp);
+                let result = view.map(|view| {
                     let Ok(found) = machine::read(view, &read.key, read.timestamp);
-                    Ok(found)
-                };
+                    found
+                });
                 StorageReply::Read { handle: read.handle, result }
+            }
+            StorageRequest::Scan(scan) => {
+                let view = self.view_at(scan.shard, scan.at_least, scan.timestamp);
+                let result = view.map(|view| view.page(&scan));
+                StorageReply::Scanned { handle: scan.handle, result }
             }
             StorageRequest::Release { shard, floor } => {
                 self.release(shard, floor);
@@ -156,6 +182,24 @@ impl Store {
             }
             request => panic!("no node asks for this: {request:?}"),
         })
+    }
+
+    /// What a read of a shard sees, if it may.
+    fn view_at(
+        &mut self,
+        shard: ShardId,
+        at_least: LogIndex,
+        timestamp: Timestamp,
+    ) -> Result<&View, ReadError> {
+        let (machine, view) = self.applied.entry(shard).or_default();
+        let (applied, oldest) = (machine.applied().index, machine.watermark());
+        if applied < at_least {
+            return Err(ReadError::NotApplied { at_least, applied });
+        }
+        if timestamp < oldest {
+            return Err(ReadError::TooOld { oldest });
+        }
+        Ok(view)
     }
 
     fn release(&mut self, shard: ShardId, floor: LogId) {
