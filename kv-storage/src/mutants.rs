@@ -31,11 +31,14 @@ pub enum Mutant {
     SnapshotWithoutSessions,
     /// A snapshot's installation forgets the old state in an edit of its own.
     InstallInTwoEdits,
+    /// Flushes and compactions keep only the newest version of each key, whatever can still be
+    /// read.
+    VersionCollectedUnderAReader,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DirectorySyncSkipped,
         Self::FlushWithoutApplied,
         Self::TombstoneDroppedEarly,
@@ -46,6 +49,7 @@ impl Mutant {
         Self::AppliedTermIgnored,
         Self::SnapshotWithoutSessions,
         Self::InstallInTwoEdits,
+        Self::VersionCollectedUnderAReader,
     ];
 
     /// The name by which it is chosen on the command line.
@@ -61,6 +65,7 @@ impl Mutant {
             Self::AppliedTermIgnored => "applied-term-ignored",
             Self::SnapshotWithoutSessions => "snapshot-without-sessions",
             Self::InstallInTwoEdits => "install-in-two-edits",
+            Self::VersionCollectedUnderAReader => "version-collected-under-a-reader",
         }
     }
 

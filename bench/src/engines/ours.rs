@@ -26,7 +26,7 @@ use kv_core::machine::{Command, LocalShardId, StoredKey};
 use kv_core::op::{self, Value, WriteOp};
 use kv_core::storage::{Append, Entry, GroupWrite};
 use kv_storage::log::Log;
-use kv_storage::lsm::{Scan, Tree, TreeOptions};
+use kv_storage::lsm::{Scan, Tree, TreeOptions, Watermarks};
 use kv_storage::vfs::OsVfs;
 use kv_storage::{OpenOptions, Opened};
 
@@ -135,11 +135,10 @@ impl Ours {
     }
 
     fn work_off(&self) -> Result<()> {
-        let watermark = Timestamp(self.version);
         let mut tree = self.tree();
-        while tree.flush_step(1 << 20, watermark)?.is_more_due {}
+        while tree.flush_step(1 << 20)?.is_more_due {}
         while tree.is_compaction_due() {
-            tree.compact_step(1 << 20, watermark)?;
+            tree.compact_step(1 << 20)?;
         }
         Ok(())
     }
@@ -167,17 +166,22 @@ fn apply_all(
 
 fn apply(tree: &mut Tree, batch: &Batch) -> Result<()> {
     tree.write(&batch.entries);
-    let watermark = Timestamp(batch.version);
     if tree.should_seal() {
         // The pace makes this rare.
         while tree.sealed_count() > 0 {
-            tree.flush_step(1 << 20, watermark)?;
+            tree.flush_step(1 << 20)?;
         }
-        tree.seal(Bytes::copy_from_slice(&batch.version.to_le_bytes()));
+        seal(tree, batch.version);
     }
     let sizes = batch.entries.iter().map(|(key, value)| key.len() + value.len());
-    tree.pay(sizes.sum::<usize>() as u64, watermark)?;
+    tree.pay(sizes.sum::<usize>() as u64)?;
     Ok(())
+}
+
+/// Ends the memtable; nobody reads anything but the newest versions.
+fn seal(tree: &mut Tree, version: u64) {
+    let metadata = Bytes::copy_from_slice(&version.to_le_bytes());
+    tree.seal(metadata, Watermarks::everywhere(Timestamp(version)));
 }
 
 impl Engine for Ours {
@@ -225,7 +229,7 @@ impl Engine for Ours {
     }
 
     fn settle(&mut self) -> Result<()> {
-        self.tree().seal(Bytes::copy_from_slice(&self.version.to_le_bytes()));
+        seal(&mut self.tree(), self.version);
         self.work_off()
     }
 

@@ -13,10 +13,16 @@
 //! after a crash the log is applied from there on. When a flush is complete,
 //! [`StorageReply::Flushed`] says how far, and the node may let go of the log before it.
 //!
-//! # Only the newest version
+//! # Which versions are kept
 //!
-//! Reads of the past do not exist yet, so nobody reads below the newest version of a key, and
-//! flushes and compactions drop the older ones. [`Engine::read`] asserts it.
+//! Each shard can be read at any timestamp from the watermark of its machine on, and what only an
+//! older read could see is dropped on the way to the disk. The memtable is sealed with the watermarks
+//! of the machines that it is sealed with, and its flush goes by these. A compaction goes by those of
+//! the last flush, never by what the machines say in memory: a crash takes them back to the flush,
+//! and from there on a read between the two watermarks is answered.
+//!
+//! Local ids that belong to no shard hold what is staged of snapshots, one version of each key.
+//! Those whose shard was forgotten are deleted anyway.
 //!
 //! # Snapshots
 //!
@@ -30,6 +36,7 @@
 //! the steps wait, and applying goes on in memory: what is committed is applied.
 
 mod outgoing;
+mod reading;
 mod staging;
 mod stored;
 #[cfg(test)]
@@ -40,22 +47,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use kv_core::id::{LogId, LogIndex, ShardId, Timestamp};
-use kv_core::machine::{
-    self, LocalShardId, Machine, Newest, ReadView, StoredKey, Transactions, WriteBatch,
-    decode_value, encode_value,
-};
-use kv_core::op::{Found, Key};
+use kv_core::machine::{LocalShardId, Machine, StoredKey, Transactions, WriteBatch, encode_value};
 use kv_core::raft::Configuration;
-use kv_core::storage::{
-    Entry, Outcome, Read, ReadError, StateHash, StorageDamage, StorageReply, StorageRequest,
-};
+use kv_core::storage::{Entry, Outcome, StateHash, StorageDamage, StorageReply, StorageRequest};
 
-use crate::lsm::{Corruption, Scan, Tree, TreeError, TreeOptions, TreeStats};
+use crate::lsm::{Corruption, Tree, TreeError, TreeOptions, TreeStats};
 use crate::mutants::Mutants;
 use crate::store::recovered::Held;
 use crate::vfs::Vfs;
 pub use outgoing::OPEN_MAX;
 use outgoing::Outgoing;
+use reading::ShardView;
 use staging::Staged;
 use stored::State;
 
@@ -65,10 +67,6 @@ pub const TREE_FOLDER: &str = "tree";
 /// A flush is due when so many times the size of a memtable were applied from the log, even if the
 /// memtable is small: entries may write nothing, and overwrite one another, and the log would grow.
 const LOG_PER_MEMTABLE: u64 = 4;
-/// Rows of a scan that are fetched at a time.
-const SCAN_ROWS: usize = 1_000;
-const SCAN_BYTES: usize = 1 << 20;
-
 /// One shard's state, beside its keys and values.
 #[derive(Debug)]
 struct Shard {
@@ -77,6 +75,10 @@ struct Shard {
     machine: Machine,
     /// The entry at which its state came from elsewhere; [`LogId::default`] if it never did.
     installed: LogId,
+    /// Below this the shard cannot be read, whatever its watermark: the newest version in the
+    /// snapshot that brought the state here, which holds no older ones; zero if none did. It is
+    /// this replica's alone, so that a read can be refused here that another replica answers.
+    readable_from: Timestamp,
 }
 
 /// A sealed memtable.
@@ -120,25 +122,6 @@ pub struct Engine {
     mutants: Mutants,
 }
 
-/// One shard's keys.
-struct ShardView<'a> {
-    tree: &'a Tree,
-    local_id: LocalShardId,
-}
-
-impl ReadView for ShardView<'_> {
-    type Error = TreeError;
-
-    fn newest(&self, key: &Key, at: Timestamp) -> Result<Option<Newest>, TreeError> {
-        let Some((version, value)) = self.tree.get(&StoredKey::prefix(self.local_id, key), at)?
-        else {
-            return Ok(None);
-        };
-        let value = decode_value(&value).map_err(|_| malformed("a value that is none"))?;
-        Ok(Some((version, value)))
-    }
-}
-
 impl Engine {
     /// Opens the applied state below the root of `vfs`, or begins an empty one.
     ///
@@ -150,6 +133,7 @@ impl Engine {
         let (mut tree, metadata) = Tree::open(vfs, TREE_FOLDER, options)?;
         let (state, leftovers) = stored::decode(&metadata).map_err(malformed)?;
         leftovers.iter().for_each(|staged| tree.range_delete(staged.0));
+        tree.set_watermarks(state.watermarks(options.mutants));
         Ok(Self {
             tree: Some(tree),
             state,
@@ -192,6 +176,7 @@ impl Engine {
         match request {
             StorageRequest::Apply { shard, entries } => Some(self.apply(*shard, entries)),
             StorageRequest::Read(read) => Some(self.read(read)),
+            StorageRequest::Scan(scan) => Some(self.scan_page(scan)),
             StorageRequest::OpenSnapshot { shard, nonce } => {
                 Some(self.open_snapshot(*shard, *nonce))
             }
@@ -211,8 +196,7 @@ impl Engine {
                 None
             }
             StorageRequest::RemoveShard { shard } => self.remove_shard(*shard),
-            StorageRequest::Scan(_)
-            | StorageRequest::Append(_)
+            StorageRequest::Append(_)
             | StorageRequest::Release { .. }
             | StorageRequest::StoreIdentity(_) => panic!("not for the engine: {request:?}"),
         }
@@ -241,35 +225,6 @@ impl Engine {
                 self.damage_reply()
             }
         }
-    }
-
-    /// Reads one key. Returns [`StorageReply::Read`], refused if the shard has not applied what the
-    /// read must see, or what is stored is damaged.
-    ///
-    /// # Panics
-    /// If the read is done at another timestamp than [`Timestamp::MAX`]: what was true then is no
-    /// longer known.
-    pub fn read(&mut self, read: &Read) -> StorageReply {
-        let result = self.try_read(read);
-        if let Err(ReadError::Damaged(damage)) = &result {
-            self.damage = Some(damage.clone());
-        }
-        StorageReply::Read { handle: read.handle, result }
-    }
-
-    fn try_read(&self, read: &Read) -> Result<Option<Found>, ReadError> {
-        let (None, Some(tree)) = (&self.damage, &self.tree) else {
-            return Err(ReadError::Damaged(self.damage.clone().expect("no tree without a reason")));
-        };
-        let applied = self.applied(read.shard).index;
-        if applied < read.at_least {
-            return Err(ReadError::NotApplied { at_least: read.at_least, applied });
-        }
-        assert_eq!(read.timestamp, Timestamp::MAX, "only the newest versions can be read");
-        let Some(shard) = self.state.shards.get(&read.shard) else { return Ok(None) };
-        let view = ShardView { tree, local_id: shard.local_id };
-        machine::read(&view, &read.key, read.timestamp)
-            .map_err(|error| ReadError::Damaged(damage_of(error)))
     }
 
     fn damage_reply(&self) -> StorageReply {
@@ -321,17 +276,6 @@ impl Engine {
         self.state.shards.get(&shard).map_or_else(|| Machine::new().state_hash(), hash)
     }
 
-    /// A shard's keys with their newest values, in order.
-    ///
-    /// # Errors
-    /// [`StorageDamage`] if what is stored cannot be read.
-    pub fn scan(&self, shard: ShardId) -> Result<Vec<(Key, Found)>, StorageDamage> {
-        let (Some(tree), Some(shard)) = (&self.tree, self.state.shards.get(&shard)) else {
-            return self.damage.clone().map_or(Ok(Vec::new()), Err);
-        };
-        scan(tree, shard.local_id).map_err(damage_of)
-    }
-
     /// What the tree consists of; none if it could not be opened.
     pub fn stats(&self) -> Option<TreeStats> {
         self.tree.as_ref().map(Tree::stats)
@@ -368,29 +312,6 @@ fn write(tree: &mut Tree, local_id: LocalShardId, batch: &WriteBatch) -> u64 {
         tree.write(&[(key.0, value)]);
     }
     bytes
-}
-
-fn scan(tree: &Tree, local_id: LocalShardId) -> Result<Vec<(Key, Found)>, TreeError> {
-    let (mut from, to) = (local_id.0.to_be_bytes().to_vec(), (local_id.0 + 1).to_be_bytes());
-    let mut found = Vec::new();
-    loop {
-        let scan = Scan { from: &from, to: Some(&to), at: Timestamp::MAX };
-        let page = tree.scan(scan, SCAN_ROWS, SCAN_BYTES)?;
-        for row in page.rows {
-            let mut stored = row.prefix.to_vec();
-            stored.extend_from_slice(&(!row.version.0).to_be_bytes());
-            let decoded = StoredKey(stored).decode().ok();
-            let value = decode_value(&row.value).ok().flatten();
-            let (Some((_, key, version)), Some(value)) = (decoded, value) else {
-                return Err(malformed("a row that is none"));
-            };
-            found.push((key, Found { version, value }));
-        }
-        match page.next {
-            Some(next) => from = next,
-            None => return Ok(found),
-        }
-    }
 }
 
 /// Bytes with a right checksum that this program cannot have written.

@@ -6,6 +6,10 @@
 //! before, so no version tells the two apart. Therefore the memtable is sealed first, and the view
 //! is one of what is sealed.
 //!
+//! Only the newest versions are sent, although older ones may be here that can still be read: the
+//! receiver cannot take them ([`staging`](super::staging)), and refuses reads that are older than
+//! the snapshot.
+//!
 //! What a view pins takes memory and space on the disk: the memtables that wait for their flush,
 //! and the tables of the time when it was opened. So at most [`OPEN_MAX`] are open, and the one that
 //! was idle the longest is closed for another. A receiver that comes back later begins anew.

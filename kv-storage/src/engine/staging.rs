@@ -9,6 +9,12 @@
 //!
 //! A crash also ends what is staged: the metadata of every flush list the local ids, and whoever
 //! opens the tree deletes their keys. Removing a shard works like installing nothing.
+//!
+//! A snapshot brings the newest version of each key and none of those before. So what was true
+//! before the newest of them is not known here, and the shard can be read from there on.
+//!
+//! **What this leaves out:** the older versions above the watermark. Places of the tree are read in
+//! the order of their age, and a version that came behind newer ones would be found too late.
 
 use kv_core::id::{ShardId, Timestamp};
 use kv_core::machine::{
@@ -242,7 +248,12 @@ impl Engine {
             configuration: machine.configuration().cloned(),
             map: machine.map().cloned(),
         };
-        let shard = Shard { local_id: staged.local_id, machine: *machine, installed: id.last };
+        let shard = Shard {
+            local_id: staged.local_id,
+            installed: id.last,
+            readable_from: machine.newest(),
+            machine: *machine,
+        };
         self.state.shards.insert(id.shard, shard);
         self.state.removed.remove(&id.shard);
         self.unsealed_replies.push(StorageReply::SnapshotInstalled { id, state });

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! empty, or
-//!    1  version, 4
+//!    1  version, 5
 //!    4  next local id
 //!    4  how many local ids are staged, then 4 for each
 //!    4  how many shards were removed, then 4 for each
@@ -10,6 +10,7 @@
 //!    4  shard
 //!    4  its local id
 //!   16  term and index of the entry at which its state was installed
+//!    8  the timestamp from which on it can be read because of that
 //!    4  size of the machine
 //!    *  the machine
 //! ```
@@ -19,12 +20,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kv_core::id::{LogId, ShardId};
+use kv_core::id::{LogId, ShardId, Timestamp};
 use kv_core::machine::{LocalShardId, Machine};
 
 use super::Shard;
+use crate::lsm::Watermarks;
+use crate::mutants::{Mutant, Mutants};
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// What metadata hold.
 #[derive(Debug, Default)]
@@ -51,8 +54,19 @@ impl State {
             removed.remove(&shard);
             let local_id = LocalShardId(*next_local_id);
             *next_local_id += 1;
-            Shard { local_id, machine: Machine::new(), installed: LogId::default() }
+            let (machine, installed) = (Machine::new(), LogId::default());
+            Shard { local_id, machine, installed, readable_from: Timestamp(0) }
         })
+    }
+
+    /// From when on the versions of each local id can be read. Of what is staged, and of what is
+    /// deleted, only the newest ones.
+    pub(super) fn watermarks(&self, mutants: Mutants) -> Watermarks {
+        if mutants.has(Mutant::VersionCollectedUnderAReader) {
+            return Watermarks::everywhere(Timestamp::MAX);
+        }
+        let watermark = |shard: &Shard| (shard.local_id.0, shard.machine.watermark());
+        Watermarks::of(self.shards.values().map(watermark).collect())
     }
 
     /// The metadata, with the local ids that are staged.
@@ -64,12 +78,13 @@ impl State {
         staged.iter().for_each(|id| push(id.0));
         push(count(self.removed.len()));
         self.removed.iter().for_each(|shard| push(shard.0));
-        for (shard, Shard { local_id, machine, installed }) in &self.shards {
+        for (shard, Shard { local_id, machine, installed, readable_from }) in &self.shards {
             let machine = machine.encode();
             out.extend_from_slice(&shard.0.to_le_bytes());
             out.extend_from_slice(&local_id.0.to_le_bytes());
             out.extend_from_slice(&installed.term.0.to_le_bytes());
             out.extend_from_slice(&installed.index.0.to_le_bytes());
+            out.extend_from_slice(&readable_from.0.to_le_bytes());
             out.extend_from_slice(&count(machine.len()).to_le_bytes());
             out.extend_from_slice(&machine);
         }
@@ -105,11 +120,12 @@ fn parse(rest: &mut &[u8]) -> Option<(State, Vec<LocalShardId>)> {
         let shard = ShardId(number(rest)?);
         let local_id = LocalShardId(number(rest)?);
         let installed = LogId::new(long(rest)?, long(rest)?);
+        let readable_from = Timestamp(long(rest)?);
         let size = usize::try_from(number(rest)?).ok()?;
         let (machine, behind) = rest.split_at_checked(size)?;
         *rest = behind;
         let machine = Machine::decode(machine).ok()?;
-        state.shards.insert(shard, Shard { local_id, machine, installed });
+        state.shards.insert(shard, Shard { local_id, machine, installed, readable_from });
     }
     Some((state, staged))
 }

@@ -5,17 +5,19 @@ mod chunks;
 mod exchange;
 mod snapshot;
 mod transactions;
+mod versions;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kv_core::id::{KeyspaceId, LogIndex, RequestHandle, RequestId, SessionId};
 use kv_core::machine::Command;
-use kv_core::op::{Expect, Value, WriteOp, WriteResult};
+use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
 use kv_core::rng::Rng;
-use kv_core::storage::Outcome;
+use kv_core::storage::{Outcome, Read, ReadError};
 
 use super::*;
+use crate::lsm::Watermarks;
 use crate::vfs::SimDisk;
 
 /// Options under which a few hundred entries fill several tables.
@@ -157,23 +159,15 @@ fn rule_a14_read_is_refused_below_what_it_must_see() {
 }
 
 #[test]
-#[should_panic(expected = "only the newest versions can be read")]
-fn read_of_the_past_is_not_answered_wrongly() {
-    let (mut engine, shard, key) = (new_engine(), ShardId(1), key(0, b"k"));
-    let put = |value| WriteOp::Put { key: key.clone(), value: Value::string(value) };
-    engine.apply(shard, &[write_entry(1, put("old")), write_entry(2, put("new"))]);
-    let (handle, timestamp) = (RequestHandle(1), Timestamp(1));
-    engine.read(&Read { handle, shard, at_least: LogIndex(1), timestamp, key });
-}
-
-#[test]
 fn overwritten_and_deleted_versions_take_no_space_in_tables() {
     let (mut engine, shard, key) = (new_engine(), ShardId(1), key(0, b"k"));
     for index in 1..=9 {
         let value = Value::string("v".repeat(500));
         engine.apply(shard, &[write_entry(index, WriteOp::Put { key: key.clone(), value })]);
     }
-    let flushed = StorageReply::Flushed { applied: [(shard, LogId::new(1, 9))].into() };
+    let payload = Command::RaiseWatermark { watermark: Timestamp(9) }.encode().into();
+    engine.apply(shard, &[Entry { id: LogId::new(1, 10), payload }]);
+    let flushed = StorageReply::Flushed { applied: [(shard, LogId::new(1, 10))].into() };
     assert_eq!(engine.flush().unwrap(), [flushed]);
     let bytes: u64 = engine.stats().unwrap().level_bytes.iter().sum();
     assert!(bytes < 2 * 500, "one of nine versions is kept, in {bytes} bytes");
@@ -236,8 +230,8 @@ fn metadata_beyond_the_limit_of_the_codec_are_read_back() {
     let disk = SimDisk::new();
     let (mut tree, _) = Tree::open(Arc::new(disk.clone()), TREE_FOLDER, small_options()).unwrap();
     let large = Bytes::from(vec![7; kv_core::codec::DECODED_BYTES_MAX + 1]);
-    tree.seal(large.clone());
-    tree.flush_step(u64::MAX, Timestamp::MAX).unwrap();
+    tree.seal(large.clone(), Watermarks::everywhere(Timestamp(0)));
+    tree.flush_step(u64::MAX).unwrap();
     drop(tree);
     let (_, metadata) = Tree::open(Arc::new(disk), TREE_FOLDER, small_options()).unwrap();
     assert!(metadata == large);
@@ -247,8 +241,9 @@ fn metadata_beyond_the_limit_of_the_codec_are_read_back() {
 fn metadata_of_another_version_are_refused_with_the_reason() {
     let disk = SimDisk::new();
     let (mut tree, _) = Tree::open(Arc::new(disk.clone()), TREE_FOLDER, small_options()).unwrap();
-    tree.seal(Bytes::from_static(&[1, 0, 0, 0, 0]));
-    tree.flush_step(u64::MAX, Timestamp::MAX).unwrap();
+    let metadata = Bytes::from_static(&[1, 0, 0, 0, 0]);
+    tree.seal(metadata, Watermarks::everywhere(Timestamp(0)));
+    tree.flush_step(u64::MAX).unwrap();
     drop(tree);
     let error = Engine::open(Arc::new(disk), small_options()).unwrap_err();
     let damage = damage_of(error);

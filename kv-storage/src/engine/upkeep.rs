@@ -1,13 +1,9 @@
 //! Bringing what is in memory to the disk, and the disk in shape, in bounded steps.
 
-use kv_core::id::Timestamp;
 use kv_core::storage::StorageReply;
 
 use super::{Engine, Sealed, damage_of};
 use crate::lsm::{Tree, TreeError};
-
-/// Nobody reads anything but the newest versions.
-const WATERMARK: Timestamp = Timestamp::MAX;
 
 /// Work of a step when nothing was written since the last one.
 const IDLE_STEP_BYTES: u64 = 256 * 1024;
@@ -55,7 +51,7 @@ impl Engine {
         let applied_bytes = std::mem::take(&mut self.unpaid_bytes);
         let result = match applied_bytes {
             0 => idle_step(tree),
-            bytes => tree.pay(bytes, WATERMARK).map(|_| ()),
+            bytes => tree.pay(bytes).map(|_| ()),
         };
         match self.answer(result) {
             Err(TreeError::NoSpace(_)) => Ok(self.take_flushed()),
@@ -80,9 +76,10 @@ impl Engine {
     pub(super) fn seal(&mut self) {
         let staged: Vec<_> = self.staged.values().map(|staged| staged.local_id).collect();
         let metadata = self.state.encode(&staged);
+        let watermarks = self.state.watermarks(self.mutants);
         let applied = self.all_applied();
         if let Some(tree) = &mut self.tree {
-            tree.seal(metadata.into());
+            tree.seal(metadata.into(), watermarks);
             (self.unsealed_log_bytes, self.has_leftovers) = (0, false);
             let replies = std::mem::take(&mut self.unsealed_replies);
             self.sealed.push_back(Sealed { applied, replies });
@@ -125,16 +122,16 @@ impl Engine {
 
 fn flush_all(tree: &mut Tree) -> Result<(), TreeError> {
     while tree.sealed_count() > 0 {
-        tree.flush_step(u64::MAX, WATERMARK)?;
+        tree.flush_step(u64::MAX)?;
     }
     Ok(())
 }
 
 fn idle_step(tree: &mut Tree) -> Result<(), TreeError> {
     if tree.sealed_count() > 0 {
-        tree.flush_step(IDLE_STEP_BYTES, WATERMARK)?;
+        tree.flush_step(IDLE_STEP_BYTES)?;
     } else if tree.is_compaction_due() {
-        tree.compact_step(IDLE_STEP_BYTES, WATERMARK)?;
+        tree.compact_step(IDLE_STEP_BYTES)?;
     }
     Ok(())
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_core::id::Timestamp;
 
 use super::disk::Disk;
 use super::error::TreeError;
 use super::key::local_id_of;
 use super::memtable::{Memtable, Place};
-use super::retention::Retention;
+use super::retention::{Retention, Watermarks};
 use super::table::{Table, TableBuilder};
 
 /// A memtable that is not written to any more.
@@ -19,6 +18,8 @@ pub(super) struct Sealed {
     pub(super) memtable: Arc<Memtable>,
     /// What the caller knows at this point of its log.
     pub(super) metadata: Bytes,
+    /// What can be read according to the metadata.
+    pub(super) watermarks: Watermarks,
     /// Local ids that were deleted while the memtable was active.
     pub(super) ids_deleted: Vec<u32>,
 }
@@ -38,11 +39,11 @@ pub(super) struct FlushJob {
 }
 
 impl FlushJob {
-    pub(super) fn new(sealed: &Sealed, mut deleted: BTreeSet<u32>, watermark: Timestamp) -> Self {
+    pub(super) fn new(sealed: &Sealed, mut deleted: BTreeSet<u32>) -> Self {
         deleted.extend(&sealed.ids_deleted);
         let memtable = sealed.memtable.clone();
         let place = memtable.read().first();
-        let retention = Retention::new(watermark);
+        let retention = Retention::new(sealed.watermarks.clone());
         Self { memtable, deleted, retention, place, builder: None, done: 0 }
     }
 

@@ -8,7 +8,8 @@
 //! # The parts
 //!
 //! - Writes go to the active *memtable*. The caller *seals* it when it is large, and hands over
-//!   what it knows at this point of its log: the *metadata*, of which the tree understands nothing.
+//!   what it knows at this point of its log: the *metadata*, of which the tree understands nothing,
+//!   and the *watermarks* below which nobody reads any more ([`Watermarks`]).
 //! - A *flush* writes a sealed memtable to a *table* of level 0. One edit of the *manifest* makes
 //!   the table, the metadata and the range deletions part of the tree. So whatever the metadata say
 //!   is applied, is in the tables, exactly, and the log below may go.
@@ -31,7 +32,8 @@
 //!
 //! - Versions of one key ascend in the order of writes. Writing the same version again is allowed:
 //!   that is what replaying a log does.
-//! - Nobody reads below the watermark that flushes and compactions are given; it never goes back.
+//! - Nobody reads a local id below the watermark that the last [`Tree::seal`] was given for it.
+//!   Watermarks never go back, except to those of the last flush, when the tree is opened again.
 //! - A local id that was deleted is never used again.
 //! - A write that follows a [`Debt::pressure`] of 1000 can wait.
 //!
@@ -69,6 +71,7 @@ pub use debt::{Debt, Share};
 pub use error::{Corruption, TreeError};
 pub use key::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use options::TreeOptions;
+pub use retention::Watermarks;
 pub use stats::{TreeCounters, TreeStats};
 pub use tree::{Progress, Tree};
 pub use verify::{DAMAGE_MAX, Verification, verify};

@@ -21,6 +21,8 @@ pub struct TreeStats {
     pub level_tables: [usize; LEVEL_COUNT],
     /// Size of each level.
     pub level_bytes: [u64; LEVEL_COUNT],
+    /// Count of entries in tables: every kept version of every key, and tombstones.
+    pub entry_count: u64,
     /// Memory of all memtables.
     pub memtable_bytes: u64,
     /// Memory that is kept for the next memtables.
@@ -43,6 +45,7 @@ impl TreeStats {
         for (level, table) in tree.view.version.tables() {
             stats.level_tables[level] += 1;
             stats.level_bytes[level] += table.meta.size;
+            stats.entry_count += table.meta.entry_count;
             stats.pinned_bytes += table.memory();
         }
         stats.memtable_bytes =

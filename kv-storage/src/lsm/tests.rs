@@ -17,7 +17,7 @@ use kv_core::machine::{LocalShardId, StoredKey};
 use kv_core::op::Key;
 use kv_core::rng::Rng;
 
-use super::{ReadView, Scan, Tree, TreeError, TreeOptions};
+use super::{ReadView, Scan, Tree, TreeError, TreeOptions, Watermarks};
 use crate::mutants::Mutants;
 use crate::vfs::{SimDisk, Vfs};
 
@@ -175,6 +175,11 @@ fn metadata(index: u64) -> Bytes {
     Bytes::copy_from_slice(&index.to_le_bytes())
 }
 
+/// Ends the memtable of everything up to `index`; nobody reads below `watermark`.
+fn seal(tree: &mut Tree, index: u64, watermark: u64) {
+    tree.seal(metadata(index), Watermarks::everywhere(Timestamp(watermark)));
+}
+
 fn apply(tree: &mut Tree, op: &Op) {
     match op {
         Op::Write(batch) => tree.write(batch),
@@ -190,21 +195,30 @@ fn replay(tree: &mut Tree, history: &History, from: u64) {
 }
 
 /// Flushes and compacts until nothing is due.
-fn settle(tree: &mut Tree, watermark: u64) -> Result<(), TreeError> {
-    while tree.flush_step(1000, Timestamp(watermark))?.is_more_due {}
+fn settle(tree: &mut Tree) -> Result<(), TreeError> {
+    while tree.flush_step(1000)?.is_more_due {}
     while tree.is_compaction_due() {
-        tree.compact_step(1000, Timestamp(watermark))?;
+        tree.compact_step(1000)?;
     }
     Ok(())
 }
 
 /// All live rows of a view at a time, by scans of random length.
 fn rows(view: &ReadView, at: u64, rng: &mut Rng) -> Result<Vec<LiveRow>, TreeError> {
-    let mut from = Vec::new();
+    rows_in(view, Scan { from: &[], to: None, at: Timestamp(at) }, rng)
+}
+
+/// All rows of a scan, by scans of random length.
+fn rows_in(view: &ReadView, scan: Scan<'_>, rng: &mut Rng) -> Result<Vec<LiveRow>, TreeError> {
+    let mut from = scan.from.to_vec();
     let mut rows = Vec::new();
     loop {
-        let scan = Scan { from: &from, to: None, at: Timestamp(at) };
-        let page = view.scan(scan, 1 + rng.below(40) as usize, 1 + rng.below(4000) as usize)?;
+        let mut draw = |bound| 1 + rng.below(bound) as usize;
+        let (rows_max, bytes_max, entries_max) = (draw(40), draw(4000), draw(80));
+        let scan = Scan { from: &from, ..scan };
+        let page = view.scan_bounded(scan, rows_max, bytes_max, entries_max)?;
+        assert!(page.rows.len() <= rows_max);
+        assert!(page.next.as_ref().is_none_or(|next| *next > from), "a page gets on");
         rows.extend(
             page.rows
                 .into_iter()
@@ -231,6 +245,21 @@ fn check(view: &ReadView, history: &History, at: u64, upto: u64, rng: &mut Rng) 
     let expected = history.rows(at, upto);
     assert_eq!(rows(view, at, rng).unwrap(), expected, "scan at {at} of {upto}");
     for key in history.entries.keys() {
+        let expected = history.get(key, at, upto).map(|(version, value)| (version, value.clone()));
+        assert_eq!(get(view, key, at).unwrap(), expected, "get of {key:?} at {at} of {upto}");
+    }
+}
+
+/// Asserts that a view shows the history of one local id up to `upto`, read at `at`.
+#[track_caller]
+fn check_id(view: &ReadView, history: &History, id: u32, (at, upto): (u64, u64), rng: &mut Rng) {
+    let (from, to) = (id.to_be_bytes(), id.wrapping_add(1).to_be_bytes());
+    let to = (id != u32::MAX).then_some(&to[..]);
+    let mut expected = history.rows(at, upto);
+    expected.retain(|(key, _, _)| key.starts_with(&from));
+    let scan = Scan { from: &from, to, at: Timestamp(at) };
+    assert_eq!(rows_in(view, scan, rng).unwrap(), expected, "scan of {id} at {at} of {upto}");
+    for key in history.entries.keys().filter(|key| key.starts_with(&from)) {
         let expected = history.get(key, at, upto).map(|(version, value)| (version, value.clone()));
         assert_eq!(get(view, key, at).unwrap(), expected, "get of {key:?} at {at} of {upto}");
     }

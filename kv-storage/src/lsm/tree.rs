@@ -17,6 +17,7 @@ use super::manifest::{Edit, Manifest};
 use super::memtable::{Memtable, Pool};
 use super::open::{self, Found};
 use super::options::TreeOptions;
+use super::retention::Watermarks;
 use super::stats::{TreeCounters, TreeStats};
 use super::table::{Table, TableMeta};
 use super::view::{Page, ReadView, Scan};
@@ -53,6 +54,8 @@ pub struct Tree {
     pub(super) clean_from: BTreeMap<u32, u64>,
     /// The metadata of the last flush.
     pub(super) metadata: Bytes,
+    /// From when on the versions of each local id can be read according to the metadata.
+    watermarks: Watermarks,
     pub(super) flush: Option<FlushJob>,
     pub(super) compaction: Option<CompactionJob>,
     /// Tables that are no part of the tree any more, but perhaps of a view.
@@ -92,6 +95,8 @@ impl Tree {
             ids_deleted,
             clean_from,
             metadata: metadata.clone(),
+            // Nothing is dropped before the owner has said what can be.
+            watermarks: Watermarks::everywhere(Timestamp(0)),
             flush: None,
             compaction: None,
             retired: Vec::new(),
@@ -177,12 +182,22 @@ impl Tree {
         self.view.memtables[0].read().memory() >= self.disk.options.memtable_bytes
     }
 
+    /// Says what the metadata that the tree was opened with say: that nobody reads below these.
+    pub fn set_watermarks(&mut self, watermarks: Watermarks) {
+        self.watermarks = watermarks;
+    }
+
     /// Ends the active memtable. `metadata` is what the caller knows at this point of its log; it
     /// becomes durable together with everything that was written so far.
-    pub fn seal(&mut self, metadata: Bytes) {
+    ///
+    /// From this point of the log on nobody reads below `watermarks`, which the metadata must know.
+    /// What only such a read could see is dropped by the flush, which makes the metadata durable
+    /// with it, and by compactions that begin after it. So after a crash, when the caller is back at
+    /// metadata of which the watermarks may be lower, nothing is missing above those.
+    pub fn seal(&mut self, metadata: Bytes, watermarks: Watermarks) {
         let memtable = self.view.memtables[0].clone();
         let ids_deleted = std::mem::take(&mut self.active_ids_deleted);
-        self.sealed.push_back(Sealed { memtable, metadata, ids_deleted });
+        self.sealed.push_back(Sealed { memtable, metadata, watermarks, ids_deleted });
         self.view.memtables.insert(0, Arc::new(Memtable::new(self.pool.clone())));
     }
 
@@ -191,18 +206,17 @@ impl Tree {
         self.sealed.len()
     }
 
-    /// Goes on with writing the oldest sealed memtable to a table, for about `budget` bytes. Nobody
-    /// reads below `watermark`, which never goes back.
+    /// Goes on with writing the oldest sealed memtable to a table, for about `budget` bytes.
     ///
     /// # Errors
     /// [`TreeError`]. The memtable stays as it is, and its flush begins anew.
-    pub fn flush_step(&mut self, budget: u64, watermark: Timestamp) -> Result<Progress, TreeError> {
+    pub fn flush_step(&mut self, budget: u64) -> Result<Progress, TreeError> {
         self.check_poison()?;
         self.collect();
         let Some(sealed) = self.sealed.front() else { return Ok(Progress::default()) };
         let mut job = match self.flush.take() {
             Some(job) => job,
-            None => FlushJob::new(sealed, self.ids_deleted.clone(), watermark),
+            None => FlushJob::new(sealed, self.ids_deleted.clone()),
         };
         let before = job.done;
         let result = match job.step(&mut self.disk, budget) {
@@ -225,6 +239,7 @@ impl Tree {
     fn complete_flush(&mut self, job: &mut FlushJob) -> Result<bool, TreeError> {
         let table = job.finish(&self.disk)?;
         let sealed = self.sealed.front().expect("a flush has its memtable");
+        let watermarks = sealed.watermarks.clone();
         let forgets = self.disk.options.mutants.has(Mutant::FlushWithoutApplied);
         let edit = Edit {
             metadata: (!forgets).then(|| sealed.metadata.clone()),
@@ -237,24 +252,21 @@ impl Tree {
             number.into_iter().for_each(|number| self.disk.discard_after(&error, number));
             return Err(error);
         }
+        self.watermarks = watermarks;
         self.sealed.pop_front();
         self.view.memtables.pop();
         Ok(true)
     }
 
-    /// Goes on with the compaction that is due, for about `budget` bytes. Nobody reads below
-    /// `watermark`, which never goes back. Also deletes tables of which the last view is gone.
+    /// Goes on with the compaction that is due, for about `budget` bytes. Also deletes tables of
+    /// which the last view is gone.
     ///
     /// # Errors
     /// [`TreeError`]. The tree stays as it is, and the compaction begins anew.
-    pub fn compact_step(
-        &mut self,
-        budget: u64,
-        watermark: Timestamp,
-    ) -> Result<Progress, TreeError> {
+    pub fn compact_step(&mut self, budget: u64) -> Result<Progress, TreeError> {
         self.check_poison()?;
         self.collect();
-        let Some(mut job) = self.compaction_job(watermark)? else {
+        let Some(mut job) = self.compaction_job()? else {
             return Ok(Progress { bytes_done: 0, is_more_due: self.is_compaction_due() });
         };
         let before = job.done;
@@ -306,7 +318,7 @@ impl Tree {
     }
 
     /// The compaction under way, or the next one. Plans that need no merge are carried out here.
-    fn compaction_job(&mut self, watermark: Timestamp) -> Result<Option<CompactionJob>, TreeError> {
+    fn compaction_job(&mut self) -> Result<Option<CompactionJob>, TreeError> {
         if let Some(job) = self.compaction.take() {
             return Ok(Some(job));
         }
@@ -319,8 +331,8 @@ impl Tree {
             return Ok(None);
         };
         if plan.kind == PlanKind::Merge {
-            let deleted = self.ids_deleted.clone();
-            return CompactionJob::new(plan, &self.view.version, deleted, watermark).map(Some);
+            let (deleted, watermarks) = (self.ids_deleted.clone(), self.watermarks.clone());
+            return CompactionJob::new(plan, &self.view.version, deleted, watermarks).map(Some);
         }
         let added = match plan.kind {
             PlanKind::Move => {
@@ -362,17 +374,17 @@ impl Tree {
     ///
     /// # Errors
     /// As [`Tree::flush_step`] and [`Tree::compact_step`].
-    pub fn pay(&mut self, bytes_put: u64, watermark: Timestamp) -> Result<Progress, TreeError> {
+    pub fn pay(&mut self, bytes_put: u64) -> Result<Progress, TreeError> {
         let Debt { flush, compaction, .. } = self.debt();
         let mut done = Progress::default();
         let mut due = flush.for_bytes(bytes_put);
         if due > 0 {
-            let step = self.flush_step(due, watermark)?;
+            let step = self.flush_step(due)?;
             done = step;
         }
         due = compaction.for_bytes(bytes_put);
         while due > 0 {
-            let step = self.compact_step(due, watermark)?;
+            let step = self.compact_step(due)?;
             done.bytes_done += step.bytes_done;
             done.is_more_due |= step.is_more_due;
             // A step may end early, at the end of a table.

@@ -15,10 +15,14 @@ use super::bloom;
 use super::cache::BlockCache;
 use super::error::TreeError;
 use super::key::{VERSION_BYTES, is_tombstone, local_id_of, prefix_of, seek_key, version_of};
-use super::memtable::Memtable;
+use super::memtable::{Memtable, MemtableGuard};
 use super::merge::{Merge, Source};
 use super::table::{Reader, RunCursor};
 use super::version::Version;
+
+/// Entries that one page of a scan looks at, about: a scan over tombstones, or over versions that
+/// are newer than it, finds little and must not keep everybody waiting.
+pub(super) const PAGE_ENTRIES_MAX: usize = 100_000;
 
 /// A pinned version of the tree. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -112,14 +116,15 @@ impl ReadView {
         scan: Scan<'_>,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), TreeError> {
-        self.walk(scan, |merge| match merge.entry() {
+        let visit = |merge: &Merge<'_>| match merge.entry() {
             Some((key, value)) => visit(key, value),
             None => ControlFlow::Break(()),
-        })
+        };
+        self.walk(scan, usize::MAX, visit).map(|_| ())
     }
 
     /// Scans up to `rows_max` keys, and up to `bytes_max` bytes of keys and values but at least one
-    /// key.
+    /// key. A page over much that does not exist ends early, perhaps without any key.
     ///
     /// # Errors
     /// [`TreeError::Corruption`] or [`TreeError::Read`]. *Nothing was changed.*
@@ -129,9 +134,20 @@ impl ReadView {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<Page, TreeError> {
+        self.scan_bounded(scan, rows_max, bytes_max, PAGE_ENTRIES_MAX)
+    }
+
+    /// [`ReadView::scan`] that looks at about `entries_max` entries.
+    pub(super) fn scan_bounded(
+        &self,
+        scan: Scan<'_>,
+        rows_max: usize,
+        bytes_max: usize,
+        entries_max: usize,
+    ) -> Result<Page, TreeError> {
         let mut page = Page::default();
         let mut bytes = 0;
-        self.walk(scan, |merge| {
+        let next = self.walk(scan, entries_max, |merge| {
             let Some((key, value)) = merge.entry() else { return ControlFlow::Break(()) };
             let prefix = prefix_of(key);
             bytes += prefix.len() + value.len();
@@ -146,44 +162,65 @@ impl ReadView {
             });
             ControlFlow::Continue(())
         })?;
+        page.next = page.next.or(next);
         Ok(page)
     }
 
-    /// Calls `visit` at each entry that a scan shows.
+    /// Calls `visit` at each entry that a scan shows. After `entries_max` entries the walk ends with
+    /// the key that they belong to; where it is to go on is returned then.
     fn walk(
         &self,
         scan: Scan<'_>,
+        entries_max: usize,
         mut visit: impl FnMut(&Merge<'_>) -> ControlFlow<()>,
-    ) -> Result<(), TreeError> {
+    ) -> Result<Option<Vec<u8>>, TreeError> {
         let guards: Vec<_> = self.memtables.iter().map(|memtable| memtable.read()).collect();
-        let mut sources = Vec::with_capacity(guards.len() + self.version.level0.len() + 2);
-        sources.extend(guards.iter().map(|guard| Source::Memtable(guard, guard.seek(scan.from))));
-        for run in self.version.runs() {
-            let reader = Reader::Cached(&self.cache);
-            sources.push(Source::Run(RunCursor::seek(run.clone(), reader, scan.from)?));
-        }
-        let mut merge = Merge::new(sources);
-        // The key whose version for this scan was found, whether it exists or not.
-        let mut decided = Vec::new();
+        let mut merge = self.merge(&guards, scan.from)?;
+        // The key of the last entry, and whether its version for this scan was found.
+        let mut current: Option<Vec<u8>> = None;
         let mut is_decided = false;
+        let mut entry_count = 0;
         while let Some((key, value)) = merge.entry() {
             if scan.to.is_some_and(|to| key >= to) {
-                return Ok(());
+                return Ok(None);
             }
-            let is_seen =
-                version_of(key) <= scan.at.0 && !(is_decided && *decided == *prefix_of(key));
-            if is_seen {
-                decided.clear();
-                decided.extend_from_slice(prefix_of(key));
+            let prefix = prefix_of(key);
+            if current.as_deref() != Some(prefix) {
+                // Whoever goes on begins with a whole key, so at least one was dealt with.
+                if entry_count >= entries_max {
+                    return Ok(Some(prefix.to_vec()));
+                }
+                let current = current.get_or_insert_default();
+                current.clear();
+                current.extend_from_slice(prefix);
+                is_decided = false;
+            }
+            entry_count += 1;
+            if !is_decided && version_of(key) <= scan.at.0 {
                 is_decided = true;
                 let exists = !is_tombstone(value) && !self.deleted.contains(&local_id_of(key));
                 if exists && visit(&merge).is_break() {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
             merge.advance()?;
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// All entries from a key on.
+    fn merge<'a>(
+        &'a self,
+        guards: &'a [MemtableGuard<'a>],
+        from: &[u8],
+    ) -> Result<Merge<'a>, TreeError> {
+        let mut sources = Vec::with_capacity(guards.len() + self.version.level0.len() + 2);
+        sources.extend(guards.iter().map(|guard| Source::Memtable(guard, guard.seek(from))));
+        for run in self.version.runs() {
+            let reader = Reader::Cached(&self.cache);
+            sources.push(Source::Run(RunCursor::seek(run.clone(), reader, from)?));
+        }
+        Ok(Merge::new(sources))
     }
 
     /// Verifies every block of every table. Returns how many there are.

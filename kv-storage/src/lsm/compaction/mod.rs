@@ -14,15 +14,13 @@ mod pick;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kv_core::id::Timestamp;
-
 pub(super) use pick::{Plan, PlanKind, full, pick};
 
 use super::disk::Disk;
 use super::error::TreeError;
 use super::key::{local_id_of, prefix_of};
 use super::merge::{Merge, Source};
-use super::retention::Retention;
+use super::retention::{Retention, Watermarks};
 use super::table::{Reader, Run, RunCursor, Table, TableBuilder};
 use super::version::{LEVEL_COUNT, Version};
 use crate::mutants::Mutant;
@@ -50,7 +48,7 @@ impl CompactionJob {
         plan: Plan,
         version: &Version,
         deleted: BTreeSet<u32>,
-        watermark: Timestamp,
+        watermarks: Watermarks,
     ) -> Result<Self, TreeError> {
         let mut sources = Vec::new();
         for run in plan.runs() {
@@ -60,7 +58,7 @@ impl CompactionJob {
         Ok(Self {
             deleted,
             merge: Merge::new(sources),
-            retention: Retention::new(watermark),
+            retention: Retention::new(watermarks),
             deeper: Deeper::new(version, plan.output_level),
             builder: None,
             outputs: Vec::new(),

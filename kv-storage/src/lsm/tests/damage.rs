@@ -43,8 +43,8 @@ pub(super) fn build(compression: bool) -> (Files, History) {
         apply(&mut tree, &op);
         history.push(op);
         if index % 60 == 0 {
-            tree.seal(metadata(index));
-            settle(&mut tree, 0).unwrap();
+            seal(&mut tree, index, 0);
+            settle(&mut tree).unwrap();
         }
     }
     let levels = tree.stats().level_tables;
@@ -56,8 +56,8 @@ pub(super) fn build(compression: bool) -> (Files, History) {
     let op = Op::Write(history.draw_batch(&mut rng, &[2]));
     apply(&mut tree, &op);
     history.push(op);
-    tree.seal(metadata(history.index()));
-    tree.flush_step(u64::MAX, Timestamp(0)).unwrap();
+    seal(&mut tree, history.index(), 0);
+    tree.flush_step(u64::MAX).unwrap();
     (files(&disk), history)
 }
 
@@ -133,8 +133,9 @@ pub(super) fn compaction_check(mutants: Mutants, stride: usize) {
             let disk = disk_of(&damaged);
             let result =
                 open_with(Arc::new(disk), mutated(mutants)).and_then(|(mut tree, index)| {
+                    tree.set_watermarks(Watermarks::everywhere(Timestamp(index)));
                     tree.request_full_compaction();
-                    settle(&mut tree, index)?;
+                    settle(&mut tree)?;
                     rows(&tree.view(), index, &mut Rng::fork(1, "damage"))
                 });
             match result {

@@ -166,7 +166,7 @@ fn must_stop(disk: &Faulty, tree: &mut Tree, error: &TreeError, met: &mut Met) -
     }
     assert!(matches!(error, TreeError::Write(_)), "{error:?}");
     assert_eq!(disk.fault, Fault::Io, "a full disk needs no restart");
-    for stopped in [tree.flush_step(1, Timestamp(0)), tree.compact_step(1, Timestamp(0))] {
+    for stopped in [tree.flush_step(1), tree.compact_step(1)] {
         assert!(matches!(stopped, Err(TreeError::Poisoned)));
     }
     met.stopped += 1;
@@ -179,13 +179,12 @@ fn run(disk: &Faulty, history: &History, met: &mut Met) -> Tree {
     let (mut tree, _) = open_anyhow(disk, met);
     for index in 1..=history.index() {
         apply(&mut tree, &history.ops[index as usize - 1]);
-        let watermark = Timestamp(index / 2);
         if index.is_multiple_of(9) {
-            tree.seal(metadata(index));
+            seal(&mut tree, index, index / 2);
         }
         let step = match index % 2 {
-            0 => tree.flush_step(1_500, watermark),
-            _ => tree.compact_step(2_500, watermark),
+            0 => tree.flush_step(1_500),
+            _ => tree.compact_step(2_500),
         };
         let Err(error) = step else { continue };
         if must_stop(disk, &mut tree, &error, met) {
@@ -232,12 +231,12 @@ fn fail_every_call(fault: Fault) -> Met {
         faulty.calls_left.store(u64::MAX / 4, Ordering::Relaxed);
         let mut rng = Rng::fork(succeed, "check");
         check(&tree.view(), &history, end, end, &mut rng);
-        tree.seal(metadata(end));
-        while settle(&mut tree, end).is_err() {
+        seal(&mut tree, end, end);
+        while settle(&mut tree).is_err() {
             let (opened, flushed) = open(&disk).unwrap();
             tree = opened;
             replay(&mut tree, &history, flushed);
-            tree.seal(metadata(end));
+            seal(&mut tree, end, end);
         }
         check(&tree.view(), &history, end, end, &mut rng);
         drop(tree);
@@ -272,8 +271,8 @@ fn a_read_error_is_told_and_passes() {
     let disk = SimDisk::new();
     let faulty = Faulty::new(disk, Fault::Io, u64::MAX / 4);
     let mut tree = run(&faulty, &history, &mut Met::default());
-    tree.seal(metadata(history.index()));
-    settle(&mut tree, 0).unwrap();
+    seal(&mut tree, history.index(), 0);
+    settle(&mut tree).unwrap();
     tree.view.cache.set_capacity(0);
     let end = history.index();
     let key = history.rows(end, end)[0].0.clone();

@@ -6,7 +6,7 @@ use super::*;
 struct Pinned {
     view: ReadView,
     upto: u64,
-    watermark: u64,
+    watermarks: BTreeMap<u32, u64>,
 }
 
 struct World {
@@ -14,8 +14,10 @@ struct World {
     tree: Tree,
     history: History,
     rng: Rng,
-    /// Highest that a step was given.
-    watermark: u64,
+    /// Of each local id that was ever written: what the last seal was given.
+    watermarks: BTreeMap<u32, u64>,
+    /// Those of each seal that may be durable, by its index.
+    sealed: BTreeMap<u64, BTreeMap<u32, u64>>,
     pinned: Vec<Pinned>,
     /// Local ids that may be written.
     ids: Vec<u32>,
@@ -38,7 +40,9 @@ impl World {
         let (tree, _) = open_with(Arc::new(disk.clone()), options).unwrap();
         let (history, pinned) = (History::default(), Vec::new());
         let ids = vec![0, 1, u32::MAX];
-        Self { disk, tree, history, rng, watermark: 0, pinned, ids, next_id: 2, options }
+        let watermarks: BTreeMap<_, _> = ids.iter().map(|id| (*id, 0)).collect();
+        let sealed = BTreeMap::from([(0, watermarks.clone())]);
+        Self { disk, tree, history, rng, watermarks, sealed, pinned, ids, next_id: 2, options }
     }
 
     fn step(&mut self) {
@@ -51,18 +55,13 @@ impl World {
             55..57 if self.tree.sealed_count() < 3 => self.seal(),
             57..72 => {
                 let budget = 1 + self.rng.below(3000);
-                let watermark = self.draw_watermark();
-                self.tree.flush_step(budget, watermark).unwrap();
+                self.tree.flush_step(budget).unwrap();
             }
             72..88 => {
                 let budget = 1 + self.rng.below(3000);
-                let watermark = self.draw_watermark();
-                self.tree.compact_step(budget, watermark).unwrap();
+                self.tree.compact_step(budget).unwrap();
             }
-            88..90 => {
-                let watermark = self.draw_watermark();
-                self.tree.pay(100, watermark).unwrap();
-            }
+            88..90 => drop(self.tree.pay(100).unwrap()),
             90..95 => self.check_one(),
             95 => self.check_all(),
             96 => self.pin_or_unpin(),
@@ -78,16 +77,21 @@ impl World {
         self.history.push(op);
     }
 
+    /// Raises some watermarks and ends the memtable.
     fn seal(&mut self) {
-        self.tree.seal(metadata(self.history.index()));
+        let index = self.history.index();
+        for watermark in self.watermarks.values_mut() {
+            if self.rng.below(2) == 0 {
+                *watermark += self.rng.below(index - *watermark + 1);
+            }
+        }
+        self.seal_as_it_is();
     }
 
-    fn draw_watermark(&mut self) -> Timestamp {
-        let behind = self.history.index() - self.watermark;
-        if self.rng.below(3) == 0 {
-            self.watermark += self.rng.below(behind + 1);
-        }
-        Timestamp(self.watermark)
+    fn seal_as_it_is(&mut self) {
+        let index = self.history.index();
+        self.tree.seal(metadata(index), in_tree(&self.watermarks));
+        self.sealed.insert(index, self.watermarks.clone());
     }
 
     /// A time at which reading is allowed.
@@ -100,8 +104,8 @@ impl World {
 
     fn check_one(&mut self) {
         let upto = self.history.index();
-        let at = self.draw_at(self.watermark, upto);
         let id = self.ids[self.rng.below(self.ids.len() as u64) as usize];
+        let at = self.draw_at(self.watermarks[&id], upto);
         let key = prefix(id, &draw_key(&mut self.rng));
         let expected = self.history.get(&key, at, upto).map(|(version, v)| (version, v.clone()));
         assert_eq!(get(&self.tree.view(), &key, at).unwrap(), expected);
@@ -109,15 +113,21 @@ impl World {
 
     fn check_all(&mut self) {
         let upto = self.history.index();
-        let at = self.draw_at(self.watermark, upto);
-        check(&self.tree.view(), &self.history, at, upto, &mut self.rng);
-        for number in 0..self.pinned.len() {
-            let Pinned { upto, watermark, ref view } = self.pinned[number];
-            let view = view.clone();
-            let at = self.draw_at(watermark, upto).min(upto);
-            if at >= watermark {
-                check(&view, &self.history, at, upto, &mut self.rng);
-            }
+        self.check_view(&self.tree.view(), upto, &self.watermarks.clone());
+        for Pinned { view, upto, watermarks } in std::mem::take(&mut self.pinned) {
+            self.check_view(&view, upto, &watermarks);
+            self.pinned.push(Pinned { view, upto, watermarks });
+        }
+    }
+
+    /// Checks the whole view where all of it can be read, and each local id by itself.
+    fn check_view(&mut self, view: &ReadView, upto: u64, watermarks: &BTreeMap<u32, u64>) {
+        let highest = watermarks.values().max().copied().unwrap_or_default();
+        let at = self.draw_at(highest, upto);
+        check(view, &self.history, at, upto, &mut self.rng);
+        for (id, watermark) in watermarks {
+            let at = self.draw_at(*watermark, upto);
+            check_id(view, &self.history, *id, (at, upto), &mut self.rng);
         }
     }
 
@@ -125,8 +135,8 @@ impl World {
         if self.pinned.len() == 3 {
             self.pinned.remove(0);
         }
-        let (upto, watermark) = (self.history.index(), self.watermark);
-        self.pinned.push(Pinned { view: self.tree.view(), upto, watermark });
+        let (upto, watermarks) = (self.history.index(), self.watermarks.clone());
+        self.pinned.push(Pinned { view: self.tree.view(), upto, watermarks });
     }
 
     /// As installing a snapshot does: a new local id is filled, and the old one deleted.
@@ -135,21 +145,34 @@ impl World {
         let new = self.next_id;
         self.next_id += 1;
         self.ids.push(new);
+        self.watermarks.insert(new, 0);
         let batch = self.history.draw_batch(&mut self.rng, &[new]);
         self.push(Op::Write(batch));
         self.push(Op::RangeDelete(old));
     }
 
-    /// The process dies. What was flushed comes back, the rest is replayed.
+    /// The process dies. What was flushed comes back, the rest is replayed, and what could be read
+    /// at the flush can be read again.
     fn reopen(&mut self) {
         self.pinned.clear();
         let durable = self.tree.metadata().clone();
         let (tree, index) = open_with(Arc::new(self.disk.clone()), self.options).unwrap();
         self.tree = tree;
+        let known = self.sealed[&index].clone();
+        self.tree.set_watermarks(in_tree(&known));
+        self.sealed = BTreeMap::from([(index, known.clone())]);
+        // Local ids that came later begin anew.
+        self.watermarks.values_mut().for_each(|watermark| *watermark = 0);
+        self.watermarks.extend(known);
         assert_eq!(metadata(index), if durable.is_empty() { metadata(0) } else { durable });
         replay(&mut self.tree, &self.history, index);
         assert!(self.tree.stats().level_bytes.iter().sum::<u64>() < 1 << 20);
     }
+}
+
+/// Watermarks as the tree is given them.
+fn in_tree(watermarks: &BTreeMap<u32, u64>) -> Watermarks {
+    Watermarks::of(watermarks.iter().map(|(id, at)| (*id, Timestamp(*at))).collect())
 }
 
 /// Compares a tree with planted bugs with a history.
@@ -172,14 +195,15 @@ fn agrees_with_a_history() {
             world.step();
         }
         world.check_all();
-        world.seal();
-        let watermark = world.history.index();
-        (world.watermark, world.pinned) = (watermark, Vec::new());
-        settle(&mut world.tree, watermark).unwrap();
+        let end = world.history.index();
+        world.watermarks.values_mut().for_each(|watermark| *watermark = end);
+        world.pinned.clear();
+        world.seal_as_it_is();
+        settle(&mut world.tree).unwrap();
         world.tree.request_full_compaction();
-        settle(&mut world.tree, watermark).unwrap();
+        settle(&mut world.tree).unwrap();
         world.check_all();
-        let live = world.history.rows(watermark, watermark).len() as u64;
+        let live = world.history.rows(end, end).len() as u64;
         let stored: u64 = world.tree.view.version.tables().map(|(_, t)| t.meta.entry_count).sum();
         assert_eq!(stored, live, "a full compaction leaves one version of what exists");
         let stats = world.tree.stats();

@@ -12,8 +12,8 @@ fn filled(disk: &SimDisk, count: u64) -> (Tree, History) {
         apply(&mut tree, &op);
         history.push(op);
     }
-    tree.seal(metadata(count));
-    settle(&mut tree, 0).unwrap();
+    seal(&mut tree, count, 0);
+    settle(&mut tree).unwrap();
     (tree, history)
 }
 
@@ -30,13 +30,14 @@ pub(super) fn view_check(mutants: Mutants) {
     let (mut tree, _) = open_with(Arc::new(disk.clone()), mutated(mutants)).unwrap();
     let view = tree.view();
     let pinned = table_names(&disk);
+    tree.set_watermarks(Watermarks::everywhere(Timestamp(100)));
     tree.request_full_compaction();
-    settle(&mut tree, 100).unwrap();
-    tree.compact_step(1, Timestamp(100)).unwrap();
+    settle(&mut tree).unwrap();
+    tree.compact_step(1).unwrap();
     assert!(pinned.is_subset(&table_names(&disk)));
     check(&view, &history, 50, 100, &mut Rng::fork(1, "view"));
     drop(view);
-    tree.compact_step(1, Timestamp(100)).unwrap();
+    tree.compact_step(1).unwrap();
     assert!(pinned.is_disjoint(&table_names(&disk)));
 }
 
@@ -53,7 +54,7 @@ fn a_deleted_local_id_is_gone_from_the_disk_in_the_end() {
     check(&view, &history, 100, 100, &mut rng);
     // Not durable yet, so no compaction may act on it.
     tree.request_full_compaction();
-    settle(&mut tree, 0).unwrap();
+    settle(&mut tree).unwrap();
     let (reopened, index) = open(&disk).unwrap();
     assert_eq!(index, 100);
     check(&reopened.view(), &history, 100, 100, &mut rng);
@@ -61,9 +62,9 @@ fn a_deleted_local_id_is_gone_from_the_disk_in_the_end() {
     drop(view);
     let (mut tree, _) = open(&disk).unwrap();
     apply(&mut tree, &history.ops[100]);
-    tree.seal(metadata(101));
-    settle(&mut tree, 0).unwrap();
-    tree.compact_step(1, Timestamp(0)).unwrap();
+    seal(&mut tree, 101, 0);
+    settle(&mut tree).unwrap();
+    tree.compact_step(1).unwrap();
     assert!(!tree.view.version.may_hold(1, u64::MAX));
     assert!(tree.view.deleted.is_empty(), "nothing has to be remembered any more");
     check(&tree.view(), &history, 101, 101, &mut rng);
@@ -83,18 +84,18 @@ fn a_local_id_deleted_between_others_is_forgotten_in_the_end() {
             for id in 1..=3 {
                 tree.write(&[(key(id, round), &b"\x01value"[..])]);
             }
-            tree.seal(metadata(round));
-            tree.flush_step(u64::MAX, Timestamp::MAX).unwrap();
+            seal(&mut tree, round, u64::MAX);
+            tree.flush_step(u64::MAX).unwrap();
         }
         if under_way {
             tree.request_full_compaction();
-            tree.compact_step(1, Timestamp::MAX).unwrap();
+            tree.compact_step(1).unwrap();
         }
         tree.range_delete(2);
-        tree.seal(metadata(9));
-        tree.flush_step(u64::MAX, Timestamp::MAX).unwrap();
+        seal(&mut tree, 9, u64::MAX);
+        tree.flush_step(u64::MAX).unwrap();
         for _ in 0..100 {
-            tree.compact_step(1_000, Timestamp::MAX).unwrap();
+            tree.compact_step(1_000).unwrap();
         }
         assert!(!tree.is_compaction_due());
         assert!(tree.view.deleted.is_empty());
@@ -114,8 +115,8 @@ fn a_flush_without_entries_stores_its_metadata() {
     let disk = SimDisk::new();
     let (mut tree, index) = open(&disk).unwrap();
     assert_eq!(index, 0);
-    tree.seal(metadata(5));
-    settle(&mut tree, 0).unwrap();
+    seal(&mut tree, 5, 0);
+    settle(&mut tree).unwrap();
     assert_eq!(open(&disk).unwrap().1, 5);
     assert_eq!(table_names(&disk).len(), 0);
 }
@@ -127,8 +128,8 @@ fn large_metadata_and_many_edits_make_new_manifests() {
     for index in 1..200_u64 {
         let mut large = metadata(index).to_vec();
         large.resize(5_000 + 100 * index as usize, 7);
-        tree.seal(large.clone().into());
-        settle(&mut tree, 0).unwrap();
+        tree.seal(large.clone().into(), Watermarks::everywhere(Timestamp(0)));
+        settle(&mut tree).unwrap();
         if index % 23 == 0 {
             let (_, found) = Tree::open(Arc::new(disk.clone()), FOLDER, small_options()).unwrap();
             assert_eq!(found, large);
@@ -163,10 +164,10 @@ fn paying_evenly_keeps_level_0_small() {
         let key = stored_key(&prefix(1, &rng.below(3_000).to_be_bytes()), version);
         let value = [1; 40];
         tree.write(&[(&key, &value[..])]);
-        tree.pay((key.len() + value.len()) as u64, Timestamp(version)).unwrap();
+        tree.pay((key.len() + value.len()) as u64).unwrap();
         if tree.should_seal() {
             assert_eq!(tree.sealed_count(), 0, "the flush before was complete in time");
-            tree.seal(metadata(version));
+            seal(&mut tree, version, version);
         }
         worst = worst.max(tree.stats().level_tables[0]);
     }

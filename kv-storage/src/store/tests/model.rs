@@ -68,6 +68,10 @@ pub(super) fn expected(logs: &Logs, applied: &Floors) -> BTreeMap<ShardId, Recov
 pub(super) struct State {
     pub(super) applied: LogId,
     pub(super) keys: BTreeMap<Key, Found>,
+    /// What can still be read of each key; none is a deletion.
+    versions: BTreeMap<Key, BTreeMap<Timestamp, Option<Value>>>,
+    /// From when on.
+    pub(super) watermark: Timestamp,
     /// The last request, and what it did: its copy does the same, and nothing more.
     last: Option<(Bytes, Outcome)>,
 }
@@ -81,12 +85,43 @@ impl State {
         {
             return outcome.clone();
         }
-        let Command::Write { op, commit_ts, .. } = Command::decode(&entry.payload).unwrap() else {
-            return Outcome::None;
+        match Command::decode(&entry.payload).unwrap() {
+            Command::Write { op, commit_ts, .. } => {
+                let key = op.key().clone();
+                let before = self.keys.get(&key).cloned();
+                let outcome = Outcome::Written(self.write(commit_ts, op));
+                self.last = Some((entry.payload.clone(), outcome.clone()));
+                let after = self.keys.get(&key);
+                if before.as_ref() != after {
+                    let value = after.map(|found| found.value.clone());
+                    self.versions.entry(key).or_default().insert(commit_ts, value);
+                }
+                outcome
+            }
+            Command::RaiseWatermark { watermark } => {
+                self.watermark = self.watermark.max(watermark);
+                self.forget();
+                Outcome::WatermarkRaised { watermark: self.watermark }
+            }
+            _ => Outcome::None,
+        }
+    }
+
+    /// Forgets what only reads below the watermark could see.
+    fn forget(&mut self) {
+        for versions in self.versions.values_mut() {
+            let seen = versions.range(..=self.watermark).next_back().map(|(version, _)| *version);
+            versions.retain(|version, _| seen.is_none_or(|seen| *version >= seen));
+        }
+    }
+
+    /// The keys as a scan at a timestamp gives them.
+    pub(super) fn rows_at(&self, at: Timestamp) -> Vec<(Key, Found)> {
+        let row = |(key, versions): (&Key, &BTreeMap<Timestamp, Option<Value>>)| {
+            let (version, value) = versions.range(..=at).next_back()?;
+            Some((key.clone(), Found { version: *version, value: value.clone()? }))
         };
-        let outcome = Outcome::Written(self.write(commit_ts, op));
-        self.last = Some((entry.payload.clone(), outcome.clone()));
-        outcome
+        self.versions.iter().filter_map(row).collect()
     }
 
     fn write(&mut self, version: Timestamp, op: WriteOp) -> WriteResult {
@@ -190,8 +225,12 @@ impl Drawer {
 
     fn command(&mut self, index: u64) -> Command {
         let (key, value) = (self.key(), self.value());
-        let op = match self.rng.below(10) {
+        let op = match self.rng.below(11) {
             0 => return Command::Noop,
+            10 => {
+                let watermark = Timestamp(index - self.rng.below(index.min(60)));
+                return Command::RaiseWatermark { watermark };
+            }
             1..6 => WriteOp::Put { key, value },
             6..8 => WriteOp::Delete { key },
             8 => WriteOp::Cas { key, expect: Expect::Absent, value },

@@ -1,10 +1,13 @@
 //! A directory, what was done to it, and what it must hold because of that.
 
-use kv_core::id::{LogIndex, RequestHandle, Timestamp};
-use kv_core::storage::{Outcome, Read};
+use bytes::Bytes;
+use kv_core::id::{KeyspaceId, LogIndex, RequestHandle, Timestamp};
+use kv_core::op::{Found, Key, KeyRange, PageLimit};
+use kv_core::storage::{Outcome, Read, Scan};
 
 use super::model::{
-    Applied, Drawer, Floors, Logs, Shard, behind, expected, last_of, model_release, model_write,
+    Applied, Drawer, Floors, Logs, Shard, State, behind, expected, last_of, model_release,
+    model_write,
 };
 use super::*;
 use crate::log::LogUsage;
@@ -72,6 +75,41 @@ pub(super) struct World {
     pub(super) met: Met,
 }
 
+/// A timestamp at which a shard in this state can be read.
+fn draw_at(rng: &mut Rng, state: &State) -> Timestamp {
+    let span = state.applied.index.0.saturating_sub(state.watermark.0);
+    Timestamp(state.watermark.0 + rng.below(span + 2))
+}
+
+/// Everything that a shard held at a timestamp, by pages of random sizes.
+fn read_past(
+    engine: &mut Engine,
+    shard: ShardId,
+    timestamp: Timestamp,
+    rng: &mut Rng,
+) -> Result<Vec<(Key, Found)>, Stop> {
+    let (handle, at_least) = (RequestHandle(1), LogIndex(0));
+    let first = Key { keyspace: KeyspaceId(0), bytes: Bytes::new() };
+    let mut range = KeyRange { start: first, end: None };
+    let mut found = Vec::new();
+    loop {
+        let limit = PageLimit { rows: 1 + rng.below(30) as u32, bytes: rng.below(3_000) as u32 };
+        let scan = Scan { handle, shard, at_least, timestamp, range: range.clone(), limit };
+        let page = match engine.scan_page(&scan) {
+            StorageReply::Scanned { result: Err(ReadError::Damaged(damage)), .. } => {
+                return Err(Stop::Damaged(damage));
+            }
+            StorageReply::Scanned { result, .. } => result.unwrap(),
+            other => panic!("not the reply to a scan: {other:?}"),
+        };
+        found.extend(page.rows.into_iter().map(|row| (row.key, row.found)));
+        match page.next {
+            Some(next) => range.start = next,
+            None => return Ok(found),
+        }
+    }
+}
+
 impl World {
     pub(super) fn new(seed: u64, mutants: Mutants) -> Self {
         Self {
@@ -133,6 +171,9 @@ impl World {
         let state = model.state_at(found.index);
         assert_eq!(state.applied, found, "only what was applied is in the tables");
         assert_eq!(engine.scan(shard).map_err(Stop::Damaged)?, state.rows(), "at {found}");
+        // What could be read at the flush can be read again, whatever was compacted since.
+        let at = draw_at(&mut self.draw.rng, &state);
+        assert_eq!(read_past(engine, shard, at, &mut self.draw.rng)?, state.rows_at(at));
         let count = found.index.0 - model.flushed.applied.index.0;
         for Applied { entry, outcome, hash } in model.since.iter().skip(count as usize) {
             let reply = engine.apply(shard, std::slice::from_ref(entry));
@@ -229,8 +270,16 @@ impl World {
         let (shard, key) = (self.draw_shard(), self.draw.key());
         let state = &self.shards[&shard].state;
         let (handle, at_least) = (RequestHandle(1), state.applied.index);
-        let expected = state.keys.get(&key).cloned();
-        let timestamp = Timestamp::MAX;
+        let timestamp = match self.draw.rng.below(3) {
+            0 => Timestamp::MAX,
+            1 => Timestamp(self.draw.rng.below(state.applied.index.0 + 2)),
+            _ => draw_at(&mut self.draw.rng, state),
+        };
+        let expected = match timestamp {
+            Timestamp::MAX => Ok(state.keys.get(&key).cloned()),
+            at if at < state.watermark => Err(ReadError::TooOld { oldest: state.watermark }),
+            at => Ok(state.rows_at(at).into_iter().find(|row| row.0 == key).map(|row| row.1)),
+        };
         let read = Read { handle, shard, at_least, timestamp, key };
         self.met.operations += 1;
         match self.store().engine.read(&read) {
@@ -238,7 +287,7 @@ impl World {
                 Err(Stop::Damaged(damage))
             }
             StorageReply::Read { result, .. } => {
-                assert_eq!(result.unwrap(), expected);
+                assert_eq!(result, expected);
                 Ok(())
             }
             other => panic!("not the reply to a read: {other:?}"),
