@@ -369,4 +369,10 @@ pub(super) const ALL: &[Mutant] = &[
         scenario: "sim-scenarios/storage/bit-rot-minority.toml",
         check: "panic",
     },
+    Mutant {
+        id: Storage::VersionCollectedUnderAReader.id(),
+        summary: "versions are dropped that can still be read",
+        scenario: "sim-scenarios/zoo/transactions.toml",
+        check: "strict-serializability",
+    },
 ];

@@ -318,6 +318,16 @@ impl Replica {
                 out.record(Kind::StorageResult, &self.scratch, || format!("{reply:?}"));
                 Some(reply)
             }
+            StorageRequest::Scan(scan) => {
+                out.record(Kind::StorageRequest, &scan.range.start.bytes, || format!("{scan:?}"));
+                let reply = self.engine.scan_page(&scan);
+                self.scratch.clear();
+                if let StorageReply::Scanned { result, .. } = &reply {
+                    kv_core::codec::encode_into(&result.as_ref().ok(), &mut self.scratch);
+                }
+                out.record(Kind::StorageResult, &self.scratch, || format!("{reply:?}"));
+                Some(reply)
+            }
             request => {
                 let shard = shard_of(&request).map_or(0, |shard| shard.0).to_le_bytes();
                 out.record(Kind::StorageRequest, &shard, || format!("{request:?}"));
