@@ -1,6 +1,7 @@
 //! Whole nodes and a client, in memory.
 
 mod cluster;
+mod crash;
 mod damage;
 mod divergence;
 mod forward;
@@ -14,3 +15,4 @@ mod repair;
 mod space;
 mod support;
 mod transactions;
+mod two_phase_commit;

@@ -26,6 +26,8 @@ use kv_core::wire::{
     self, ClientReply, ClientRequest, Frame, PeerFrame, PeerMessage, ReplyFrame, RequestFrame,
 };
 
+use crate::crash::{Crash, Moment, Strike, Victim};
+
 /// The shard that most tests look at.
 pub(crate) const SHARD: ShardId = ShardId(1);
 
@@ -275,6 +277,8 @@ pub(crate) struct Cluster {
     pub(crate) drop_txn_messages: bool,
     /// Which timers have fired, and where.
     pub(crate) timers: Vec<(NodeId, TimerReason)>,
+    /// A crash that is to come, or has come.
+    pub(crate) crash: Option<Crash>,
 }
 
 pub(crate) fn address(id: NodeId) -> Address {
@@ -318,6 +322,7 @@ impl Cluster {
             forgotten: false,
             drop_txn_messages: false,
             timers: Vec::new(),
+            crash: None,
         };
         for id in (1..=count).map(NodeId) {
             let identity = Identity {
@@ -516,7 +521,15 @@ impl Cluster {
         let is_stalled = self.stalled.contains(&id);
         let process = self.processes.get_mut(&id).unwrap();
         let node = process.node.as_mut().unwrap();
+        let mut strike = Strike::None;
         while let Some(output) = node.poll_output() {
+            let struck = Strike::at(&mut self.crash, now, id, &output);
+            if struck != Strike::None {
+                strike = struck;
+            }
+            if strike == Strike::Here(true) {
+                break;
+            }
             match output {
                 Output::Send(frame) => {
                     let bytes = wire::encode(&Frame::Peer(frame));
@@ -531,7 +544,8 @@ impl Cluster {
                 }
                 Output::Store(request) if is_stalled => process.waiting.push_back(request),
                 Output::Store(request) => {
-                    if let Some(reply) = process.store.execute(request) {
+                    let reply = process.store.execute(request);
+                    if let Some(reply) = reply.filter(|_| strike != Strike::Here(false)) {
                         node.handle(now, Input::Stored(reply));
                     }
                 }
@@ -546,7 +560,9 @@ impl Cluster {
                     };
                     let reply = ReplyFrame { correlation, body };
                     let from = address(id);
-                    self.router.handle(now, RouterInput::Receive { from, reply });
+                    if !struck.loses_reply() {
+                        self.router.handle(now, RouterInput::Receive { from, reply });
+                    }
                 }
                 Output::Event(event) => process.events.push(event),
                 Output::Connect { peer, address } => {
@@ -555,7 +571,16 @@ impl Cluster {
                 // What follows is the test's business.
                 Output::Reopen(_) => {}
             }
+            if strike == Strike::Here(false) {
+                break;
+            }
         }
+        match strike {
+            Strike::Here(_) => return self.stop(id),
+            Strike::Other(victim, _) => self.kill(victim),
+            Strike::None => {}
+        }
+        let node = self.processes[&id].node.as_ref().unwrap();
         let timeout = node.poll_timeout();
         assert!(
             timeout.is_none_or(|(at, _)| at > now),
@@ -581,6 +606,45 @@ impl Cluster {
         self.router = Router::new(RouterConfig::new(endpoints), 8);
     }
 
+    /// Crashes somebody. What the client was told before counts.
+    fn kill(&mut self, victim: Victim) {
+        match victim {
+            Victim::Node(id) => self.stop(id),
+            Victim::Coordinator => {
+                while let Some(output) = self.router.poll_output() {
+                    if let RouterOutput::Done { call, result } = output {
+                        self.done.insert(call, result);
+                    }
+                }
+                self.forget_router_after(0);
+            }
+        }
+    }
+
+    /// Does what happens at a moment of the network, with the crash that may be due before or after
+    /// it.
+    fn with_crash(&mut self, moment: &Moment<'_>, happen: impl FnOnce(&mut Self)) {
+        let now = self.now;
+        let strikes = |crash: &mut Crash| crash.strikes(now, moment);
+        let is_struck = self.crash.as_mut().is_some_and(strikes);
+        let victim = self.crash.as_ref().map(|crash| (crash.victim, crash.is_before));
+        match victim.filter(|_| is_struck) {
+            None => happen(self),
+            // Who asks for nothing any more has not asked.
+            Some((Victim::Coordinator, true)) if matches!(moment, Moment::Request(..)) => {
+                self.kill(Victim::Coordinator);
+            }
+            Some((victim, true)) => {
+                self.kill(victim);
+                happen(self);
+            }
+            Some((victim, false)) => {
+                happen(self);
+                self.kill(victim);
+            }
+        }
+    }
+
     fn drain_router(&mut self) {
         while let Some(output) = self.router.poll_output() {
             match output {
@@ -597,6 +661,12 @@ impl Cluster {
         if self.hidden.contains(&id) {
             return;
         }
+        let body = request.body.clone();
+        let asks = |cluster: &mut Self| cluster.take_request(id, to, request);
+        self.with_crash(&Moment::Request(&body), asks);
+    }
+
+    fn take_request(&mut self, id: NodeId, to: &Address, request: RequestFrame) {
         if self.processes[&id].node.is_none() {
             return self.router.handle(self.now, RouterInput::Unreachable { to: to.clone() });
         }
@@ -610,10 +680,19 @@ impl Cluster {
         self.drain_router();
         while let Some(frame) = self.network.pop_front() {
             if !self.cut.contains(&(frame.from, frame.to)) {
-                self.input(frame.to, Input::Receive(frame));
+                self.take_frame(frame);
             }
             self.drain_router();
         }
+    }
+
+    fn take_frame(&mut self, frame: PeerFrame) {
+        if self.crash.as_ref().is_none_or(|crash| crash.is_of_sender(&frame)) {
+            return self.input(frame.to, Input::Receive(frame));
+        }
+        let taken = frame.clone();
+        let takes = |cluster: &mut Self| cluster.input(taken.to, Input::Receive(taken));
+        self.with_crash(&Moment::Frame(&frame), takes);
     }
 
     /// Asks a node directly; its answer, whenever it comes, is found in `replies`.

@@ -20,7 +20,7 @@ use kv_core::wire::{
 use crate::support::Cluster;
 
 /// A key of each user shard.
-fn keys() -> Vec<Key> {
+pub(crate) fn keys() -> Vec<Key> {
     let mut keys = BTreeMap::new();
     for number in 0.. {
         let key = Key::new(format!("k{number}"));
@@ -32,12 +32,12 @@ fn keys() -> Vec<Key> {
     keys.into_values().collect()
 }
 
-fn value(text: &str) -> Value {
+pub(crate) fn value(text: &str) -> Value {
     Value::string(text.as_bytes().to_vec())
 }
 
 /// Transactions of one client of a cluster.
-trait Transactions {
+pub(crate) trait Transactions {
     fn begin(&mut self, age: u64) -> TxnHandle;
     fn start_step(&mut self, txn: TxnHandle, op: TxnOp) -> CallId;
     fn step(&mut self, txn: TxnHandle, op: TxnOp) -> Result<Answer, CallError>;
@@ -114,7 +114,7 @@ fn aborted(result: Result<Answer, CallError>) -> AbortReason {
     }
 }
 
-fn write(key: &Key, text: &str) -> Call {
+pub(crate) fn write(key: &Key, text: &str) -> Call {
     Call::Write(WriteOp::Put { key: key.clone(), value: value(text) })
 }
 
@@ -208,7 +208,7 @@ fn cost(cluster: &Cluster, skipped: usize) -> (usize, usize, usize) {
 }
 
 /// Hands the leadership of a shard to a node.
-fn lead(cluster: &mut Cluster, shard: ShardId, to: NodeId) {
+pub(crate) fn lead(cluster: &mut Cluster, shard: ShardId, to: NodeId) {
     let from = cluster.leader(shard).expect("somebody leads");
     if from != to {
         cluster.ask(from, ClientRequest::Admin(AdminRequest::TransferLeader { shard, to }));
