@@ -159,6 +159,32 @@ pub(super) struct Telling {
     pub(super) is_forgetting: bool,
 }
 
+/// How many transactions that have ended on a shard its leader remembers: those of about the time
+/// for which a copy of a request may be on its way.
+const ENDED_MAX: usize = 2_048;
+
+/// Transactions that have ended lately.
+#[derive(Debug, Default)]
+struct Ended {
+    txns: BTreeSet<TxnId>,
+    /// The same, the oldest first.
+    order: VecDeque<TxnId>,
+}
+
+impl Ended {
+    fn insert(&mut self, txn: TxnId) {
+        if !self.txns.insert(txn) {
+            return;
+        }
+        self.order.push_back(txn);
+        if self.order.len() > ENDED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.txns.remove(&oldest);
+        }
+    }
+}
+
 /// The locks of one replica.
 ///
 /// - Every key of a transaction in `transactions.prepared` is locked for it.
@@ -171,6 +197,7 @@ pub(super) struct Locking {
     /// Who writes which key, of the prepared ones.
     prepared_writes: BTreeMap<Key, TxnId>,
     pub(super) live: BTreeMap<TxnId, Live>,
+    ended: Ended,
     pub(super) doubts: BTreeMap<TxnId, Doubt>,
     pub(super) telling: BTreeMap<TxnId, Telling>,
     /// Questions of participants to which the answer is on its way into the log.
@@ -217,6 +244,13 @@ impl Locking {
         self.live.is_empty() && prepared.is_empty() && decided.is_empty()
     }
 
+    /// Whether a transaction has ended here lately. A late copy of its first lock must not bring it
+    /// back: it would hold and wait for locks of which its coordinator knows nothing, and others
+    /// would be in a deadlock with it.
+    pub(super) fn has_ended(&self, txn: TxnId) -> bool {
+        self.ended.txns.contains(&txn)
+    }
+
     /// Whether a prepared transaction writes the key: whoever reads it must wait for the decision,
     /// which may have been told to somebody already.
     pub(super) fn is_in_doubt(&self, key: &Key) -> bool {
@@ -236,6 +270,7 @@ impl Locking {
                 self.prepared_bytes += prepared.part.size();
             }
             Outcome::Finished { txn } => {
+                self.ended.insert(*txn);
                 if let Some(prepared) = self.transactions.prepared.get(txn) {
                     for write in &prepared.part.writes {
                         self.prepared_writes.remove(&write.key);
@@ -279,8 +314,11 @@ impl Locking {
             Hold::InFlight(key) => self.table.end_write(key),
             Hold::Write(number) => self.table.release(Owner::Write(*number)),
             Hold::Txn(txn) => {
-                self.live.remove(txn);
+                let was_alive = self.live.remove(txn).is_some();
                 let prepared = self.transactions.prepared.get(txn);
+                if was_alive && prepared.is_none() {
+                    self.ended.insert(*txn);
+                }
                 let only_reads = prepared.is_some_and(|prepared| prepared.part.writes.is_empty());
                 let drops = mutants::is_active(Mutant::ReadLocksDroppedAtPrepare) && only_reads;
                 if prepared.is_none() || drops {
@@ -324,6 +362,7 @@ impl Locking {
             return None;
         }
         let live = self.live.remove(&txn)?;
+        self.ended.insert(txn);
         self.table.release(Owner::Txn(txn));
         live.waiting
     }

@@ -8,7 +8,8 @@
 //!
 //! A coordinator repeats a step until it is answered, here or at the next leader:
 //!
-//! - A lock that is held is granted again.
+//! - A lock that is held is granted again. One of a transaction that has ended here is not: that is
+//!   a late copy.
 //! - What is prepared is told again, and prepares once by its request id.
 //! - A commit whose locks are gone may have been decided before they went; so may one that waits for
 //!   locks again at the next leader and has to give way. So it is answered by an entry that decides
@@ -202,7 +203,8 @@ impl Node {
         if step.part().is_some() && mutants::is_active(Mutant::CommitWithoutReadLocks) {
             return is_prepared;
         }
-        is_prepared || is_over || !reads.iter().all(has_locked)
+        let is_late = step.part().is_none() && in_force.is_none() && replica.locking.has_ended(txn);
+        is_prepared || is_over || is_late || !reads.iter().all(has_locked)
     }
 
     /// Locks what the step needs, and takes it or lets it wait.

@@ -464,6 +464,43 @@ fn late_copy_of_the_first_lock_brings_no_lost_locks_back() {
     assert_eq!(cluster.get(&key).as_deref(), Some("other"));
 }
 
+/// A copy of the first lock of a transaction that has ended, whose coordinator knows nothing of it:
+/// it would keep others waiting, or be in a deadlock with them.
+#[test]
+fn late_copy_of_a_lock_brings_no_ended_transaction_back() {
+    for is_committed in [false, true] {
+        let (mut cluster, keys) = (Cluster::formed(3), keys());
+        let (key, shard) = (keys[0].clone(), shard_of(&keys[0], 4));
+        let leader = cluster.leader(shard).expect("somebody leads");
+        let mode = LockMode::Exclusive;
+        let lock = step_of(shard, None, TxnRequest::Lock { key: key.clone(), mode });
+        let first = cluster.ask(leader, lock.clone());
+        cluster.run(Duration::from_millis(50));
+        let reply = cluster.replies.remove(&first);
+        let Some(ClientReply::Txn(TxnReply::Locked { grant, .. })) = reply else {
+            panic!("{reply:?}")
+        };
+        let end = match is_committed {
+            true => commit_of(&key, Some(grant)),
+            false => step_of(shard, Some(grant), TxnRequest::Rollback),
+        };
+        cluster.ask(leader, end);
+        cluster.run(Duration::from_millis(50));
+        let copy = cluster.ask(leader, lock);
+        cluster.run(Duration::from_millis(50));
+        let reply = cluster.replies.remove(&copy);
+        let lost = aborted_reply(AbortReason::LocksLost { shard });
+        assert_eq!(reply, Some(lost), "committed: {is_committed}");
+        let begun = cluster.now;
+        cluster.call(write(&key, "free")).expect("nobody holds it");
+        assert!(cluster.now < begun + Duration::from_millis(50));
+    }
+}
+
+fn aborted_reply(reason: AbortReason) -> ClientReply {
+    ClientReply::Txn(TxnReply::Aborted(reason))
+}
+
 /// What could never end is refused, whatever a client sends.
 #[test]
 fn steps_that_could_never_end_are_refused() {
