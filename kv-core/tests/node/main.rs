@@ -1,5 +1,6 @@
 //! Whole nodes and a client, in memory.
 
+mod anomalies;
 mod cluster;
 mod crash;
 mod damage;
