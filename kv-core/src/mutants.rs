@@ -155,6 +155,10 @@ mutants! {
     NeverAsks = "never-asks",
     /// The locks of a coordinator that is silent never fall.
     LocksOutliveCoordinator = "locks-outlive-coordinator",
+    /// Waits that were reported once count for a deadlock although they are over.
+    StaleWaitCounts = "stale-wait-counts",
+    /// All who are in a deadlock give way, not one of them.
+    EverybodyGivesWay = "everybody-gives-way",
 
     // Leases.
     /// A lease is as long as the time for which voters refuse others, as if all clocks ran equally

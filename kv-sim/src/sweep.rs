@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::ops::{ControlFlow, Range};
 
 use crate::Exit;
-use crate::measured::FirstWrites;
+use crate::measured::{FirstWrites, deadlocks_in_words};
 use crate::protocol::Protocol;
 use crate::report::{Report, Verdict, shortened};
 use crate::runner::{Job, Loaded, RunError, run_all};
@@ -39,6 +39,7 @@ struct Tally {
     /// Of all seeds; see [`Measures`](crate::engine::Measures).
     first_writes_ms: Vec<f64>,
     first_write_bound_ms: Option<f64>,
+    deadlocks_ms: Vec<f64>,
 }
 
 impl Tally {
@@ -52,6 +53,7 @@ impl Tally {
         self.cpu_seconds += report.cpu_seconds;
         self.first_writes_ms.extend(&report.measures.first_writes_ms);
         self.first_write_bound_ms = report.measures.first_write_bound_ms;
+        self.deadlocks_ms.extend(&report.measures.deadlocks_ms);
     }
 
     /// Whether the first writes after heals took longer than promised.
@@ -152,6 +154,7 @@ impl Sweep<'_> {
             sum.sim_seconds, sum.cpu_seconds
         )?;
         self.write_heals(out, tallies)?;
+        self.write_deadlocks(out, tallies)?;
         let mut worst: Vec<&Report> = findings.iter().collect();
         worst.sort_by_key(|report| report.verdict != Verdict::Fail);
         for report in worst.iter().take(FINDINGS_MAX) {
@@ -190,6 +193,21 @@ impl Sweep<'_> {
         for (index, tally, times) in with_heals.take(SCENARIOS_MAX) {
             let name = &self.scenarios[*index].scenario.name;
             writeln!(out, "  {name:<20} {}", times.in_words(tally.first_write_bound_ms))?;
+        }
+        Ok(())
+    }
+
+    fn write_deadlocks(
+        &self,
+        out: &mut dyn Write,
+        tallies: &BTreeMap<usize, Tally>,
+    ) -> io::Result<()> {
+        let words = |(index, tally): (&usize, &Tally)| {
+            Some((*index, deadlocks_in_words(&tally.deadlocks_ms)?))
+        };
+        for (index, words) in tallies.iter().filter_map(words).take(SCENARIOS_MAX) {
+            let name = &self.scenarios[index].scenario.name;
+            writeln!(out, "  {name:<20} {words}")?;
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use super::locking::{Locking, Owner};
 use super::{Node, Replica};
 use crate::deadlock::{self, EDGES_MAX};
 use crate::id::{NodeId, ShardId};
+use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 use crate::txn::{AbortReason, Age, TxnId};
 use crate::wire::{PeerMessage, TxnMessage, Wait};
@@ -129,13 +130,27 @@ impl Node {
         };
         self.deadlocks.polled.retain(|node| !is_silent(node));
         let after = mem::take(&mut self.deadlocks.after);
-        let before = mem::replace(&mut self.deadlocks.before, after.clone());
-        let lasting: Vec<&Wait> = before.intersection(&after).collect();
+        let mut before = mem::replace(&mut self.deadlocks.before, after.clone());
+        if mutants::is_active(Mutant::StaleWaitCounts) {
+            before.extend(&after);
+            self.deadlocks.before.clone_from(&before);
+        } else {
+            before.retain(|wait| after.contains(wait));
+        }
+        let lasting = before;
         let ages: BTreeMap<TxnId, Age> =
             lasting.iter().map(|wait| (wait.waiter, wait.age)).collect();
         let edges = lasting.iter().map(|wait| (wait.waiter, wait.holder));
         let age = |txn| ages.get(&txn).copied().unwrap_or_default();
         for cycle in deadlock::find_victims(edges, age) {
+            if mutants::is_active(Mutant::EverybodyGivesWay) {
+                let members = cycle.members.clone();
+                (1..members.len()).for_each(|at| {
+                    let mut members = members.clone();
+                    members.rotate_left(at);
+                    self.tell_victim(members);
+                });
+            }
             self.tell_victim(cycle.members);
         }
         self.poll_again();

@@ -13,4 +13,6 @@ pub struct Measures {
     pub first_writes_ms: Vec<f64>,
     /// What those should stay below, in milliseconds; none if nothing is promised.
     pub first_write_bound_ms: Option<f64>,
+    /// Milliseconds for which transactions waited for each other in a circle, once for each.
+    pub deadlocks_ms: Vec<f64>,
 }

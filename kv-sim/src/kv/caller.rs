@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::operator::Operator;
 use super::replica::Note;
-use super::txn::TxnClient;
+use super::txn::{Planter, TxnClient};
 use crate::engine::{Input, Machine, Outbox};
 
 /// A process that is no server.
@@ -13,6 +13,8 @@ pub enum Caller {
     Client(Box<Client>),
     /// Works off a workload of transactions.
     TxnClient(Box<TxnClient>),
+    /// Plants deadlocks.
+    Planter(Box<Planter>),
     /// Changes the members.
     Operator(Box<Operator>),
 }
@@ -23,6 +25,7 @@ impl Caller {
         match self {
             Self::Client(client) => client.is_done(),
             Self::TxnClient(client) => client.is_done(),
+            Self::Planter(client) => client.is_done(),
             Self::Operator(operator) => operator.is_done(),
         }
     }
@@ -32,6 +35,7 @@ impl Caller {
         match self {
             Self::Client(client) => client.was_refused(),
             Self::TxnClient(client) => client.was_refused(),
+            Self::Planter(client) => client.was_refused(),
             Self::Operator(_) => false,
         }
     }
@@ -44,6 +48,7 @@ impl Machine for Caller {
         match self {
             Self::Client(client) => client.handle(now, input, out),
             Self::TxnClient(client) => client.handle(now, input, out),
+            Self::Planter(client) => client.handle(now, input, out),
             Self::Operator(operator) => operator.handle(now, input, out),
         }
     }
@@ -52,6 +57,7 @@ impl Machine for Caller {
         match self {
             Self::Client(client) => client.deadline(),
             Self::TxnClient(client) => client.deadline(),
+            Self::Planter(client) => client.deadline(),
             Self::Operator(operator) => operator.deadline(),
         }
     }

@@ -34,7 +34,10 @@ impl Recorder {
             | WorkloadKind::ListAppend
             | WorkloadKind::RwRegister
             | WorkloadKind::WriteSkew
-            | WorkloadKind::LongFork => unreachable!("transactions have another history"),
+            | WorkloadKind::LongFork
+            | WorkloadKind::Deadlock
+            | WorkloadKind::Ordered
+            | WorkloadKind::HotKeys => unreachable!("transactions have another history"),
         };
         Self { history: History::new(model), operations: Operations::default() }
     }

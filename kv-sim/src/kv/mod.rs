@@ -50,7 +50,7 @@ pub use operator::{Operator, OperatorEvent};
 pub use replica::{Applied, Note, Replica};
 pub use server::Server;
 pub use system::KvSystem;
-pub use txn::{TxnClient, TxnEvent};
+pub use txn::{Planter, Ring, TxnClient, TxnEvent};
 
 /// The key-value store.
 #[derive(Clone, Copy, Debug)]

@@ -262,6 +262,18 @@ pub(super) const ALL: &[Mutant] = &[
         check: "version-order",
     },
     Mutant {
+        id: Core::StaleWaitCounts.id(),
+        summary: "waits that are over count for a deadlock",
+        scenario: "sim-scenarios/txn/ordered.toml",
+        check: "no-deadlock",
+    },
+    Mutant {
+        id: Core::EverybodyGivesWay.id(),
+        summary: "all who are in a deadlock give way",
+        scenario: "sim-scenarios/txn/deadlock-calm.toml",
+        check: "deadlocks",
+    },
+    Mutant {
         id: Core::FenceSkipped.id(),
         summary: "a participant is told of an abort that no entry decides",
         scenario: "sim-scenarios/zoo/transactions.toml",

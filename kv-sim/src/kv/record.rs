@@ -34,6 +34,7 @@ impl Record {
         match (self, note) {
             (Self::Keys(recorder), Note::Client(event)) => recorder.record(now, event),
             (Self::Txns(recorder), Note::Txn(event)) => recorder.record(now, event),
+            (Self::Txns(recorder), Note::Ring(ring)) => recorder.rings.push(*ring),
             (Self::Keys(_) | Self::Txns(_), _) => {}
         }
     }
@@ -49,6 +50,16 @@ impl Record {
         match self {
             Self::Keys(recorder) => recorder.operations,
             Self::Txns(recorder) => recorder.operations,
+        }
+    }
+
+    /// Milliseconds for which transactions waited for each other.
+    pub(super) fn deadlocks_ms(&self) -> Vec<f64> {
+        match self {
+            Self::Keys(_) => Vec::new(),
+            Self::Txns(recorder) => {
+                recorder.rings.iter().map(|ring| ring.lasted().as_secs_f64() * 1e3).collect()
+            }
         }
     }
 

@@ -30,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::disks::RESERVE_BYTES;
 use super::history::ClientEvent;
 use super::operator::OperatorEvent;
-use super::txn::TxnEvent;
+use super::txn::{Ring, TxnEvent};
 use super::work::{LogWork, Work, Write, shard_of, takes_no_time};
 use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId};
 
@@ -48,6 +48,8 @@ pub enum Note {
     Client(Box<ClientEvent>),
     /// A client's transaction.
     Txn(Box<TxnEvent>),
+    /// Transactions of a client that waited for each other.
+    Ring(Ring),
     /// What an operator has achieved.
     Operator(OperatorEvent),
     /// The server has emptied its disk, to join as a new member.

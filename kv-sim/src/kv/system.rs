@@ -27,12 +27,12 @@ use super::record::Record;
 use super::replica::{Note, address_of};
 use super::server::{Server, Settings, empty_identity, node_config};
 use super::timeline::Timeline;
-use super::txn::TxnClient;
+use super::txn::{Planter, TxnClient};
 use crate::engine::{
     Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
     Rng, Step, System, Violation, World,
 };
-use crate::scenario::{AvailabilityCheck, Expect, Scenario};
+use crate::scenario::{AvailabilityCheck, Expect, Scenario, WorkloadKind};
 
 /// Calls of a Vfs among which a crash chooses: a write of the log with a new segment and a release,
 /// and a step of the engine, make about as many.
@@ -175,6 +175,9 @@ impl System for KvSystem {
             (ProcessId::Client(index), Some(plan)) if index >= self.scenario.workload.clients => {
                 Caller::Operator(Box::new(Operator::new(&self.scenario, plan, boot)))
             }
+            _ if self.scenario.workload.kind == WorkloadKind::Deadlock => {
+                Caller::Planter(Box::new(Planter::new(&self.scenario, boot)))
+            }
             _ if self.scenario.workload.kind.has_transactions() => {
                 Caller::TxnClient(Box::new(TxnClient::new(&self.scenario, boot)))
             }
@@ -221,7 +224,7 @@ impl System for KvSystem {
                 }
                 Note::Misapplied(shard) => self.invariants.on_misapplied(step.process, shard),
                 Note::Forgotten(shard) => self.invariants.on_forgotten(step.process, shard),
-                Note::Client(_) | Note::Txn(_) | Note::Operator(_) => {}
+                Note::Client(_) | Note::Txn(_) | Note::Ring(_) | Note::Operator(_) => {}
             }
         }
         Ok(())
@@ -243,6 +246,7 @@ impl System for KvSystem {
                 Note::Txn(event) => self.timeline.on_txn(step.now, &event),
                 Note::Operator(event) => self.changes.on_event(event),
                 Note::Node(_)
+                | Note::Ring(_)
                 | Note::Applied(_)
                 | Note::Wiped
                 | Note::Misapplied(_)
@@ -346,7 +350,7 @@ impl System for KvSystem {
     }
 
     fn measures(&self) -> Measures {
-        self.timeline.measures()
+        Measures { deadlocks_ms: self.record.deadlocks_ms(), ..self.timeline.measures() }
     }
 
     fn operations(&self) -> Operations {

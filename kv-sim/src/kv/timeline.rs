@@ -258,6 +258,7 @@ impl Timeline {
             leader_changes: self.groups().map(changes).collect(),
             first_writes_ms: self.first_writes.iter().copied().map(milliseconds).collect(),
             first_write_bound_ms: Some(milliseconds(self.settle)),
+            deadlocks_ms: Vec::new(),
         }
     }
 }

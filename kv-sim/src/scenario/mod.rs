@@ -25,11 +25,13 @@
 //!
 //! [workload]
 //! kind = "register"              # few keys: read, write, cas; or "kv": many keys; or transactions:
-//!                                # bank, list-append, rw-register, write-skew, long-fork
+//!                                # bank, list-append, rw-register, write-skew, long-fork, deadlock,
+//!                                # ordered, hot-keys
 //! clients = 10
 //! rate_per_client = 10.0         # operations per second; absent: the next when the last has ended
-//! keys = 8                       # default: 10,000 for kv, 16 for rw-register and write-skew, 8 else
-//! operations_max = 5             # of a transaction of list-append or rw-register
+//! keys = 8                       # default: 10,000 for kv, 16 for rw-register and write-skew, 3 for
+//!                                # hot-keys, 8 else
+//! operations_max = 5             # of a transaction of list-append, rw-register or ordered
 //! abandon_rate = 0               # share of transactions whose client dies in the middle
 //! value_bytes = 16
 //! operation_timeout_ms = 5000

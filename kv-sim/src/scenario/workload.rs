@@ -43,6 +43,12 @@ pub enum WorkloadKind {
     WriteSkew,
     /// Transactions that write one key of a group, or read all of them.
     LongFork,
+    /// Transactions that wait for each other in a circle.
+    Deadlock,
+    /// Transactions that lock what all want, in one order.
+    Ordered,
+    /// Transactions that lock and overwrite one of few keys, and how evenly clients get to it.
+    HotKeys,
 }
 
 impl WorkloadKind {
@@ -50,9 +56,14 @@ impl WorkloadKind {
     pub fn has_transactions(self) -> bool {
         match self {
             Self::Register | Self::Kv => false,
-            Self::Bank | Self::ListAppend | Self::RwRegister | Self::WriteSkew | Self::LongFork => {
-                true
-            }
+            Self::Bank
+            | Self::ListAppend
+            | Self::RwRegister
+            | Self::WriteSkew
+            | Self::LongFork
+            | Self::Deadlock
+            | Self::Ordered
+            | Self::HotKeys => true,
         }
     }
 }
@@ -70,7 +81,7 @@ pub struct Mix {
     pub cas: u32,
 }
 
-const KINDS: [(&str, WorkloadKind); 7] = [
+const KINDS: [(&str, WorkloadKind); 10] = [
     ("register", WorkloadKind::Register),
     ("kv", WorkloadKind::Kv),
     ("bank", WorkloadKind::Bank),
@@ -78,6 +89,9 @@ const KINDS: [(&str, WorkloadKind); 7] = [
     ("rw-register", WorkloadKind::RwRegister),
     ("write-skew", WorkloadKind::WriteSkew),
     ("long-fork", WorkloadKind::LongFork),
+    ("deadlock", WorkloadKind::Deadlock),
+    ("ordered", WorkloadKind::Ordered),
+    ("hot-keys", WorkloadKind::HotKeys),
 ];
 
 /// The keys of a workload, unless it says how many.
@@ -85,10 +99,13 @@ fn keys_default(kind: WorkloadKind) -> u64 {
     match kind {
         WorkloadKind::Kv => 10_000,
         WorkloadKind::RwRegister | WorkloadKind::WriteSkew => 16,
+        WorkloadKind::HotKeys => 3,
         WorkloadKind::Register
         | WorkloadKind::Bank
         | WorkloadKind::ListAppend
-        | WorkloadKind::LongFork => 8,
+        | WorkloadKind::LongFork
+        | WorkloadKind::Deadlock
+        | WorkloadKind::Ordered => 8,
     }
 }
 
@@ -124,9 +141,14 @@ fn check_keys(reader: &Reader<'_>, kind: WorkloadKind) {
     let name = KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(name, _)| name);
     let foreign: &[&str] = match kind {
         WorkloadKind::Register | WorkloadKind::Kv => &["operations_max", "abandon_rate"],
-        WorkloadKind::ListAppend | WorkloadKind::RwRegister => &["mix", "value_bytes"],
-        WorkloadKind::Bank | WorkloadKind::WriteSkew => &["mix", "value_bytes", "operations_max"],
+        WorkloadKind::ListAppend | WorkloadKind::RwRegister | WorkloadKind::Ordered => {
+            &["mix", "value_bytes"]
+        }
+        WorkloadKind::Bank | WorkloadKind::WriteSkew | WorkloadKind::HotKeys => {
+            &["mix", "value_bytes", "operations_max"]
+        }
         WorkloadKind::LongFork => &["mix", "value_bytes", "operations_max", "keys"],
+        WorkloadKind::Deadlock => &["mix", "value_bytes", "operations_max", "keys", "abandon_rate"],
     };
     for key in foreign.iter().filter(|key| reader.has(key)) {
         reader.fail(key, format_args!("means nothing for the kind \"{name}\""));
@@ -143,13 +165,19 @@ fn check_count(reader: &Reader<'_>, workload: &Workload) {
         WorkloadKind::WriteSkew if keys % 2 == 1 => {
             reader.fail("keys", "must be even: they are pairs");
         }
+        WorkloadKind::Ordered if keys < 2 => {
+            reader.fail("keys", "must be at least 2, to be locked in an order");
+        }
         WorkloadKind::Register
         | WorkloadKind::Kv
         | WorkloadKind::Bank
         | WorkloadKind::ListAppend
         | WorkloadKind::RwRegister
         | WorkloadKind::WriteSkew
-        | WorkloadKind::LongFork => {}
+        | WorkloadKind::LongFork
+        | WorkloadKind::Deadlock
+        | WorkloadKind::Ordered
+        | WorkloadKind::HotKeys => {}
     }
 }
 

@@ -15,7 +15,7 @@ use kv_core::client::{
 };
 use kv_core::op::{Found, WriteOp, WriteResult};
 use kv_core::time::Instant;
-use kv_core::txn::Age;
+use kv_core::txn::{AbortReason, Age};
 use kv_core::wire::{self, Frame};
 
 use super::attempt::Attempt;
@@ -99,12 +99,12 @@ struct Current {
 
 /// What an answer leads to.
 #[derive(Debug)]
-enum Next {
+pub(super) enum Next {
     Continue,
     Rollback,
     End(TxnEnd),
     /// The end of the attempt, but the transaction may be begun again.
-    Retry(String),
+    Retry(TxnEnd),
 }
 
 impl TxnClient {
@@ -209,7 +209,7 @@ impl TxnClient {
         };
         let end = match is_open {
             true => TxnEnd::Unknown,
-            false => TxnEnd::Failed { reason: "abandoned".into() },
+            false => TxnEnd::failed("abandoned"),
         };
         self.end(now, current, end, false, out);
     }
@@ -291,7 +291,7 @@ impl TxnClient {
                 self.go_on(now, current, out);
             }
             Next::End(end) => self.end(now, current, end, false, out),
-            Next::Retry(reason) => self.end(now, current, TxnEnd::Failed { reason }, true, out),
+            Next::Retry(end) => self.end(now, current, end, true, out),
         }
     }
 
@@ -362,7 +362,11 @@ impl TxnClient {
 }
 
 /// What comes after the answer to a step.
-fn next(op: &TxnOp, result: Result<Answer, CallError>, found: &mut Vec<Option<Found>>) -> Next {
+pub(super) fn next(
+    op: &TxnOp,
+    result: Result<Answer, CallError>,
+    found: &mut Vec<Option<Found>>,
+) -> Next {
     match (op, result) {
         (TxnOp::Get { .. } | TxnOp::GetForUpdate { .. }, Ok(Answer::Got(value))) => {
             found.push(value);
@@ -374,13 +378,14 @@ fn next(op: &TxnOp, result: Result<Answer, CallError>, found: &mut Vec<Option<Fo
             Next::End(TxnEnd::Committed { found, commit_ts })
         }
         (TxnOp::Commit, Err(CallError::UnknownOutcome { .. })) => Next::End(TxnEnd::Unknown),
-        (TxnOp::Rollback, Ok(Answer::RolledBack)) => {
-            Next::End(TxnEnd::Failed { reason: "rolled back".into() })
-        }
+        (TxnOp::Rollback, Ok(Answer::RolledBack)) => Next::End(TxnEnd::failed("rolled back")),
         (op, Ok(answer)) => panic!("{op:?} was answered with {answer:?}"),
-        (_, Err(error @ CallError::Aborted(_))) => Next::Retry(error.to_string()),
+        (_, Err(error @ CallError::Aborted(_))) => {
+            let is_deadlock = matches!(error, CallError::Aborted(AbortReason::Deadlock { .. }));
+            Next::Retry(TxnEnd::Failed { reason: error.to_string(), is_deadlock })
+        }
         (TxnOp::Commit | TxnOp::Rollback, Err(error)) => {
-            Next::End(TxnEnd::Failed { reason: error.to_string() })
+            Next::End(TxnEnd::failed(error.to_string()))
         }
         // No commit was asked for, so it will never take effect; its locks are not needed.
         (_, Err(_)) => Next::Rollback,
@@ -396,7 +401,7 @@ fn end_of_plain(result: Result<Answer, CallError>) -> Next {
         }
         Ok(answer) => panic!("a plain call was answered with {answer:?}"),
         Err(CallError::UnknownOutcome { .. }) => TxnEnd::Unknown,
-        Err(error) => TxnEnd::Failed { reason: error.to_string() },
+        Err(error) => TxnEnd::failed(error.to_string()),
     })
 }
 

@@ -3,7 +3,7 @@
 //! Elements, values and balances are numbers. What is no number where one should be is recorded as the
 //! text that was found, which nobody wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use kv_check::Workload;
@@ -12,6 +12,7 @@ use kv_core::op::{Found, Key};
 use super::bank;
 use super::lists;
 use super::operations::text_of;
+use super::planter::Ring;
 use super::transaction::{Op, Transaction, TxnEnd, TxnEvent};
 use crate::engine::Operations;
 use crate::kv::version_order::VersionOrder;
@@ -36,6 +37,16 @@ pub(in super::super) struct TxnRecorder {
     pub(super) versions: VersionOrder<u64>,
     /// What became of each unique value.
     pub(super) writes: BTreeMap<Key, BTreeMap<u64, Fate>>,
+    /// Values that a committed transaction has read and overwritten, by key and version.
+    overwritten: BTreeSet<(Key, u64)>,
+    /// Of those, some that two did.
+    pub(super) lost: Vec<String>,
+    /// Transactions that gave way in a deadlock.
+    pub(super) deadlock_count: u64,
+    /// Committed transactions by process.
+    pub(super) committed: BTreeMap<u64, u64>,
+    /// Circles of waits that were closed.
+    pub(in super::super) rings: Vec<Ring>,
 }
 
 impl TxnRecorder {
@@ -46,6 +57,11 @@ impl TxnRecorder {
             operations: Operations::default(),
             versions: VersionOrder::default(),
             writes: BTreeMap::new(),
+            overwritten: BTreeSet::new(),
+            lost: Vec::new(),
+            deadlock_count: 0,
+            committed: BTreeMap::new(),
+            rings: Vec::new(),
         }
     }
 
@@ -54,9 +70,12 @@ impl TxnRecorder {
         match self.kind {
             WorkloadKind::Bank => Workload::Bank,
             WorkloadKind::ListAppend => Workload::ListAppend,
-            WorkloadKind::RwRegister | WorkloadKind::WriteSkew | WorkloadKind::LongFork => {
-                Workload::RwRegister
-            }
+            WorkloadKind::RwRegister
+            | WorkloadKind::WriteSkew
+            | WorkloadKind::LongFork
+            | WorkloadKind::Deadlock
+            | WorkloadKind::Ordered
+            | WorkloadKind::HotKeys => Workload::RwRegister,
             WorkloadKind::Register | WorkloadKind::Kv => {
                 unreachable!("workloads of single keys have another history")
             }
@@ -76,6 +95,10 @@ impl TxnRecorder {
             }
             Some(TxnEnd::Committed { found, commit_ts }) => {
                 self.operations.ok += 1;
+                *self.committed.entry(*process).or_default() += 1;
+                if self.kind == WorkloadKind::HotKeys && commit_ts.is_some() {
+                    self.note_overwritten(transaction, found);
+                }
                 let read = found.iter().flatten().map(|found| (found.version.0, false));
                 let written = commit_ts.map(|version| (version.0, true));
                 for (version, is_own) in read.chain(written) {
@@ -83,8 +106,9 @@ impl TxnRecorder {
                 }
                 ("ok", Some(Fate::Committed), Some(found.as_slice()))
             }
-            Some(TxnEnd::Failed { .. }) => {
+            Some(TxnEnd::Failed { is_deadlock, .. }) => {
                 self.operations.failed += 1;
+                self.deadlock_count += u64::from(*is_deadlock);
                 ("fail", Some(Fate::Failed), None)
             }
             Some(TxnEnd::Unknown) => {
@@ -101,6 +125,16 @@ impl TxnRecorder {
             _ => ("txn", micro_operations(self.kind, transaction, found)),
         };
         self.line(now, &process.to_string(), kind, f, &value);
+    }
+
+    fn note_overwritten(&mut self, transaction: &Transaction, found: &[Option<Found>]) {
+        let reads = transaction.ops.iter().filter(|op| op.is_read()).zip(found);
+        for (op, found) in reads {
+            let version = found.as_ref().map_or(0, |found| found.version.0);
+            if !self.overwritten.insert((op.key().clone(), version)) {
+                self.lost.push(format!("{} at {version}", name(op.key())));
+            }
+        }
     }
 
     fn note_writes(&mut self, transaction: &Transaction, fate: Fate) {

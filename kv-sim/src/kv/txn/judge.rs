@@ -9,6 +9,7 @@ use kv_core::op::{Found, Key};
 use kv_core::ring;
 
 use super::bank::{self, Bank};
+use super::contention;
 use super::history::{Fate, TxnRecorder};
 use super::lists;
 use super::operations::text_of;
@@ -29,12 +30,16 @@ pub(in super::super) fn judge(
         Expect::Convergence => durability(recorder, scenario, world),
         Expect::Refusal => Check::skipped(DURABILITY, "what is damaged is not there"),
     };
-    vec![
+    let mut checks = vec![
         durability,
         Check::skipped("linearizability", "all that clients did was in transactions"),
         isolation(recorder),
         recorder.versions.judge(),
-    ]
+    ];
+    if world.is_complete() {
+        checks.extend(contention::judge(recorder, scenario));
+    }
+    checks
 }
 
 const DURABILITY: &str = "durability";
@@ -45,6 +50,9 @@ pub(super) fn isolation(recorder: &TxnRecorder) -> Check {
         WorkloadKind::Bank => "constant-sum",
         _ => "strict-serializability",
     };
+    if recorder.kind == WorkloadKind::HotKeys {
+        return Check::skipped(name, "so many at a time take too long to put into an order");
+    }
     let recording = match Format::JepsenEdn.read_as(&recorder.text, recorder.workload()) {
         Ok(recording) => recording,
         Err(error) => return Check::fail(name, format!("the history cannot be read: {error}")),

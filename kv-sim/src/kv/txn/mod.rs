@@ -8,6 +8,9 @@
 //! - `rw-register`: unique values are written and read, a few keys at a time.
 //! - `write-skew`: both keys of a pair are read, and one of them is written.
 //! - `long-fork`: each key is written once, and groups of them are read.
+//! - `deadlock`: rings of transactions that wait for each other ([`Planter`]).
+//! - `ordered`: few keys that all want are locked in one order, so that nobody is ever in a deadlock.
+//! - `hot-keys`: one of few keys is locked and overwritten.
 //!
 //! Every attempt of a transaction is one of its own in the history, with values of its own: if
 //! anything of an aborted one is ever seen, it shows.
@@ -16,7 +19,9 @@
 //!
 //! All but `bank` record what kv-check judges as strictly serializable, real time included; of a bank
 //! it looks at the sums. What committed transactions wrote must be on every replica at the end, and
-//! commit timestamps agree with real time.
+//! commit timestamps agree with real time. Of transactions that wait for each other more is checked:
+//! that deadlocks are broken in time, and where there are none nobody is told of one, and that nobody
+//! starves.
 //!
 //! Clients may die in the middle of a transaction, between two steps or two messages of one step
 //! (`abandon_rate`): nobody beats for it, and nobody rolls it back. Some reads and writes of a single
@@ -27,10 +32,12 @@
 mod attempt;
 mod bank;
 mod client;
+mod contention;
 mod history;
 mod judge;
 mod lists;
 mod operations;
+mod planter;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -39,4 +46,5 @@ mod transaction;
 pub use client::TxnClient;
 pub(super) use history::TxnRecorder;
 pub(super) use judge::judge;
+pub use planter::{Planter, Ring};
 pub use transaction::TxnEvent;

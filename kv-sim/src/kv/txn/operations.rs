@@ -6,7 +6,7 @@ use kv_core::ring;
 
 use super::bank::Bank;
 use super::lists::{self, Lists};
-use super::registers::{Groups, Registers};
+use super::registers::{self, Groups, Registers};
 use super::transaction::{Op, Transaction};
 use crate::engine::Rng;
 use crate::scenario::{Scenario, WorkloadKind};
@@ -46,6 +46,8 @@ enum Kind {
     Registers(Registers),
     Pairs(Registers),
     Groups(Groups),
+    Ordered(Registers),
+    HotKeys(Registers),
 }
 
 impl Operations {
@@ -64,6 +66,13 @@ impl Operations {
                 Kind::Pairs(Registers::new(workload.keys, operations_max, shard_count))
             }
             WorkloadKind::LongFork => Kind::Groups(Groups::new(shard_count)),
+            WorkloadKind::Ordered => {
+                Kind::Ordered(Registers::new(workload.keys, operations_max, shard_count))
+            }
+            WorkloadKind::HotKeys => {
+                Kind::HotKeys(Registers::new(workload.keys, operations_max, shard_count))
+            }
+            WorkloadKind::Deadlock => unreachable!("who plants deadlocks is another client"),
             WorkloadKind::Register | WorkloadKind::Kv => {
                 unreachable!("workloads of single keys have no transactions")
             }
@@ -86,6 +95,8 @@ impl Operations {
             Kind::Registers(registers) => registers.next(source),
             Kind::Pairs(pairs) => pairs.next_of_pair(source),
             Kind::Groups(groups) => groups.next(source),
+            Kind::Ordered(registers) => registers.next_in_order(source),
+            Kind::HotKeys(registers) => registers.next_hot(source),
         }
     }
 
@@ -101,7 +112,12 @@ impl Operations {
         match &mut self.kind {
             Kind::Bank(bank) if found.is_some() => bank.on_found(),
             Kind::Lists(lists) => lists.see(key, found),
-            Kind::Bank(_) | Kind::Registers(_) | Kind::Pairs(_) | Kind::Groups(_) => {}
+            Kind::Bank(_)
+            | Kind::Registers(_)
+            | Kind::Pairs(_)
+            | Kind::Groups(_)
+            | Kind::Ordered(_)
+            | Kind::HotKeys(_) => {}
         }
     }
 
@@ -115,7 +131,10 @@ impl Operations {
         let keys = match &self.kind {
             Kind::Bank(bank) => return writes.into_iter().chain([bank.balances()]).collect(),
             Kind::Lists(lists) => lists.keys(is_mine),
-            Kind::Registers(registers) | Kind::Pairs(registers) => {
+            Kind::Registers(registers)
+            | Kind::Pairs(registers)
+            | Kind::Ordered(registers)
+            | Kind::HotKeys(registers) => {
                 let keys = (0..).zip(&registers.keys).filter(|(number, _)| is_mine(number));
                 keys.map(|(_, key)| key.clone()).collect()
             }
@@ -139,9 +158,12 @@ impl Operations {
             let value = self.source.value();
             match &self.kind {
                 Kind::Lists(_) => ops.extend(lists::append(key, value)),
-                Kind::Bank(_) | Kind::Registers(_) | Kind::Pairs(_) | Kind::Groups(_) => {
-                    ops.push(Op::Write { key, value });
-                }
+                Kind::Ordered(_) => ops.extend(registers::overwrite(key, value)),
+                Kind::Bank(_)
+                | Kind::Registers(_)
+                | Kind::Pairs(_)
+                | Kind::Groups(_)
+                | Kind::HotKeys(_) => ops.push(Op::Write { key, value }),
             }
         }
         Transaction::new(ops)

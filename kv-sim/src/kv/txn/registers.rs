@@ -4,6 +4,8 @@
 //! writes to one register does not show by itself; transactions that read what they overwrite show
 //! it.
 
+use std::collections::BTreeSet;
+
 use kv_core::op::Key;
 
 use super::operations::{Source, placed_key};
@@ -16,6 +18,9 @@ const GROUP_SIZE: u64 = 3;
 /// Transactions of one client after which it goes on to the next group. Clients are not in step, but
 /// close enough to meet.
 const GROUP_TRANSACTIONS: u64 = 4;
+
+/// So many registers of an ordered transaction are only read, in a million.
+const READ_RATE: u32 = 300_000;
 
 /// Registers that are read and overwritten.
 #[derive(Debug)]
@@ -57,6 +62,36 @@ impl Registers {
         let write = Op::Write { key: written, value: source.value() };
         Transaction::new(reads.into_iter().chain([write]).collect())
     }
+
+    /// Reads and overwrites some registers, in the one order that all keep to: so no two can ever
+    /// wait for each other. What is written is locked before, or the commit would lock it in no
+    /// order.
+    pub(super) fn next_in_order(&self, source: &mut Source) -> Transaction {
+        let mut drawn = BTreeSet::new();
+        for _ in 0..source.rng.between(2, self.operations_max.max(2)) {
+            drawn.insert(source.rng.index(self.keys.len()));
+        }
+        let mut ops = Vec::new();
+        for at in drawn {
+            let key = self.keys[at].clone();
+            match source.rng.chance(READ_RATE) {
+                true => ops.push(Op::Read { key }),
+                false => ops.extend(overwrite(key, source.value())),
+            }
+        }
+        Transaction::new(ops)
+    }
+
+    /// Overwrites one register.
+    pub(super) fn next_hot(&self, source: &mut Source) -> Transaction {
+        let key = self.keys[source.rng.index(self.keys.len())].clone();
+        Transaction::new(overwrite(key, source.value()).into())
+    }
+}
+
+/// Locks a register and overwrites it.
+pub(super) fn overwrite(key: Key, value: u64) -> [Op; 2] {
+    [Op::Lock { key: key.clone() }, Op::Write { key, value }]
 }
 
 /// Groups of registers that are written once.

@@ -1,23 +1,28 @@
 //! Transactions without a store: what clients ask for, and what is said of wrong answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use kv_core::client::TxnOp;
 use kv_core::id::Timestamp;
 use kv_core::op::{Found, Key, Value};
 use kv_core::ring;
+use kv_core::time::Instant;
 
 use super::attempt::Attempt;
 use super::bank::Bank;
+use super::contention::{deadlocks, fairness, no_deadlock, no_lost_update};
 use super::history::{Fate, TxnRecorder};
 use super::judge::{broken_bank, broken_promise, isolation};
 use super::lists::{self, LENGTH_MAX};
-use super::operations::Operations;
-use super::transaction::{TxnEnd, TxnEvent};
+use super::operations::{Operations, placed_key};
+use super::planter::Ring;
+use super::transaction::{Op, TxnEnd, TxnEvent};
 use crate::engine::CheckVerdict;
 use crate::scenario::{Scenario, WorkloadKind};
 
-const KINDS: [&str; 5] = ["bank", "list-append", "rw-register", "write-skew", "long-fork"];
+const KINDS: [&str; 6] =
+    ["bank", "list-append", "rw-register", "write-skew", "long-fork", "ordered"];
 
 fn scenario(kind: &str) -> Scenario {
     let text = format!("workload.kind = \"{kind}\"\nworkload.clients = 3");
@@ -76,7 +81,7 @@ impl Serial {
                 TxnOp::Put { key, value } => drop(writes.insert(key, value)),
                 TxnOp::Delete { key } => panic!("nobody deletes {key:?}"),
                 TxnOp::Commit => break self.commit(&attempt, writes),
-                TxnOp::Rollback => break TxnEnd::Failed { reason: "rolled back".into() },
+                TxnOp::Rollback => break TxnEnd::failed("rolled back"),
             }
         };
         self.record(client, &attempt, Some(end));
@@ -138,7 +143,7 @@ fn values_are_written_once_by_all_clients_and_attempts() {
 
 #[test]
 fn keys_lie_on_all_shards() {
-    for kind in ["bank", "list-append", "rw-register", "write-skew", "long-fork"] {
+    for kind in KINDS {
         let mut operations = Operations::new(&scenario(kind), 0, 7);
         begin(&mut operations);
         let transactions: Vec<_> = (0..300).map(|_| operations.next()).collect();
@@ -226,4 +231,86 @@ fn what_was_committed_is_held_and_nothing_else() {
     check_promise(register, &writes, Some("2"), false);
     check_promise(register, &writes, Some("[1]"), false);
     check_promise(register, &writes, None, false);
+}
+
+#[test]
+fn ordered_transactions_lock_what_they_touch_in_one_order() {
+    let mut operations = Operations::new(&scenario("ordered"), 0, 7);
+    let keys: Vec<Key> = (0..8).map(|at| placed_key("r", at, 8)).collect();
+    let mut sizes = BTreeSet::new();
+    for _ in 0..200 {
+        let transaction = operations.next();
+        let place = |key: &Key| keys.iter().position(|it| it == key).unwrap();
+        let locks = transaction.ops.iter().filter(|op| op.is_read());
+        let places: Vec<usize> = locks.map(|op| place(op.key())).collect();
+        assert!(places.is_sorted_by(|one, other| one < other), "{places:?}");
+        // What is written was locked right before.
+        for ops in transaction.ops.windows(2).filter(|ops| matches!(ops[1], Op::Write { .. })) {
+            assert!(matches!(&ops[0], Op::Lock { key } if key == ops[1].key()));
+        }
+        sizes.insert(places.len());
+    }
+    assert!(sizes.len() > 2, "{sizes:?}");
+}
+
+fn ring() -> Ring {
+    Ring {
+        size: 4,
+        closed_at: Instant::from_nanos(5_000_000_000),
+        broken_at: Instant::from_nanos(6_000_000_000),
+        is_calm: true,
+        committed_count: 3,
+        victim_count: 1,
+    }
+}
+
+#[test]
+fn a_ring_that_stands_too_long_or_breaks_otherwise_is_found() {
+    let late =
+        |seconds| Ring { broken_at: ring().closed_at + Duration::from_secs(seconds), ..ring() };
+    let noisy = Ring { is_calm: false, committed_count: 1, victim_count: 0, ..late(15) };
+    let cases = [
+        (ring(), CheckVerdict::Pass),
+        (late(2), CheckVerdict::Fail),
+        (Ring { committed_count: 2, victim_count: 2, ..ring() }, CheckVerdict::Fail),
+        (Ring { committed_count: 2, ..ring() }, CheckVerdict::Fail),
+        (Ring { committed_count: 4, victim_count: 0, ..ring() }, CheckVerdict::Fail),
+        (noisy, CheckVerdict::Pass),
+        (Ring { broken_at: late(16).broken_at, ..noisy }, CheckVerdict::Fail),
+    ];
+    for (case, verdict) in cases {
+        assert_eq!(deadlocks(&[ring(), case]).verdict, verdict, "{case:?}");
+    }
+    assert_eq!(deadlocks(&[noisy]).verdict, CheckVerdict::Invalid);
+}
+
+#[test]
+fn who_is_told_of_a_deadlock_is_found() {
+    let mut serial = Serial::new("ordered").run(30);
+    assert_eq!(no_deadlock(&serial.recorder).verdict, CheckVerdict::Pass);
+    let attempt = Attempt::new(serial.clients[0].next());
+    let end = TxnEnd::Failed { reason: "deadlock".into(), is_deadlock: true };
+    serial.record(0, &attempt, Some(end));
+    assert_eq!(no_deadlock(&serial.recorder).verdict, CheckVerdict::Fail);
+}
+
+#[test]
+fn a_client_that_gets_less_than_a_third_of_the_median_is_found() {
+    let judge = |slowest| {
+        // The last one goes on under another number after an unknown outcome.
+        let counts = [(0, 90), (1, slowest), (2, 60), (5, 30)];
+        fairness(&counts.into_iter().collect(), 3).verdict
+    };
+    assert_eq!(judge(30), CheckVerdict::Pass);
+    assert_eq!(judge(29), CheckVerdict::Fail);
+    let few = [(0, 5), (1, 5), (2, 5)].into_iter().collect();
+    assert_eq!(fairness(&few, 3).verdict, CheckVerdict::Invalid);
+}
+
+#[test]
+fn two_that_overwrite_the_same_are_found() {
+    let mut serial = Serial::new("hot-keys").run(100);
+    assert_eq!(no_lost_update(&serial.recorder).verdict, CheckVerdict::Pass);
+    serial.loses = Some(|_, _| true);
+    assert_eq!(no_lost_update(&serial.run(10).recorder).verdict, CheckVerdict::Fail);
 }

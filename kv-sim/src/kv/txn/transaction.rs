@@ -117,9 +117,18 @@ pub(super) enum TxnEnd {
     Failed {
         /// Why.
         reason: String,
+        /// Whether it gave way in a deadlock.
+        is_deadlock: bool,
     },
     /// Nobody knows.
     Unknown,
+}
+
+impl TxnEnd {
+    /// It did not take effect, and not because of a deadlock.
+    pub(super) fn failed(reason: impl Into<String>) -> Self {
+        Self::Failed { reason: reason.into(), is_deadlock: false }
+    }
 }
 
 /// One end of an attempt of a transaction.
@@ -148,7 +157,7 @@ impl TxnEvent {
     pub(in super::super) fn outcome(&self) -> Option<Result<(), &str>> {
         self.end.as_ref().map(|end| match end {
             TxnEnd::Committed { .. } => Ok(()),
-            TxnEnd::Failed { reason } => Err(reason.as_str()),
+            TxnEnd::Failed { reason, .. } => Err(reason.as_str()),
             TxnEnd::Unknown => Err("outcome unknown"),
         })
     }
