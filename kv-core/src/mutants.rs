@@ -139,6 +139,12 @@ mutants! {
     PreparedLocksForgotten = "prepared-locks-forgotten",
     /// A read does not wait for the decision about the key that it reads.
     ReaderPassesPrepared = "reader-passes-prepared",
+    /// A read at a timestamp does not wait for timestamps that may be on their way to earlier work.
+    ReadAheadOfStamps = "read-ahead-of-stamps",
+    /// A read at a timestamp does not wait for what is proposed.
+    ReadPassesProposed = "read-passes-proposed",
+    /// A read of what is newest does not wait for writes of its key that are on their way.
+    ReadPassesInFlight = "read-passes-in-flight",
     /// The anchor forgets a decision as soon as it has told of it once.
     DecisionForgottenEarly = "decision-forgotten-early",
     /// A participant that only reads drops its locks as soon as it has prepared.

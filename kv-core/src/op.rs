@@ -5,6 +5,8 @@
 //! Every write takes a larger one than any before it on the same key, so a version never comes back
 //! (no ABA), not even after a delete.
 
+mod range;
+
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -92,6 +94,17 @@ pub struct PageLimit {
     pub rows: u32,
     /// Bytes of keys and values.
     pub bytes: u32,
+}
+
+impl PageLimit {
+    /// The most that a page may hold: 10,000 keys, 4 MiB.
+    pub const MAX: Self = Self { rows: 10_000, bytes: 4 * 1024 * 1024 };
+
+    /// The limit, or the most that a page may hold if that is less; at least one key.
+    #[must_use]
+    pub fn clamped(self) -> Self {
+        Self { rows: self.rows.clamp(1, Self::MAX.rows), bytes: self.bytes.min(Self::MAX.bytes) }
+    }
 }
 
 /// A key that exists, with what it holds.

@@ -80,7 +80,7 @@ fn part(key: &str) -> Part {
 /// Request and transaction have the same number.
 fn prepare(number: u64, key: &str) -> Command {
     let (request, txn) = (request(number, 1), txn(number));
-    Command::Prepare { request, txn, anchor: ANCHOR, part: part(key) }
+    Command::Prepare { request, txn, anchor: ANCHOR, part: part(key), floor: Timestamp(0) }
 }
 
 fn commit(number: u64, ts: u64, key: &str, participants: &[u32]) -> Command {
@@ -279,7 +279,7 @@ fn request_ids_of_another_kind_or_transaction_are_refused() {
     let id = request(1, 1);
     let of = |command: Command, number| match command {
         Command::Prepare { request, anchor, part, .. } => {
-            Command::Prepare { request, txn: txn(number), anchor, part }
+            Command::Prepare { request, txn: txn(number), anchor, part, floor: Timestamp(0) }
         }
         Command::Decide { request, decision, .. } => {
             Command::Decide { request, txn: txn(number), decision }
@@ -307,6 +307,7 @@ fn request_ids_of_another_kind_or_transaction_are_refused() {
         txn: txn(1),
         anchor: ANCHOR,
         part: part("other"),
+        floor: Timestamp(0),
     };
     assert_eq!(shard.apply(&again), Outcome::Superseded, "it is prepared already");
 }

@@ -15,7 +15,9 @@ use kv_core::id::{
 };
 use kv_core::machine::plan::{Change, Move};
 use kv_core::machine::{Command, MetaCommand};
-use kv_core::op::{Expect, Found, Key, Value, WriteOp, WriteResult};
+use kv_core::op::{
+    Expect, Found, Key, KeyRange, Page, PageLimit, Row, Value, WriteOp, WriteResult,
+};
 use kv_core::oracle::Raise;
 use kv_core::raft::Configuration;
 use kv_core::ring;
@@ -199,6 +201,14 @@ fn frames_of_operators() -> Vec<(&'static str, Frame)> {
         ("member", refused(Refusal::Member { node: id, cluster: ClusterId(5) })),
         ("unanswered", refused(Refusal::Unanswered { node: id })),
         ("invalid step", refused(Refusal::InvalidStep { reason: "no such shard".to_owned() })),
+        (
+            "snapshot too old",
+            refused(Refusal::SnapshotTooOld { at: Timestamp(3), oldest: Timestamp(4) }),
+        ),
+        (
+            "future timestamp",
+            refused(Refusal::FutureTimestamp { at: Timestamp(4), newest: Timestamp(3) }),
+        ),
         ("sent on", forward(ForwardMessage::Request { boot, number, request: open })),
         (
             "sent on for an operator",
@@ -321,6 +331,8 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
         |op| ClientRequest::Write { shard: ShardId(3), epoch: Epoch(1), request: request(), op };
     let cas = |expect| WriteOp::Cas { key: key(), expect, value: Value::string("new") };
     let found = Found { version: Timestamp(12), value: Value::string("value") };
+    let row = Row { key: key(), found: found.clone() };
+    let page = Page { rows: vec![row], next: Some(key()) };
     let confirm = |leads| PeerMessage::Confirm { boot: 6, round: Round(7), version: 2, leads };
     let (boot, round, version) = (6, Round(7), 2);
     vec![
@@ -394,6 +406,26 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
         ("map request", ask(ClientRequest::Map)),
         ("open session", ask(ClientRequest::OpenSession { nonce: 77 })),
         ("read", ask(ClientRequest::Read { shard: ShardId(3), epoch: Epoch(1), key: key() })),
+        ("timestamp", ask(ClientRequest::Timestamp)),
+        (
+            "read at",
+            ask(ClientRequest::ReadAt {
+                shard: ShardId(3),
+                epoch: Epoch(1),
+                at: Timestamp(9),
+                key: key(),
+            }),
+        ),
+        (
+            "scan at",
+            ask(ClientRequest::ScanAt {
+                shard: ShardId(3),
+                epoch: Epoch(1),
+                at: Timestamp(9),
+                range: KeyRange { start: key(), end: None },
+                limit: PageLimit { rows: 5, bytes: 70 },
+            }),
+        ),
         ("put", ask(write(put))),
         ("delete", ask(write(WriteOp::Delete { key: key() }))),
         ("cas by value", ask(write(cas(Expect::Value(Value::string("old")))))),
@@ -410,6 +442,8 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
         ("session opened", answer(ClientReply::SessionOpened(request().session))),
         ("found", answer(ClientReply::Read(Some(found)))),
         ("not found", answer(ClientReply::Read(None))),
+        ("timestamp issued", answer(ClientReply::Timestamp(Timestamp(9)))),
+        ("page", answer(ClientReply::Page(page))),
         (
             "cas result",
             answer(ClientReply::Written(WriteResult::Cas {

@@ -76,6 +76,11 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u64).range(DISK_RESERVE_MIB_MIN..=1_048_576))]
     pub(crate) disk_reserve: u64,
+    /// For how many seconds old values stay readable at their timestamps, behind the newest write of
+    /// their shard. They take space on the disk for as long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub(crate) retention: u64,
     /// How the system's scheduler treats the node: batch, where a thread that is woken does not
     /// interrupt another, which costs fewer switches and so serves more requests; or normal, which
     /// answers sooner where other programs keep all cores busy.

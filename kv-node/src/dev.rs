@@ -7,6 +7,7 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -66,6 +67,7 @@ fn settings(args: &DevArgs, root: &Path, id: u16) -> RawSettings {
         insecure: false,
         shard_count: 16,
         lease: None,
+        retention: Duration::from_secs(600),
     }
 }
 

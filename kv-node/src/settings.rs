@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kv_core::cluster::Identity;
 use kv_core::id::{Address, NodeId};
@@ -42,6 +43,8 @@ pub(crate) struct RawSettings {
     pub(crate) disk_reserve_bytes: u64,
     /// Whether leaders read by leases, and how bad clocks may be.
     pub(crate) lease: Option<LeaseConfig>,
+    /// How long old values stay readable.
+    pub(crate) retention: Duration,
 }
 
 impl From<StartArgs> for RawSettings {
@@ -58,6 +61,7 @@ impl From<StartArgs> for RawSettings {
             insecure: args.insecure,
             shard_count: args.shards,
             disk_reserve_bytes: args.disk_reserve * MIB,
+            retention: Duration::from_secs(args.retention),
             lease: args
                 .leader_lease
                 .then_some(LeaseConfig { drift_max_ppm: args.clock_drift_max_ppm }),
@@ -87,6 +91,8 @@ pub(crate) struct Settings {
     pub(crate) disk_reserve_bytes: u64,
     /// Whether leaders read by leases, and how bad clocks may be.
     pub(crate) lease: Option<LeaseConfig>,
+    /// How long old values stay readable.
+    pub(crate) retention: Duration,
 }
 
 impl Settings {
@@ -112,7 +118,7 @@ impl Settings {
             peers.push((identity.node, self.address.clone()));
         }
         let config = NodeConfig::new(identity.node, &self.cluster_name, peers);
-        NodeConfig { lease: self.lease, ..config }
+        NodeConfig { lease: self.lease, retention: self.retention, ..config }
     }
 }
 
@@ -159,6 +165,7 @@ impl RawSettings {
             admin,
             disk_reserve_bytes: self.disk_reserve_bytes,
             lease: self.lease,
+            retention: self.retention,
         })
     }
 
@@ -168,6 +175,7 @@ impl RawSettings {
         let mut config = NodeConfig::new(id, &self.cluster_name, peers);
         config.shard_count = self.shard_count;
         config.lease = self.lease;
+        config.retention = self.retention;
         // A list that does not parse would only repeat itself as missing peers.
         if mistakes.is_empty()
             && let Err(errors) = config.validate()
@@ -251,6 +259,7 @@ mod tests {
             insecure: false,
             shard_count: 16,
             lease: None,
+            retention: Duration::from_secs(600),
         }
     }
 
@@ -321,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn leases_hold_for_founders_and_for_who_joined() {
+    fn leases_and_retention_hold_for_founders_and_for_who_joined() {
         let identity = Identity {
             cluster_name: "kv".into(),
             node: NodeId(1),
@@ -334,8 +343,10 @@ mod tests {
         let lease = Some(LeaseConfig { drift_max_ppm: 7 });
         for lease in [None, lease] {
             for raw in [raw(), RawSettings { id: None, peers: None, ..raw() }] {
-                let settings = RawSettings { lease, ..raw }.check().unwrap();
-                assert_eq!(settings.config_of(&identity).lease, lease, "{settings:?}");
+                let retention = Duration::from_secs(7);
+                let settings = RawSettings { lease, retention, ..raw }.check().unwrap();
+                let config = settings.config_of(&identity);
+                assert_eq!((config.lease, config.retention), (lease, retention), "{settings:?}");
             }
         }
     }

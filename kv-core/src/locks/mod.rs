@@ -194,6 +194,12 @@ impl<O: Copy + Ord + Debug> LockTable<O> {
         !self.keys.contains_key(key) && !self.ranges.keys().any(|range| range.contains(key))
     }
 
+    /// Whether a write of the key is in flight, or somebody holds an exclusive lock on it.
+    pub fn is_being_written(&self, key: &Key) -> bool {
+        let is_exclusive = |(_, mode)| mode == LockMode::Exclusive;
+        self.in_flight.contains_key(key) || self.holders(key).any(is_exclusive)
+    }
+
     /// All who hold or wait for anything.
     pub fn owners(&self) -> impl Iterator<Item = O> {
         self.owners.keys().copied()

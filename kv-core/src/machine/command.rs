@@ -52,6 +52,9 @@ pub enum Command {
         anchor: ShardId,
         /// The part.
         part: Part,
+        /// The decision takes a timestamp that is at least this, as the shard's leader knows: reads
+        /// below it need not wait for the transaction.
+        floor: Timestamp,
     },
     /// Decides a transaction, if it is not decided.
     Decide {

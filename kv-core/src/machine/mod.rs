@@ -276,8 +276,8 @@ impl Machine {
                 let watermark = self.watermark;
                 (WriteBatch::default(), Outcome::WatermarkRaised { watermark })
             }
-            Command::Prepare { request, txn, anchor, part } => {
-                (WriteBatch::default(), self.prepare(request, txn, anchor, part))
+            Command::Prepare { request, txn, anchor, part, floor } => {
+                (WriteBatch::default(), self.prepare(request, txn, anchor, part, floor))
             }
             Command::Decide { request, txn, decision } => {
                 self.decide(view, &request, txn, decision)?

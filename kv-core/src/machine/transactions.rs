@@ -94,6 +94,7 @@ impl Machine {
         txn: TxnId,
         anchor: ShardId,
         part: Part,
+        floor: Timestamp,
     ) -> Outcome {
         match self.sessions.look_up(&request) {
             Seen::Before(Remembered::Prepared { txn: of, min_commit }) if of == txn => {
@@ -106,7 +107,7 @@ impl Machine {
             }
             Seen::Never => {}
         }
-        let min_commit = Timestamp(self.newest.0 + 1);
+        let min_commit = self.newest.after(1).max(floor);
         self.sessions.record(&request, Remembered::Prepared { txn, min_commit });
         let prepared = Prepared { request, anchor, part, min_commit };
         Outcome::Prepared { txn, min_commit, prepared: Some(Box::new(prepared)) }

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::cluster::SHARD_COUNT_MAX;
 use crate::gossip::{GossipConfig, GossipConfigError};
@@ -38,6 +39,9 @@ pub struct NodeConfig {
     /// The same for all replicas of the node together: each has an equal share, if that is less.
     /// Default 256 MiB.
     pub node_slack_bytes: usize,
+    /// How far back what was true can be read, behind the newest write of a shard; older versions
+    /// are dropped. Default 10 minutes.
+    pub retention: Duration,
     /// Gossip and failure detection.
     pub gossip: GossipConfig,
 }
@@ -56,6 +60,7 @@ impl NodeConfig {
             limits: Limits::default(),
             slack_bytes: 8 * 1024 * 1024,
             node_slack_bytes: 256 * 1024 * 1024,
+            retention: Duration::from_secs(600),
             gossip: GossipConfig::default(),
         }
     }

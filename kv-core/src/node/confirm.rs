@@ -127,9 +127,12 @@ impl Node {
             return;
         }
         let begun = self.rounds.begun;
-        let fronts =
-            self.reading.iter().filter_map(|shard| self.replicas.get(shard)?.reads.front());
-        let rounds = fronts.map(|read| read.round).chain(self.rounds_of_oracle());
+        let waited_for = self.reading.iter().filter_map(|shard| {
+            let confirmed = self.confirmed_round(*shard);
+            let mut rounds = self.replicas.get(shard)?.reads.iter().map(|read| read.round);
+            rounds.find(|round| *round > confirmed)
+        });
+        let rounds = waited_for.chain(self.rounds_of_oracle());
         let (mut is_needed, mut is_out) = (false, false);
         for round in rounds {
             (is_needed, is_out) = (true, is_out || round <= begun);

@@ -62,7 +62,13 @@ impl Node {
     pub(super) fn stop_taking_part(&mut self) {
         self.give_up_forwards();
         self.pending_bytes = 0;
-        self.stamps.clear();
+        let refusal = match self.damage().cloned() {
+            Some(damage) => Refusal::Damaged { node: self.config.id, damage },
+            None => Refusal::Removed { node: self.config.id },
+        };
+        for handle in self.stamps.clear() {
+            self.reply(handle, ClientReply::Refused(refusal.clone()));
+        }
         self.oracle = Oracle::new(self.now);
         self.replicas.clear();
         self.links.clear();

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use core::mem;
 
 use super::forward::Asker;
-use super::replica::WaitingRead;
+use super::reading::Query;
 use super::stamps::Unstamped;
 use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Timestamp};
 use crate::locks::{LockMode, LockTable, Target};
@@ -210,7 +210,7 @@ pub(super) struct Locking {
     /// Writes that came before this leader knew its past.
     pub(super) early: VecDeque<Unstamped>,
     /// Reads of keys that a prepared transaction writes.
-    pub(super) blocked: Vec<WaitingRead>,
+    pub(super) blocked: Vec<Query>,
     /// The highest timestamp at which a decision was finished here in this term.
     pub(super) finished_ts: Timestamp,
 }
@@ -251,12 +251,20 @@ impl Locking {
         self.ended.txns.contains(&txn)
     }
 
-    /// Whether a prepared transaction writes the key: whoever reads it must wait for the decision,
-    /// which may have been told to somebody already.
-    pub(super) fn is_in_doubt(&self, key: &Key) -> bool {
+    /// Whether a prepared transaction writes what is read: whoever reads it must wait for the
+    /// decision, which may have been told to somebody already. A transaction that promised to commit
+    /// after the time of the read does not concern it.
+    pub(super) fn is_in_doubt(&self, query: &Query) -> bool {
+        let may_be_seen = |txn: &TxnId| {
+            let prepared = self.transactions.prepared.get(txn);
+            prepared.is_none_or(|prepared| prepared.min_commit <= query.at)
+        };
         !mutants::is_active(Mutant::ReaderPassesPrepared)
             && !self.prepared_writes.is_empty()
-            && self.prepared_writes.contains_key(key)
+            && self
+                .prepared_writes
+                .range::<Key, _>(query.subject.bounds())
+                .any(|(_, txn)| may_be_seen(txn))
     }
 
     /// Follows what an entry did.
@@ -300,10 +308,10 @@ impl Locking {
     }
 
     /// Takes the reads that need not wait for a decision any more.
-    pub(super) fn take_unblocked(&mut self) -> Vec<WaitingRead> {
+    pub(super) fn take_unblocked(&mut self) -> Vec<Query> {
         let (blocked, free) = mem::take(&mut self.blocked)
             .into_iter()
-            .partition(|read: &WaitingRead| self.is_in_doubt(&read.key));
+            .partition(|query: &Query| self.is_in_doubt(query));
         self.blocked = blocked;
         free
     }
@@ -376,7 +384,7 @@ impl Locking {
         let steps = steps.map(|waiting| (waiting.asker.into(), waiting.bytes));
         let writes = writes.into_values().chain(early);
         let writes = writes.map(|write| (write.asker, write.bytes));
-        let reads = blocked.into_iter().map(|read| (read.handle.into(), 0));
+        let reads = blocked.into_iter().map(|query| (query.handle.into(), 0));
         let (askers, bytes): (Vec<_>, Vec<usize>) = steps.chain(writes).chain(reads).unzip();
         (askers, bytes.iter().sum())
     }

@@ -26,7 +26,8 @@
 //! # Life of a read
 //!
 //! `Request(Read)` → it notes the commit index and the next confirmation round → a majority
-//! confirms that round, and the index is applied → `Store(Read)` → the value answers the client.
+//! confirms that round, and the index is applied → `Store(Read)` → the value answers the client. A
+//! read at a timestamp first waits until no earlier write can come any more ([`reading`]).
 //!
 //! # Life of a transaction
 //!
@@ -34,7 +35,7 @@
 //! all shards but one, and have that one decide. The leaders see to it that all hear of the decision
 //! ([`finishing`]), and that nobody waits in a circle ([`deadlocks`]).
 //!
-//! **What this leaves out:** reads of the past.
+//! **What this leaves out:** reads at followers.
 
 mod admin;
 mod config;
@@ -55,6 +56,7 @@ mod membership;
 mod moves;
 mod oracle;
 mod outbox;
+mod reading;
 mod replica;
 mod requests;
 mod snapshots;
@@ -84,7 +86,6 @@ use crate::storage::{
     StorageReply, StorageRequest,
 };
 use crate::time::Instant;
-use crate::txn::Grant;
 use crate::wire::{
     ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, RaftMessage, Refusal,
 };
@@ -93,11 +94,11 @@ use deadlocks::Deadlocks;
 use formation::Formation;
 use forward::Forwards;
 use hints::Hints;
-use lease::LeaseRead;
 use link::Link;
 use membership::Removing;
 use oracle::Oracle;
 use outbox::{Outbox, Sender};
+use reading::{Content, ServedRead};
 use replica::{Replica, Reported};
 use snapshots::Snapshots;
 use stamps::Stamps;
@@ -177,10 +178,8 @@ pub struct Node {
     placing: BTreeMap<ShardId, (Term, Epoch, Instant)>,
     /// When the appends that are not durable yet were handed out.
     appends_begun: BTreeMap<AppendId, Instant>,
-    /// Reads that the store works on by the word of a lease.
-    lease_reads: BTreeMap<RequestHandle, LeaseRead>,
-    /// Reads that the store works on for transactions that have locked the key.
-    locking_reads: BTreeMap<RequestHandle, Grant>,
+    /// Reads that the store works on, those of which there is something to know.
+    served: BTreeMap<RequestHandle, ServedRead>,
     /// When transactions are looked after; none while there are none.
     txn_tick_at: Option<Instant>,
     /// Number of the last wait for a lock.
@@ -245,8 +244,7 @@ impl Node {
             map_told_at: Instant::ZERO,
             placing: BTreeMap::new(),
             appends_begun: BTreeMap::new(),
-            lease_reads: BTreeMap::new(),
-            locking_reads: BTreeMap::new(),
+            served: BTreeMap::new(),
             txn_tick_at: None,
             last_wait: 0,
             last_grant: 0,
@@ -545,8 +543,12 @@ impl Node {
                     self.on_outcome(shard, index, outcome);
                 }
             }
-            StorageReply::Read { handle, result } => self.on_read(handle, result),
-            StorageReply::Scanned { .. } => {}
+            StorageReply::Read { handle, result } => {
+                self.on_read(handle, result.map(Content::Found));
+            }
+            StorageReply::Scanned { handle, result } => {
+                self.on_read(handle, result.map(Content::Page));
+            }
             StorageReply::Flushed { applied } => self.on_flushed(&applied),
             StorageReply::Space { is_full } => {
                 self.is_full = is_full;

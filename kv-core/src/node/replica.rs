@@ -7,13 +7,12 @@ use core::mem;
 use super::divergence::States;
 use super::forward::Asker;
 use super::locking::{Hold, Locking};
+use super::reading::{Query, WaitingRead};
 use super::stamps::Unstamped;
-use crate::id::{AppendId, Epoch, LogIndex, NodeId, RequestHandle, Round, Term};
+use crate::id::{AppendId, Epoch, LogIndex, NodeId, Round, Term, Timestamp};
 use crate::machine::Transactions;
-use crate::op::Key;
 use crate::raft::{Group, Role};
 use crate::time::Instant;
-use crate::txn::Grant;
 
 /// A write that was proposed and not applied yet.
 #[derive(Debug)]
@@ -23,18 +22,6 @@ pub(super) struct PendingWrite {
     pub(super) bytes: usize,
     /// What it keeps locked until it is applied.
     pub(super) hold: Hold,
-}
-
-/// A read that waits for a confirmation of leadership, and for the entries that it must see.
-#[derive(Debug)]
-pub(super) struct WaitingRead {
-    pub(super) handle: RequestHandle,
-    pub(super) key: Key,
-    /// What the transaction is told that has locked the key; none if it is a read by itself.
-    pub(super) locked: Option<Grant>,
-    /// A round that began after the read arrived.
-    pub(super) round: Round,
-    pub(super) index: LogIndex,
 }
 
 /// What others were last told of a replica.
@@ -70,8 +57,8 @@ impl Reported {
 
 /// One shard on this node.
 ///
-/// - `pending`, `unstamped` and `reads` are empty unless the group leads.
-/// - Rounds and indexes of `reads` never shrink along the queue.
+/// - `pending`, `unstamped`, `fenced` and `reads` are empty unless the group leads.
+/// - Rounds of `reads` never shrink along the queue.
 #[derive(Debug)]
 pub(super) struct Replica {
     pub(super) group: Group,
@@ -82,6 +69,11 @@ pub(super) struct Replica {
     pub(super) pending: BTreeMap<LogIndex, PendingWrite>,
     /// Writes that wait for their timestamps, in the order in which they came.
     pub(super) unstamped: VecDeque<Unstamped>,
+    /// How much was ever registered to get a timestamp.
+    pub(super) registered_count: u64,
+    /// Reads of keys that were being written when they came, each until so much of what was registered
+    /// is proposed.
+    pub(super) fenced: VecDeque<(u64, Query)>,
     pub(super) reads: VecDeque<WaitingRead>,
     /// Who has locked what.
     pub(super) locking: Locking,
@@ -90,6 +82,8 @@ pub(super) struct Replica {
     /// What of it is durable without the log.
     pub(super) flushed: LogIndex,
     pub(super) reported: Reported,
+    /// The watermark that was last proposed or applied here; zero if none was seen yet.
+    pub(super) watermark: Timestamp,
     /// What the replicas of the shard came to.
     pub(super) states: States,
     /// When the role last changed.
@@ -111,11 +105,14 @@ impl Replica {
             whole_since,
             pending: BTreeMap::new(),
             unstamped: VecDeque::new(),
+            registered_count: 0,
+            fenced: VecDeque::new(),
             reads: VecDeque::new(),
             locking: Locking::new(transactions),
             store_applied,
             flushed: store_applied,
             reported,
+            watermark: Timestamp(0),
             states: States::default(),
             role_since: Instant::ZERO,
             reported_at: Instant::ZERO,
@@ -134,11 +131,14 @@ impl Replica {
     }
 
     /// Removes and returns the reads that leadership confirmed up to `confirmed` lets go.
-    pub(super) fn take_ready_reads(&mut self, confirmed: Round) -> Vec<WaitingRead> {
-        let is_ready =
-            |read: &&WaitingRead| read.round <= confirmed && read.index <= self.store_applied;
-        let count = self.reads.iter().take_while(is_ready).count();
-        self.reads.drain(..count).collect()
+    pub(super) fn take_ready_reads(&mut self, confirmed: Round) -> VecDeque<WaitingRead> {
+        let count = self.reads.iter().take_while(|read| read.round <= confirmed).count();
+        let applied = self.store_applied;
+        let (ready, mut waiting): (VecDeque<_>, VecDeque<_>) =
+            self.reads.drain(..count).partition(|read| read.index <= applied);
+        waiting.append(&mut self.reads);
+        self.reads = waiting;
+        ready
     }
 
     /// Removes everything that waits, with the bytes of the writes: the leadership is over.
@@ -149,8 +149,9 @@ impl Replica {
         let unstamped = mem::take(&mut self.unstamped);
         let unstamped_bytes: usize = unstamped.iter().map(|work| work.bytes).sum();
         let unstamped = unstamped.into_iter().map(|work| work.asker);
-        let reads = mem::take(&mut self.reads);
-        let reads = reads.into_iter().map(|read| read.handle.into());
+        let reads = mem::take(&mut self.reads).into_iter().map(|read| read.query);
+        let fenced = mem::take(&mut self.fenced).into_iter().map(|(_, query)| query);
+        let reads = reads.chain(fenced).map(|query| query.handle.into());
         let askers = pending.chain(unstamped).chain(reads).chain(waiting).collect();
         (askers, pending_bytes + unstamped_bytes + waiting_bytes)
     }

@@ -1,22 +1,21 @@
-//! Requests of clients: checks, proposals and reads.
+//! Requests of clients: checks, proposals, and answers.
 
 use alloc::boxed::Box;
 use alloc::string::String;
 
 use super::forward::Asker;
-use super::lease::LeaseRead;
 use super::locking::Hold;
-use super::replica::{PendingWrite, WaitingRead};
+use super::reading::{Query, Subject};
+use super::replica::PendingWrite;
 use super::transactions::TxnPlace;
 use super::{Node, Output};
-use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, Round, SessionId, ShardId, Timestamp};
+use crate::id::{Epoch, LogIndex, NodeId, RequestHandle, SessionId, ShardId};
 use crate::machine::Command;
-use crate::mutants::{self, Mutant};
-use crate::op::{KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, WriteOp};
+use crate::op::{KEY_BYTES_MAX, Key, KeyRange, VALUE_BYTES_MAX, WriteOp};
 use crate::raft::ProposeError;
 use crate::ring;
-use crate::storage::{Outcome, Read, StorageRequest};
-use crate::txn::{AbortReason, Grant, Part, TxnOutcome};
+use crate::storage::Outcome;
+use crate::txn::{AbortReason, Part, TxnOutcome};
 use crate::wire::{
     ClientReply, ClientRequest, ForwardMessage, MapView, NodeRequest, PeerMessage, Refusal,
     TxnReply,
@@ -29,9 +28,6 @@ pub(super) const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How far, in entries of the meta group, a session may be ahead of what this node knows of that
 /// group: far more than a replica is behind while clients can open sessions.
 const SESSIONS_AHEAD_MAX: u64 = 65_536;
-
-/// Reads that may wait on one shard.
-const READS_WAITING_MAX: usize = 65_536;
 
 impl Node {
     pub(super) fn on_request(&mut self, handle: RequestHandle, body: ClientRequest) {
@@ -49,11 +45,18 @@ impl Node {
             }
             ClientRequest::Read { shard, epoch, key } => self
                 .check_placement(shard, epoch, &key)
-                .and_then(|()| self.start_read(shard, handle, key, None))
+                .and_then(|()| self.start_read(shard, Query::newest(handle, key, None)))
                 .map_err(ClientReply::Refused),
-            ClientRequest::Timestamp
-            | ClientRequest::ReadAt { .. }
-            | ClientRequest::ScanAt { .. } => Err(ClientReply::Refused(Refusal::Overloaded)),
+            ClientRequest::Timestamp => self.want_timestamp(handle).map_err(ClientReply::Refused),
+            ClientRequest::ReadAt { shard, epoch, at, key } => self
+                .check_placement(shard, epoch, &key)
+                .and_then(|()| self.start_read_at(shard, handle, Subject::Key(key), at))
+                .map_err(ClientReply::Refused),
+            ClientRequest::ScanAt { shard, epoch, at, range, limit } => self
+                .check_range(shard, epoch, &range)
+                .map(|()| Subject::Range { range, limit: limit.clamped() })
+                .and_then(|subject| self.start_read_at(shard, handle, subject, at))
+                .map_err(ClientReply::Refused),
             ClientRequest::Txn { shard, epoch, txn, age, grant, step } => {
                 return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, grant }, step);
             }
@@ -109,6 +112,23 @@ impl Node {
         if shard != expected {
             return Err(Refusal::WrongShard { expected, named: shard });
         }
+        self.check_epoch(shard, epoch)
+    }
+
+    /// The same for a range of keys, each of which may be in any shard.
+    fn check_range(&self, shard: ShardId, epoch: Epoch, range: &KeyRange) -> Result<(), Refusal> {
+        for key in [&range.start].into_iter().chain(&range.end) {
+            check_size("key", key.bytes.len(), KEY_BYTES_MAX)?;
+        }
+        let map = self.map.as_ref().ok_or(Refusal::NotReady)?;
+        if shard == ShardId::META || shard.0 > map.shard_count() {
+            return Err(Refusal::InvalidStep { reason: alloc::format!("{shard} holds no keys") });
+        }
+        self.check_epoch(shard, epoch)
+    }
+
+    fn check_epoch(&self, shard: ShardId, epoch: Epoch) -> Result<(), Refusal> {
+        let map = self.map.as_ref().ok_or(Refusal::NotReady)?;
         if self.replicas.contains_key(&shard) {
             // Its own log says who serves it; the map may be behind, here or there.
             return Ok(());
@@ -217,64 +237,6 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn start_read(
-        &mut self,
-        shard: ShardId,
-        handle: RequestHandle,
-        key: Key,
-        locked: Option<Grant>,
-    ) -> Result<(), Refusal> {
-        self.check_states(shard)?;
-        let refusal = self.refusal(shard);
-        let round = match mutants::is_active(Mutant::RoundBegunBefore) {
-            true => self.rounds.begun,
-            false => self.next_round(),
-        };
-        let Some(replica) = self.replicas.get_mut(&shard) else {
-            return Err(refusal);
-        };
-        let mut index = replica.group.read_index().ok_or(refusal)?;
-        if mutants::is_active(Mutant::ReadBeforeApplied) {
-            index = LogIndex(0);
-        }
-        if replica.reads.len() + replica.locking.blocked.len() >= READS_WAITING_MAX {
-            return Err(Refusal::Overloaded);
-        }
-        replica.reads.push_back(WaitingRead { handle, key, locked, round, index });
-        self.reading.insert(shard);
-        self.touched.insert(shard);
-        Ok(())
-    }
-
-    /// Lets go the reads of `shard` that may be served.
-    pub(super) fn serve_reads(&mut self, shard: ShardId) {
-        let confirmed = self.confirmed_round(shard);
-        let has_lease = self.has_lease(shard);
-        let released = if has_lease { Round(u64::MAX) } else { confirmed };
-        let Some(replica) = self.replicas.get_mut(&shard) else {
-            return;
-        };
-        for read in replica.take_ready_reads(released) {
-            if read.locked.is_none() && replica.locking.is_in_doubt(&read.key) {
-                replica.locking.blocked.push(read);
-                continue;
-            }
-            let WaitingRead { handle, key, locked, round, index } = read;
-            if round > confirmed {
-                self.lease_reads.insert(handle, LeaseRead { shard, key: key.clone(), locked });
-            }
-            if let Some(grant) = locked {
-                self.locking_reads.insert(handle, grant);
-            }
-            let timestamp = Timestamp::MAX;
-            let read = Read { handle, shard, at_least: index, timestamp, key };
-            self.outbox.push(Output::Store(StorageRequest::Read(read)));
-        }
-        if replica.reads.is_empty() {
-            self.reading.remove(&shard);
-        }
-    }
-
     /// The entry at `index` was applied: answers who proposed it.
     pub(super) fn on_outcome(&mut self, shard: ShardId, index: LogIndex, outcome: Outcome) {
         if let Some(map) = outcome.map() {
@@ -287,6 +249,9 @@ impl Node {
             return;
         };
         replica.locking.note(&outcome);
+        if let Outcome::WatermarkRaised { watermark } = outcome {
+            replica.watermark = replica.watermark.max(watermark);
+        }
         if matches!(outcome, Outcome::Finished { .. }) {
             self.start_unblocked(shard);
         }
@@ -324,17 +289,6 @@ impl Node {
             | Outcome::Forgotten { .. }) => self.admin_reply(outcome),
         };
         self.reply(asker, reply);
-    }
-
-    /// A transaction has ended: reads that waited for its decision start anew.
-    fn start_unblocked(&mut self, shard: ShardId) {
-        let replica = self.replicas.get_mut(&shard);
-        let unblocked = replica.map(|it| it.locking.take_unblocked()).unwrap_or_default();
-        for WaitingRead { handle, key, .. } in unblocked {
-            if let Err(refusal) = self.start_read(shard, handle, key, None) {
-                self.reply(handle, ClientReply::Refused(refusal));
-            }
-        }
     }
 
     /// The leadership of `shard` is over: whoever waits must ask another node.

@@ -22,7 +22,11 @@
 //! any way counts. How long a request is kept grows with how long the last one took, and doubles
 //! with every failure: where the network is slow a fixed patience would abandon every request.
 //!
-//! **What this leaves out:** timestamps for reads.
+//! # Readers
+//!
+//! Some want a timestamp and write nothing: clients that begin to read at one, and reads at a
+//! timestamp that this node has not seen passed ([`reading`](super::reading)). One timestamp of a
+//! request serves all of them that came before it left.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -31,10 +35,11 @@ use core::time::Duration;
 
 use super::forward::Asker;
 use super::locking::{Begun, Hold};
+use super::reading::Query;
 use super::replica::PendingWrite;
 use super::requests::PENDING_BYTES_MAX;
 use super::{Node, Replica};
-use crate::id::{NodeId, RequestId, ShardId, Term, Timestamp};
+use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Term, Timestamp};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
 use crate::op::WriteOp;
@@ -51,6 +56,8 @@ const OUT_MAX: usize = 4;
 const PATIENCE_MIN: Duration = Duration::from_millis(50);
 /// And at most.
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
+/// Readers that may wait to be asked for.
+const READERS_MAX: usize = 65_536;
 /// So many times what the last answer took.
 const PATIENCE_FACTOR: u32 = 4;
 
@@ -100,12 +107,32 @@ impl Work {
     }
 }
 
+/// Who waits for a timestamp and writes nothing.
+#[derive(Debug)]
+enum Reader {
+    /// A client that is going to read at it.
+    Client(RequestHandle),
+    /// A read at a timestamp that must be below it.
+    Check { shard: ShardId, query: Query },
+}
+
+impl Reader {
+    fn handle(&self) -> RequestHandle {
+        match self {
+            Self::Client(handle) => *handle,
+            Self::Check { query, .. } => query.handle,
+        }
+    }
+}
+
 /// A request for timestamps that is out.
 #[derive(Debug)]
 struct Asked {
     number: u64,
     /// For which shards, in which terms of theirs, and how many.
     shards: Vec<(ShardId, Term, u32)>,
+    /// Who gets the first timestamp, before the shards.
+    readers: Vec<Reader>,
     count: u32,
     since: Instant,
     /// Whether everybody was asked.
@@ -126,6 +153,8 @@ pub(super) struct Stamps {
     asked: VecDeque<Asked>,
     /// Shards with work that was not asked for.
     waiting: BTreeSet<ShardId>,
+    /// Readers that were not asked for.
+    readers: Vec<Reader>,
     /// Requests in a row that were not answered with timestamps.
     failure_count: u32,
     /// How long the last one took that was.
@@ -169,13 +198,55 @@ impl Stamps {
         self.waiting.remove(&shard);
     }
 
-    /// Forgets all work. No answer to a request so far will count.
-    pub(super) fn clear(&mut self) {
+    /// The highest timestamp that this node was given. Whatever it is given from now on is higher.
+    pub(super) fn used(&self) -> Timestamp {
+        self.used
+    }
+
+    /// Forgets all work, and returns the readers. No answer to a request so far will count.
+    pub(super) fn clear(&mut self) -> Vec<RequestHandle> {
+        let asked = self.asked.iter_mut().flat_map(|asked| mem::take(&mut asked.readers));
+        let readers: Vec<_> = asked.chain(mem::take(&mut self.readers)).collect();
         *self = Self { last_number: self.last_number, used: self.used, ..Self::default() };
+        readers.into_iter().map(|reader| reader.handle()).collect()
+    }
+
+    fn add_reader(&mut self, reader: Reader) -> Result<(), Refusal> {
+        if self.readers.len() >= READERS_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        self.readers.push(reader);
+        Ok(())
     }
 }
 
 impl Node {
+    /// A client wants a timestamp to read at.
+    pub(super) fn want_timestamp(&mut self, handle: RequestHandle) -> Result<(), Refusal> {
+        self.stamps.add_reader(Reader::Client(handle))
+    }
+
+    /// Lets a read wait until this node was given a timestamp above that of the read.
+    pub(super) fn check_issued(&mut self, shard: ShardId, query: Query) -> Result<(), Refusal> {
+        self.stamps.add_reader(Reader::Check { shard, query })
+    }
+
+    /// Gives readers their timestamp.
+    fn serve_readers(&mut self, readers: Vec<Reader>, timestamp: Timestamp) {
+        for reader in readers {
+            match reader {
+                Reader::Client(handle) => self.reply(handle, ClientReply::Timestamp(timestamp)),
+                Reader::Check { shard, query } if query.at < timestamp => {
+                    self.restart_read(shard, query);
+                }
+                Reader::Check { query, .. } => {
+                    let refusal = Refusal::FutureTimestamp { at: query.at, newest: timestamp };
+                    self.reply(query.handle, ClientReply::Refused(refusal));
+                }
+            }
+        }
+    }
+
     /// Takes a write as leader of its shard, to be proposed once it has its timestamp.
     pub(super) fn register(
         &mut self,
@@ -235,6 +306,7 @@ impl Node {
     pub(super) fn register_work(&mut self, shard: ShardId, work: Unstamped) {
         if let Some(replica) = self.replicas.get_mut(&shard) {
             replica.unstamped.push_back(work);
+            replica.registered_count += 1;
             self.stamps.waiting.insert(shard);
             self.touched.insert(shard);
         }
@@ -242,10 +314,12 @@ impl Node {
 
     /// Asks for the timestamps that all registered work needs, unless a request is out.
     pub(super) fn ask_for_stamps(&mut self) {
-        if self.stamps.asked.len() >= OUT_MAX || self.stamps.waiting.is_empty() {
+        let is_idle = self.stamps.waiting.is_empty() && self.stamps.readers.is_empty();
+        if self.stamps.asked.len() >= OUT_MAX || is_idle {
             return;
         }
-        let (mut shards, mut count) = (Vec::new(), 0);
+        let mut shards = Vec::new();
+        let mut count = u32::from(!self.stamps.readers.is_empty());
         for shard in &self.stamps.waiting {
             let replica = self.replicas.get(shard).filter(|replica| replica.knows_its_past());
             let Some(replica) = replica else { continue };
@@ -274,7 +348,8 @@ impl Node {
         let (since, is_repeated) = (self.now, leader.is_none() && !self.is_meta_leader());
         let repeat_at = since + self.stamps.usual_patience();
         let until = repeat_at + self.stamps.patience().max(self.config.timings.election_max / 2);
-        let asked = Asked { number, shards, count, since, is_repeated, repeat_at, until };
+        let readers = mem::take(&mut self.stamps.readers);
+        let asked = Asked { number, shards, readers, count, since, is_repeated, repeat_at, until };
         self.stamps.asked.push_back(asked);
         self.send_stamp_request(number, count, leader);
     }
@@ -332,14 +407,17 @@ impl Node {
                 for _ in 0..at {
                     self.abandon_oldest();
                 }
-                let asked = self.stamps.asked.pop_front().expect("it was found there");
+                let mut asked = self.stamps.asked.pop_front().expect("it was found there");
                 let is_next = first > self.stamps.used;
                 if let Some(last) = first.0.checked_add(u64::from(asked.count)).filter(|_| is_next)
                 {
                     self.stamps.used = Timestamp(last - 1);
                     self.stamps.failure_count = 0;
                     self.stamps.took = self.now.saturating_since(asked.since);
-                    self.use_stamps(&asked, first);
+                    let readers = mem::take(&mut asked.readers);
+                    let after_readers = first.after(u64::from(!readers.is_empty()));
+                    self.use_stamps(&asked, after_readers);
+                    self.serve_readers(readers, first);
                 }
                 self.wait_anew(asked);
             }
@@ -389,7 +467,7 @@ impl Node {
         let refusal = match proposed {
             Ok(id) => {
                 replica.pending.insert(id.index, PendingWrite { asker: Some(asker), bytes, hold });
-                return;
+                return self.raise_watermark(shard, commit_ts);
             }
             Err(refusal) => refusal,
         };
@@ -432,6 +510,7 @@ impl Node {
 
     /// Work of a request that is out no more waits again, if it got no timestamps.
     fn wait_anew(&mut self, asked: Asked) {
+        self.stamps.readers.extend(asked.readers);
         for (shard, _, _) in asked.shards {
             let Some(replica) = self.replicas.get(&shard) else { continue };
             if replica.unstamped.len() > self.stamps.asked_for(shard, replica.group.term()) {

@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::locking::{Hold, Live, Owner, Step, WaitingStep};
+use super::reading::Query;
 use super::requests::{PENDING_BYTES_MAX, check_size};
 use super::stamps::{Unstamped, Work};
 use super::{Node, Replica};
@@ -299,11 +300,13 @@ impl Node {
             Step::Lock { key, .. } => {
                 self.pending_bytes -= bytes;
                 let grant = replica.locking.live.get(&txn).map(|live| live.grant);
-                self.start_read(shard, asker, key, grant)
+                self.start_read(shard, Query::newest(asker, key, grant))
             }
             Step::Prepare { request, anchor, part } => {
                 self.pending_bytes -= bytes;
-                let command = Command::Prepare { request, txn, anchor, part };
+                // The decision comes later than all timestamps that are known by now.
+                let floor = self.stamps.used().after(1);
+                let command = Command::Prepare { request, txn, anchor, part, floor };
                 let early = mutants::is_active(Mutant::PreparedBeforeApplied);
                 let told = (!early).then_some(asker.into());
                 let result = self.propose_holding(shard, told, &command, Hold::Txn(txn));

@@ -54,33 +54,6 @@ pub enum ClientRequest {
         /// The key.
         key: Key,
     },
-    /// A timestamp of the oracle, by any node: above that of everything that was acknowledged before
-    /// the request was made. What is read at it is one state of all shards.
-    Timestamp,
-    /// A read of what one key held at a timestamp of the oracle, at the leader of its shard.
-    ReadAt {
-        /// The shard that the client takes the key to be in.
-        shard: ShardId,
-        /// The client's version of the shard's placement.
-        epoch: Epoch,
-        /// The timestamp. It must have been issued.
-        at: Timestamp,
-        /// The key.
-        key: Key,
-    },
-    /// A read of the keys of a range that one shard held at a timestamp of the oracle, at its leader.
-    ScanAt {
-        /// The shard.
-        shard: ShardId,
-        /// The client's version of the shard's placement.
-        epoch: Epoch,
-        /// The timestamp. It must have been issued.
-        at: Timestamp,
-        /// The range.
-        range: KeyRange,
-        /// How much may be answered at once, if the node does not set narrower limits.
-        limit: PageLimit,
-    },
     /// A write to one key, at the leader of its shard. Runs exactly once over all retries.
     Write {
         /// The shard that the client takes the key to be in.
@@ -111,6 +84,33 @@ pub enum ClientRequest {
         grant: Option<Grant>,
         /// The step.
         step: TxnRequest,
+    },
+    /// A timestamp of the oracle, by any node: above that of everything that was acknowledged before
+    /// the request was made. What is read at it is one state of all shards.
+    Timestamp,
+    /// A read of what one key held at a timestamp of the oracle, at the leader of its shard.
+    ReadAt {
+        /// The shard that the client takes the key to be in.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// The timestamp. It must have been issued.
+        at: Timestamp,
+        /// The key.
+        key: Key,
+    },
+    /// A read of the keys of a range that one shard held at a timestamp of the oracle, at its leader.
+    ScanAt {
+        /// The shard.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// The timestamp. It must have been issued.
+        at: Timestamp,
+        /// The range.
+        range: KeyRange,
+        /// How much may be answered at once, if the node does not set narrower limits.
+        limit: PageLimit,
     },
 }
 
@@ -277,10 +277,6 @@ pub enum ClientReply {
     SessionOpened(SessionId),
     /// Answer to `Read` and `ReadAt`; none if the key does not exist.
     Read(Option<Found>),
-    /// Answer to `Timestamp`.
-    Timestamp(Timestamp),
-    /// Answer to `ScanAt`.
-    Page(Page),
     /// Answer to `Write`: it ran.
     Written(WriteResult),
     /// Answer to `Status`.
@@ -291,6 +287,10 @@ pub enum ClientReply {
     Admin(AdminReply),
     /// Answer to `Txn`.
     Txn(TxnReply),
+    /// Answer to `Timestamp`.
+    Timestamp(Timestamp),
+    /// Answer to `ScanAt`.
+    Page(Page),
 }
 
 /// A map together with what the node believes of leaders.
@@ -428,6 +428,12 @@ pub enum Refusal {
         /// The entry after which they were compared.
         index: LogIndex,
     },
+    /// A step of a transaction asks for what cannot be. A retry cannot succeed.
+    #[error("this cannot be part of a transaction: {reason}")]
+    InvalidStep {
+        /// What is wrong with it.
+        reason: alloc::string::String,
+    },
     /// A read at a timestamp comes too late. A retry cannot succeed; a new read-only transaction can.
     #[error(
         "what was true at {at} is forgotten, {oldest} is the oldest timestamp that can be read; \
@@ -447,11 +453,5 @@ pub enum Refusal {
         at: Timestamp,
         /// A timestamp that was issued.
         newest: Timestamp,
-    },
-    /// A step of a transaction asks for what cannot be. A retry cannot succeed.
-    #[error("this cannot be part of a transaction: {reason}")]
-    InvalidStep {
-        /// What is wrong with it.
-        reason: alloc::string::String,
     },
 }

@@ -12,6 +12,7 @@ mod idle;
 mod lease;
 mod membership;
 mod oracle;
+mod reads;
 mod repair;
 mod space;
 mod support;

@@ -30,7 +30,8 @@ fn prepare(number: u64, names: &[&str]) -> Command {
     let value = Some(Value::string(format!("of transaction {number}")));
     let write = |name: &&str| TxnWrite { key: key(0, name.as_bytes()), value: value.clone() };
     let part = Part { reads: Vec::new(), writes: names.iter().map(write).collect() };
-    Command::Prepare { request, txn: txn(number), anchor: ShardId(2), part }
+    let floor = Timestamp(0);
+    Command::Prepare { request, txn: txn(number), anchor: ShardId(2), part, floor }
 }
 
 fn finish(number: u64, commit_ts: u64) -> Command {
