@@ -20,7 +20,8 @@ pub(crate) struct Args {
     /// How to print answers and errors.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
-    /// How long a command may take, without the time that it waits for shards to be moved.
+    /// How long a command may take, without the time that it waits for shards to be moved; how long
+    /// each page of a scan may take.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
@@ -70,7 +71,7 @@ pub(crate) enum LineCommand {
 pub(crate) enum Format {
     /// For people; `get` prints the value alone.
     Text,
-    /// One object per command.
+    /// One object per command; of a scan, one per key.
     Json,
 }
 
@@ -89,7 +90,14 @@ pub(crate) enum Command {
     Get {
         /// The key.
         key: OsString,
+        /// What it held at this version of anything (see `get --output json`), in the last ten
+        /// minutes.
+        #[arg(long, value_name = "VERSION", value_parser = timestamp)]
+        at: Option<Timestamp>,
     },
+    /// Prints the keys of a range with their values, in order, all as they were at one moment: KEY, a
+    /// tab, VALUE.
+    Scan(ScanArgs),
     /// Removes a key, and tells whether it existed.
     Delete {
         /// The key.
@@ -209,6 +217,27 @@ pub(crate) struct How {
     pub(crate) no_wait: bool,
 }
 
+/// A range of keys, and when.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ScanArgs {
+    /// The first key.
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    pub(crate) from: Option<OsString>,
+    /// The first key that is not printed.
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    pub(crate) to: Option<OsString>,
+    /// All keys that begin so.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: Option<OsString>,
+    /// How many keys, at most.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// As they were at this version of anything (see `get --output json`), in the last ten minutes;
+    /// left out: as they are.
+    #[arg(long, value_name = "VERSION", value_parser = timestamp)]
+    pub(crate) at: Option<Timestamp>,
+}
+
 /// A transaction from a file.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TxnArgs {
@@ -273,6 +302,11 @@ impl CasArgs {
 fn node(text: &str) -> Result<NodeId, String> {
     let number = text.strip_prefix('n').unwrap_or(text).parse();
     number.map(NodeId).map_err(|_| "not a node's id, like n2 or 2".to_owned())
+}
+
+/// A version.
+fn timestamp(text: &str) -> Result<Timestamp, String> {
+    text.parse().map(Timestamp).map_err(|_| "not a version, like 467142148096000000".to_owned())
 }
 
 /// A shard, as it is printed or as a number alone.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kv_client::CasResult;
-use kv_client::blocking::Client;
+use kv_client::blocking::{Client, Snapshot};
 use kv_core::id::Timestamp;
 use kv_core::machine::plan::Change;
 use kv_core::op::Found;
@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::args::{Args, CAS_FORMS, CasArgs, ClusterCommand, Command, Format};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::{members, output, status, txn};
+use crate::{members, output, scan, status, txn};
 
 /// A client and how to print.
 pub(crate) struct Session {
@@ -49,6 +49,7 @@ impl Session {
         let verb = match &command {
             Command::Put { .. } => "put",
             Command::Get { .. } => "get",
+            Command::Scan(_) => "scan",
             Command::Delete { .. } => "delete",
             Command::Cas(_) => "cas",
             Command::Txn(_) => "txn",
@@ -77,7 +78,8 @@ impl Session {
     fn run(&self, command: Command, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         match command {
             Command::Put { key, value } => self.put(key.into_vec(), value, out),
-            Command::Get { key } => self.get(key.into_vec(), out),
+            Command::Get { key, at } => self.get(key.into_vec(), at, out),
+            Command::Scan(args) => scan::print(self, &args, out),
             Command::Delete { key } => self.delete(key.into_vec(), out),
             Command::Cas(cas) => self.cas(cas, out),
             Command::Txn(args) if self.is_prompt && args.file.as_os_str() == "-" => {
@@ -119,9 +121,25 @@ impl Session {
         Ok(ExitCode::Done)
     }
 
-    fn get(&self, key: Vec<u8>, out: &mut dyn Write) -> Result<ExitCode, Failure> {
-        let found = self.client.get(key.clone())?;
+    fn get(
+        &self,
+        key: Vec<u8>,
+        at: Option<Timestamp>,
+        out: &mut dyn Write,
+    ) -> Result<ExitCode, Failure> {
+        let found = match at {
+            Some(at) => self.client.begin_read_only_at(at).get(key.clone())?,
+            None => self.client.get(key.clone())?,
+        };
         self.print_found(&key, found.as_ref(), out)
+    }
+
+    /// What all keys held at a version; without one, what they hold.
+    pub(crate) fn snapshot(&self, at: Option<Timestamp>) -> Result<Snapshot, Failure> {
+        match at {
+            Some(at) => Ok(self.client.begin_read_only_at(at)),
+            None => Ok(self.client.begin_read_only()?),
+        }
     }
 
     /// Prints what a key holds.
@@ -133,15 +151,7 @@ impl Session {
     ) -> Result<ExitCode, Failure> {
         let content = found.map(|found| output::content(&found.value));
         match (self.format, found, content) {
-            (Format::Json, ..) => {
-                let version = found.and_then(|found| committed(found.version));
-                let answer = json!({
-                    "key": output::bytes(key),
-                    "value": content.map(output::bytes),
-                    "version": version.map(text_of),
-                });
-                writeln!(out, "{answer}")?;
-            }
+            (Format::Json, ..) => writeln!(out, "{}", row_json(key, found))?,
             (Format::Text, Some(found), Some(content)) => {
                 out.write_all(content)?;
                 out.write_all(b"\n")?;
@@ -204,6 +214,16 @@ impl Session {
         }
         Ok(yes_or_no(result.applied))
     }
+}
+
+/// A key with what it holds.
+pub(crate) fn row_json(key: &[u8], found: Option<&Found>) -> serde_json::Value {
+    let version = found.and_then(|found| committed(found.version));
+    json!({
+        "key": output::bytes(key),
+        "value": found.map(|found| output::bytes(output::content(&found.value))),
+        "version": version.map(text_of),
+    })
 }
 
 /// A "no" for people goes to standard error: standard output holds values and nothing else.

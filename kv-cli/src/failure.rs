@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 
 use kv_client::ClientError;
 use kv_core::client::CallError;
+use kv_core::wire::Refusal;
 use serde_json::json;
 
 use crate::args::Format;
@@ -133,6 +134,11 @@ impl Failure {
         if let Self::Output(_) = self {
             return "Mend the output; then read the key.";
         }
+        if let Self::Client(ClientError::Call { call: CallError::Refused(refusal), .. }) = self
+            && let Some(next) = next_snapshot(refusal)
+        {
+            return next;
+        }
         if let Self::Unwatched(_) = self {
             return "See 'kv cluster status', or repeat the command, which does no harm.";
         }
@@ -163,6 +169,40 @@ impl Failure {
                 "Check --endpoints, and the nodes with 'kv cluster status'; then repeat the command."
             }
             _ => "See 'kv help'.",
+        }
+    }
+}
+
+/// What to do if a read is at a moment that cannot be read.
+fn next_snapshot(refusal: &Refusal) -> Option<&'static str> {
+    if let Refusal::SnapshotTooOld { .. } = refusal {
+        return Some("Repeat the command with a later --at, or without it: then it reads what is.");
+    }
+    if let Refusal::FutureTimestamp { .. } = refusal {
+        return Some("Give --at a version that the store has answered, or leave it out.");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::id::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn read_at_a_wrong_moment_says_what_to_do_next() {
+        let at = Timestamp(5);
+        let refusals = [
+            (Refusal::SnapshotTooOld { at, oldest: Timestamp(9) }, "a later --at"),
+            (Refusal::FutureTimestamp { at, newest: Timestamp(4) }, "or leave it out"),
+        ];
+        for (refusal, next) in refusals {
+            let call = CallError::Refused(refusal);
+            let failure = Failure::Client(ClientError::Call { call, connections: vec![] });
+            assert_eq!(failure.exit_code(), ExitCode::Usage);
+            assert_eq!(failure.changed("scan"), ("nothing", "Nothing was changed"));
+            assert!(failure.next_step("scan").contains(next), "{}", failure.next_step("scan"));
         }
     }
 }

@@ -13,6 +13,7 @@ mod members;
 mod moves;
 mod output;
 mod repl;
+mod scan;
 mod shards;
 mod status;
 mod txn;

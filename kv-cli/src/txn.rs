@@ -66,7 +66,12 @@ impl Step {
             LineCommand::GetForUpdate { key } => {
                 Self::Get { key: key.into_vec(), is_for_update: true }
             }
-            LineCommand::Other(Command::Get { key }) => {
+            LineCommand::Other(Command::Get { at: Some(_), .. }) => {
+                return Err(
+                    "a transaction reads what is, not what was: get takes no --at in it".into()
+                );
+            }
+            LineCommand::Other(Command::Get { key, at: None }) => {
                 Self::Get { key: key.into_vec(), is_for_update: false }
             }
             LineCommand::Other(Command::Put { key, value }) => {
@@ -77,7 +82,7 @@ impl Step {
             LineCommand::Begin | LineCommand::Commit | LineCommand::Rollback => {
                 return Err("begin, commit and rollback have no place here".to_owned());
             }
-            LineCommand::Other(Command::Cluster { .. } | Command::Txn(_)) => {
+            LineCommand::Other(Command::Cluster { .. } | Command::Txn(_) | Command::Scan(_)) => {
                 return Err("a transaction takes get, get-for-update, put, delete and cas".into());
             }
         };
@@ -303,6 +308,8 @@ mod tests {
         check_wrong(b"\n\nget \xff\n", "line 3: not UTF-8");
         check_wrong(b"put a b\ncommit\n", "line 2: begin, commit and rollback");
         check_wrong(b"cluster status\n", "line 1: a transaction takes");
+        check_wrong(b"scan\n", "line 1: a transaction takes");
+        check_wrong(b"get --at 7 a\n", "line 1: a transaction reads what is");
         let long = [b"get a\nput ", "k".repeat(KEY_BYTES_MAX + 1).as_bytes(), b" v"].concat();
         check_wrong(&long, "line 2: 8193 bytes of key exceed");
         let many = b"get a\n".repeat(OPERATIONS_MAX + 1);

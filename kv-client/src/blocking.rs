@@ -1,5 +1,7 @@
 //! The same client for code without a runtime.
 
+mod batch;
+mod snapshot;
 mod transaction;
 
 use std::thread;
@@ -15,6 +17,7 @@ use kv_core::wire::{AdminReply, AdminRequest, MapView};
 use crate::driver::{self, CasResult};
 use crate::error::{ClientError, ConnectError};
 
+pub use snapshot::{Scan, Snapshot};
 pub use transaction::Transaction;
 
 /// A handle to a cluster whose connections live on a thread of their own. Clones share it; the last

@@ -15,7 +15,7 @@ use kv_core::client::{
 };
 use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
-use kv_core::op::{Found, WriteResult};
+use kv_core::op::{Found, Page, WriteResult};
 use kv_core::time::Instant;
 use kv_core::txn::Age;
 use kv_core::wire::{AdminReply, Frame, MapView, RequestFrame};
@@ -235,6 +235,29 @@ impl Driver {
 pub(crate) fn found(answer: Answer) -> Option<Found> {
     let Answer::Got(found) = answer else { mismatch(&answer) };
     found
+}
+
+/// The answer to a step of a transaction, if that was a read.
+pub(crate) fn found_if_any(answer: Answer) -> Option<Option<Found>> {
+    match answer {
+        Answer::Got(found) => Some(found),
+        other => {
+            buffered(other);
+            None
+        }
+    }
+}
+
+/// The answer to a call for a timestamp.
+pub(crate) fn timestamp(answer: Answer) -> Timestamp {
+    let Answer::Timestamp(at) = answer else { mismatch(&answer) };
+    at
+}
+
+/// The answer to a scan.
+pub(crate) fn page(answer: Answer) -> Page {
+    let Answer::Page(page) = answer else { mismatch(&answer) };
+    page
 }
 
 /// The answer to a put.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kv_core::client::CallError;
 use kv_core::id::Address;
-use kv_core::wire::{FrameError, HelloRefusal};
+use kv_core::wire::{FrameError, HelloRefusal, Refusal};
 
 /// A client could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,15 @@ impl ClientError {
     /// beginning is safe and makes sense.
     pub fn is_aborted(&self) -> bool {
         matches!(self, Self::Call { call: CallError::Aborted(_), .. })
+    }
+
+    /// Whether a read-only transaction looks back further than old values are kept. The same read
+    /// fails again; in another transaction, begun anew, it can succeed.
+    pub fn is_snapshot_too_old(&self) -> bool {
+        let Self::Call { call: CallError::Refused(refusal), .. } = self else {
+            return false;
+        };
+        matches!(refusal, Refusal::SnapshotTooOld { .. })
     }
 
     /// Whether nothing was changed, and the same call, or the whole transaction, may succeed if it is

@@ -25,22 +25,31 @@
 //! A [`Transaction`] reads and writes any keys and takes effect at once or not at all.
 //! [`Client::transact`] runs one, and runs it again if it is aborted.
 //!
+//! [`Client::write_batch`] and [`Client::txn`] do so in one call.
+//!
+//! A [`Snapshot`] reads keys and ranges as they were at one moment, without locks: it waits for no
+//! writer, and no writer waits for it.
+//!
 //! # What this leaves out
 //!
 //! TLS and authentication, and reads that trade freshness for speed.
 
 pub mod blocking;
 
+mod batch;
 mod client;
 mod connection;
 mod driver;
 mod error;
 mod random;
+mod snapshot;
 mod transaction;
 
+pub use batch::{Compare, Op, TxnResult, WriteBatch};
 pub use client::{Client, DEADLINE_DEFAULT};
 pub use driver::CasResult;
 pub use error::{ClientError, ConnectError, ConnectionError, ConnectionFailure};
+pub use snapshot::{Scan, Snapshot};
 pub use transaction::Transaction;
 
 /// Compiles the examples of the guide.

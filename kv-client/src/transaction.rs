@@ -142,12 +142,14 @@ impl Transaction {
         self.call(TxnOp::Rollback).await.map(driver::rolled_back)
     }
 
-    async fn commit_once(&mut self) -> Result<Option<Timestamp>, ClientError> {
+    /// Commits; further steps fail.
+    pub(crate) async fn commit_once(&mut self) -> Result<Option<Timestamp>, ClientError> {
         self.is_over = true;
         self.call(TxnOp::Commit).await.map(driver::committed)
     }
 
-    async fn call(&mut self, op: TxnOp) -> Reply {
+    /// Does a step.
+    pub(crate) async fn call(&mut self, op: TxnOp) -> Reply {
         let reply = self.client.call(Call::Txn { txn: self.handle, op }).await;
         self.note(&reply);
         reply
@@ -227,23 +229,20 @@ impl Client {
     ) -> Result<T, ClientError> {
         let mut attempts = Attempts::new(self.deadline(), u32::MAX);
         loop {
-            let client = self.with_deadline(attempts.left());
-            let mut txn = client.begin_aged(attempts.age).await?;
+            let mut txn = self.attempt(&attempts).await?;
             let result = match body(&mut txn).await {
                 Ok(answer) => txn.commit_once().await.map(|_| answer),
                 Err(error) => Err(error),
             };
-            match (result, txn.is_aborted()) {
-                (Err(error), true) if !error.is_outcome_unknown() => {
-                    drop(txn);
-                    let Some(pause) = attempts.next_pause() else {
-                        return Err(error);
-                    };
-                    tokio::time::sleep(pause).await;
-                }
-                (result, _) => return result,
+            if let Some(answer) = attempts.settle(txn, result).await? {
+                return Ok(answer);
             }
         }
+    }
+
+    /// Begins the next attempt of a transaction, for as long as all of them have left.
+    pub(crate) async fn attempt(&self, attempts: &Attempts) -> Result<Transaction, ClientError> {
+        self.with_deadline(attempts.left()).begin_aged(attempts.age).await
     }
 }
 
@@ -272,6 +271,25 @@ impl Attempts {
     /// The time that is left.
     pub(crate) fn left(&self) -> Duration {
         self.ends_at.saturating_duration_since(Instant::now())
+    }
+
+    /// Ends an attempt. If it was aborted and there is time for another one, pauses, and answers
+    /// nothing.
+    pub(crate) async fn settle<T>(
+        &mut self,
+        txn: Transaction,
+        result: Result<T, ClientError>,
+    ) -> Result<Option<T>, ClientError> {
+        let is_aborted = txn.is_aborted();
+        drop(txn);
+        match result {
+            Err(error) if is_aborted && !error.is_outcome_unknown() => {
+                let pause = self.next_pause().ok_or(error)?;
+                tokio::time::sleep(pause).await;
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
     }
 
     /// How long to pause before the next attempt; none if there may be none, or is no time for one.

@@ -8,7 +8,7 @@ use kv_core::id::Timestamp;
 use kv_core::op::{Expect, Found, Key};
 
 use super::Client;
-use crate::driver::{self, CasResult};
+use crate::driver::{self, CasResult, Reply};
 use crate::error::ClientError;
 use crate::transaction::{self, Attempts};
 
@@ -28,6 +28,11 @@ use crate::transaction::{self, Attempts};
 pub struct Transaction(crate::Transaction);
 
 impl Transaction {
+    /// Does a step.
+    pub(super) fn call(&mut self, op: TxnOp) -> Reply {
+        self.0.call_blocking(op)
+    }
+
     /// As [`crate::Transaction::get`].
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use core::time::Duration;
 
 use crate::id::{Address, RequestId, Timestamp};
 use crate::node::Status;
-use crate::op::{Found, Key, Value, WriteOp, WriteResult};
-use crate::txn::AbortReason;
+use crate::op::{Found, Key, KeyRange, Page, PageLimit, Value, WriteOp, WriteResult};
+use crate::txn::{AbortReason, Age, TxnWrite};
 use crate::wire::{AdminReply, AdminRequest, MapView, Refusal, ReplyFrame, RequestFrame};
 
 /// Configuration of a router.
@@ -83,6 +83,27 @@ pub enum Call {
         /// The key.
         key: Key,
     },
+    /// A timestamp of the oracle, from any node: above that of everything that was acknowledged
+    /// before.
+    Timestamp,
+    /// A read of what a key held at a timestamp of the oracle.
+    GetAt {
+        /// The key.
+        key: Key,
+        /// The timestamp.
+        at: Timestamp,
+    },
+    /// A page of what a range held at a timestamp of the oracle, over all shards, in the order of the
+    /// keys. A page may be empty and yet not be the last one.
+    ScanAt {
+        /// The range.
+        range: KeyRange,
+        /// The timestamp.
+        at: Timestamp,
+        /// How much the page may hold: at most [`PAGE_ROWS_MAX`](super::PAGE_ROWS_MAX) and
+        /// [`PAGE_BYTES_MAX`](super::PAGE_BYTES_MAX), at least one row.
+        limit: PageLimit,
+    },
     /// A write, exactly once.
     Write(WriteOp),
     /// A step of a transaction that was begun with [`Router::begin`](super::Router::begin). One step
@@ -92,6 +113,14 @@ pub enum Call {
         txn: TxnHandle,
         /// The step.
         op: TxnOp,
+    },
+    /// Writes of any keys that take effect together, or not at all, exactly once. Of several writes
+    /// to one key the last counts. Answered by [`Answer::Committed`].
+    WriteBatch {
+        /// How old it is: of two that wait for each other, the younger gives way, and tries again.
+        age: Age,
+        /// The writes.
+        writes: Vec<TxnWrite>,
     },
     /// The status of one node.
     Status {
@@ -116,11 +145,15 @@ pub enum Call {
 pub enum Answer {
     /// To a get; none if the key does not exist.
     Got(Option<Found>),
+    /// To a call for a timestamp.
+    Timestamp(Timestamp),
+    /// To a scan.
+    Page(Page),
     /// To a write.
     Written(WriteResult),
     /// To a write of a transaction: it is remembered until the commit.
     Buffered,
-    /// To a commit.
+    /// To a commit or a batch.
     Committed {
         /// The version of what was written; none if nothing was.
         commit_ts: Option<Timestamp>,

@@ -3,14 +3,30 @@
 use alloc::collections::VecDeque;
 
 use super::transaction::Step;
-use super::{Call, CallError, TxnHandle};
-use crate::id::{Address, NodeId, RequestId, ShardId};
-use crate::op::Key;
+use super::{Call, CallError, CallId, TxnHandle};
+use crate::id::{Address, NodeId, RequestId, ShardId, Timestamp};
+use crate::op::{Key, KeyRange, PageLimit};
 use crate::time::Instant;
+use crate::txn::AbortReason;
 use crate::wire::{AdminRequest, Refusal};
 
 /// Attempts of a step whose answers are waited for beside the last one.
 pub(super) const LATE_MAX: usize = 8;
+
+/// What one shard is asked for by a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// The scan.
+    pub(super) call: CallId,
+    /// The shard.
+    pub(super) shard: ShardId,
+    /// At which timestamp.
+    pub(super) at: Timestamp,
+    /// Which keys.
+    pub(super) range: KeyRange,
+    /// How many, at most.
+    pub(super) limit: PageLimit,
+}
 
 /// What the job is to get done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +39,8 @@ pub(super) enum Goal {
     OpenSession { nonce: u64 },
     /// A request of a transaction.
     Step(Step),
+    /// A shard's part of a scan.
+    Part(Part),
     /// Looking after a transaction: it pauses until something is due.
     Watch(TxnHandle),
 }
@@ -57,6 +75,10 @@ pub(super) struct Job {
     /// Refusals and timeouts since the last progress; sets the length of the pause.
     pub(super) failure_count: u32,
     pub(super) last_refusal: Option<Refusal>,
+    /// The transaction that is the present attempt of a batch.
+    pub(super) attempt: Option<TxnHandle>,
+    /// Why the last attempt of a batch was aborted.
+    pub(super) last_abort: Option<AbortReason>,
     /// A node that said it serves nothing: another one is asked if there is one.
     pub(super) avoided: Option<NodeId>,
     /// The filed wake-up.
@@ -74,6 +96,8 @@ impl Job {
             sent_count: 0,
             failure_count: 0,
             last_refusal: None,
+            attempt: None,
+            last_abort: None,
             avoided: None,
             filed: deadline,
         }
@@ -83,21 +107,47 @@ impl Job {
     pub(super) fn is_own(&self) -> bool {
         match self.goal {
             Goal::FetchMap | Goal::OpenSession { .. } => true,
-            Goal::User(_) | Goal::Step(_) | Goal::Watch(_) => false,
+            Goal::User(_) | Goal::Step(_) | Goal::Part(_) | Goal::Watch(_) => false,
         }
     }
 
     /// Whether the router's own jobs are kept for it.
     pub(super) fn needs_own(&self) -> bool {
-        matches!(self.goal, Goal::User(_) | Goal::Step(_))
+        matches!(self.goal, Goal::User(_) | Goal::Step(_) | Goal::Part(_))
     }
 
     /// The step of a transaction that it is to get done, if it is one.
     pub(super) fn step(&self) -> Option<&Step> {
         match &self.goal {
             Goal::Step(step) => Some(step),
-            Goal::User(_) | Goal::FetchMap | Goal::OpenSession { .. } | Goal::Watch(_) => None,
+            Goal::User(_)
+            | Goal::FetchMap
+            | Goal::OpenSession { .. }
+            | Goal::Part(_)
+            | Goal::Watch(_) => None,
         }
+    }
+
+    /// The part of a scan that it is to get, if it is for one.
+    pub(super) fn part(&self) -> Option<&Part> {
+        match &self.goal {
+            Goal::Part(part) => Some(part),
+            Goal::User(_)
+            | Goal::FetchMap
+            | Goal::OpenSession { .. }
+            | Goal::Step(_)
+            | Goal::Watch(_) => None,
+        }
+    }
+
+    /// Whether it is a scan, which gets its answer from parts.
+    pub(super) fn is_scan(&self) -> bool {
+        matches!(self.goal, Goal::User(Call::ScanAt { .. }))
+    }
+
+    /// Whether it is a batch, which the router runs as transactions.
+    pub(super) fn is_batch(&self) -> bool {
+        matches!(self.goal, Goal::User(Call::WriteBatch { .. }))
     }
 
     pub(super) fn is_write(&self) -> bool {
@@ -113,6 +163,7 @@ impl Job {
             | Goal::FetchMap
             | Goal::OpenSession { .. }
             | Goal::Step(_)
+            | Goal::Part(_)
             | Goal::Watch(_) => false,
         }
     }
@@ -120,10 +171,13 @@ impl Job {
     /// The key that decides the shard, if one does.
     pub(super) fn key(&self) -> Option<&Key> {
         match &self.goal {
-            Goal::User(Call::Get { key }) => Some(key),
+            Goal::User(Call::Get { key } | Call::GetAt { key, .. }) => Some(key),
             Goal::User(Call::Write(op)) => Some(op.key()),
             Goal::User(
                 Call::Txn { .. }
+                | Call::WriteBatch { .. }
+                | Call::Timestamp
+                | Call::ScanAt { .. }
                 | Call::Status { .. }
                 | Call::Map
                 | Call::Admin(_)
@@ -132,6 +186,7 @@ impl Job {
             | Goal::FetchMap
             | Goal::OpenSession { .. }
             | Goal::Step(_)
+            | Goal::Part(_)
             | Goal::Watch(_) => None,
         }
     }
@@ -144,6 +199,7 @@ impl Job {
             Goal::User(Call::Admin(AdminRequest::Plan { .. } | AdminRequest::Join { .. })) => None,
             Goal::User(Call::Admin(_)) => Some(ShardId::META),
             Goal::Step(step) => Some(step.shard),
+            Goal::Part(part) => Some(part.shard),
             Goal::User(_) | Goal::FetchMap | Goal::Watch(_) => {
                 self.key().map(|key| crate::ring::shard_of(key, shard_count))
             }
@@ -160,6 +216,9 @@ impl Job {
 
     /// How the job ends when it is given up.
     pub(super) fn give_up(&self) -> CallError {
+        if let Some(reason) = &self.last_abort {
+            return CallError::Aborted(reason.clone());
+        }
         match self.request {
             Some(request) if self.is_write() && self.sent_count > 0 => {
                 CallError::UnknownOutcome { request }

@@ -12,6 +12,11 @@
 //! write carries the same request id, so it runs once. Retries pause for a time that doubles and is
 //! jittered, unless the refusal itself named a better place.
 //!
+//! A scan asks every shard for its part of the range, all at one timestamp, and merges the parts into
+//! one page.
+//!
+//! A batch is a transaction that begins with its commit; the router runs it again if it is aborted.
+//!
 //! # How a call ends
 //!
 //! With an answer, with a refusal that no retry mends, or at its deadline: then a write that was
@@ -21,15 +26,18 @@
 //! that was sent once, whose refusal is then the fate of its only copy (a connection delivers no
 //! copy of a request on its own); any other gets the unknown outcome.
 //!
-//! **What this leaves out:** batching, a circuit breaker, a retry budget, and asking for an outcome
+//! **What this leaves out:** requests that share a frame, a circuit breaker, a retry budget, and asking for an outcome
 //! later.
 
 mod api;
 mod job;
 mod router;
+mod scan;
 mod transaction;
 
 pub use api::{
     Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput, TxnHandle, TxnOp,
 };
 pub use router::Router;
+pub use scan::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+pub use transaction::check_operations;

@@ -1,12 +1,15 @@
 //! The router itself.
 
+mod batch;
 mod commit;
 mod refusal;
+mod scan;
 mod transaction;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use self::scan::Scan;
 use super::job::{Goal, Job, LATE_MAX, Stage};
 use super::transaction::Transaction;
 use super::{Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput, TxnHandle};
@@ -41,6 +44,7 @@ pub struct Router {
     unfinished: BTreeSet<u64>,
     jobs: BTreeMap<CallId, Job>,
     last_call: u64,
+    scans: BTreeMap<CallId, Scan>,
     txns: BTreeMap<TxnHandle, Transaction>,
     last_txn: u64,
     /// Number of the last transaction that was named.
@@ -72,6 +76,7 @@ impl Router {
             unfinished: BTreeSet::new(),
             jobs: BTreeMap::new(),
             last_call: 0,
+            scans: BTreeMap::new(),
             txns: BTreeMap::new(),
             last_txn: 0,
             last_txn_number: 0,
@@ -194,10 +199,13 @@ impl Router {
             job.last_refusal = job.last_refusal.take().or(own_refusal);
         }
         let (error, last) = (job.give_up(), job.last_refusal.clone());
+        let is_scan = job.is_scan();
         if job.step().is_some() {
             self.drop_step(id);
         } else if let Some((txn, _)) = self.step_of(id) {
             self.on_step_deadline(txn, last);
+        } else if is_scan {
+            self.on_scan_deadline(id, last);
         } else {
             self.finish(id, Err(error));
         }
@@ -253,12 +261,20 @@ impl Router {
         if let Goal::Watch(txn) = job.goal {
             return self.on_watch(txn);
         }
+        if job.is_scan() {
+            return self.advance_scan(id);
+        }
         if let Some((txn, op)) = self.step_of(id) {
             return self.advance_step(txn, op);
         }
-        let is_for_shard =
-            matches!(job.goal, Goal::OpenSession { .. } | Goal::User(Call::Admin(_)));
-        let needs_map = job.key().is_some() || job.step().is_some() || is_for_shard;
+        if job.is_batch() {
+            return self.advance_batch(id);
+        }
+        let is_for_shard = matches!(
+            job.goal,
+            Goal::OpenSession { .. } | Goal::Step(_) | Goal::Part(_) | Goal::User(Call::Admin(_))
+        );
+        let needs_map = job.key().is_some() || is_for_shard;
         let needs_session = job.is_write() && job.request.is_none();
         if needs_map && self.map.is_none() {
             self.set_stage(id, Stage::Parked);
@@ -373,8 +389,7 @@ impl Router {
         if !self.jobs.get(&id).is_some_and(|job| is_asked(job) || is_late(job)) {
             return;
         }
-        let is_step = self.jobs.get(&id).is_some_and(|job| job.step().is_some());
-        if is_step && !matches!(reply.body, ClientReply::Refused(_) | ClientReply::Txn(_)) {
+        if !self.jobs.get(&id).is_some_and(|job| is_in_kind(&job.goal, &reply.body)) {
             return;
         }
         match reply.body {
@@ -383,7 +398,8 @@ impl Router {
             ClientReply::Map(view) => self.on_map(id, view),
             ClientReply::SessionOpened(session) => self.on_session(id, session),
             ClientReply::Read(found) => self.finish(id, Ok(Answer::Got(found))),
-            ClientReply::Timestamp(_) | ClientReply::Page(_) => {}
+            ClientReply::Timestamp(at) => self.finish(id, Ok(Answer::Timestamp(at))),
+            ClientReply::Page(page) => self.on_page(id, page),
             ClientReply::Written(result) => self.finish(id, Ok(Answer::Written(result))),
             ClientReply::Status(status) => self.finish(id, Ok(Answer::Status(status))),
             ClientReply::Admin(reply) => self.finish(id, Ok(Answer::Admin(reply))),
@@ -428,6 +444,27 @@ impl Router {
     }
 }
 
+/// Whether a reply is of the kind that answers the job, which a node that is in order sends. Any
+/// other counts as none.
+fn is_in_kind(goal: &Goal, reply: &ClientReply) -> bool {
+    match reply {
+        ClientReply::Refused(_) => true,
+        ClientReply::Map(_) => matches!(goal, Goal::FetchMap | Goal::User(Call::Map)),
+        ClientReply::SessionOpened(_) => matches!(goal, Goal::OpenSession { .. }),
+        ClientReply::Read(_) => {
+            matches!(goal, Goal::User(Call::Get { .. } | Call::GetAt { .. }))
+        }
+        ClientReply::Timestamp(_) => matches!(goal, Goal::User(Call::Timestamp)),
+        ClientReply::Page(_) => matches!(goal, Goal::Part(_)),
+        ClientReply::Written(_) => matches!(goal, Goal::User(Call::Write(_))),
+        ClientReply::Status(_) => matches!(goal, Goal::User(Call::Status { .. })),
+        ClientReply::Admin(_) => {
+            matches!(goal, Goal::User(Call::Admin(_) | Call::Join { .. }))
+        }
+        ClientReply::Txn(_) => matches!(goal, Goal::Step(_)),
+    }
+}
+
 /// The request that gets the job done; none while the map lacks the shard.
 fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
     let placement = || {
@@ -452,7 +489,20 @@ fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
             let (txn, age, grant) = (step.txn, step.age, step.grant);
             ClientRequest::Txn { shard, epoch, txn, age, grant, step: step.request.clone() }
         }
-        Goal::Watch(_) | Goal::User(Call::Txn { .. }) => return None,
+        Goal::User(Call::Timestamp) => ClientRequest::Timestamp,
+        Goal::User(Call::GetAt { key, at }) => {
+            let (shard, epoch) = placement()?;
+            ClientRequest::ReadAt { shard, epoch, at: *at, key: key.clone() }
+        }
+        Goal::Part(part) => {
+            let (shard, epoch) = placement()?;
+            let (at, range, limit) = (part.at, part.range.clone(), part.limit);
+            ClientRequest::ScanAt { shard, epoch, at, range, limit }
+        }
+        Goal::Watch(_)
+        | Goal::User(Call::Txn { .. } | Call::WriteBatch { .. } | Call::ScanAt { .. }) => {
+            return None;
+        }
         Goal::User(Call::Write(op)) => {
             let (shard, epoch) = placement()?;
             ClientRequest::Write { shard, epoch, request: job.request?, op: op.clone() }

@@ -161,6 +161,18 @@ impl Transaction {
         check_total("operations", self.operation_count, OPERATIONS_MAX)
     }
 
+    /// Counts an operation, and remembers it if it is a write.
+    pub(super) fn add(&mut self, op: &TxnOp) -> Result<(), CallError> {
+        self.admit(op)?;
+        match op {
+            TxnOp::Put { key, value } => self.write(key.clone(), Some(value.clone())),
+            TxnOp::Delete { key } => self.write(key.clone(), None),
+            TxnOp::Get { .. } | TxnOp::GetForUpdate { .. } | TxnOp::Commit | TxnOp::Rollback => {
+                Ok(())
+            }
+        }
+    }
+
     /// Remembers a write until the commit.
     pub(super) fn write(&mut self, key: Key, value: Option<Value>) -> Result<(), CallError> {
         let key_size = key.bytes.len();
@@ -221,6 +233,16 @@ impl Transaction {
     pub(super) fn holds_locks(&self) -> bool {
         self.shards.values().any(Touched::holds_locks)
     }
+}
+
+/// Whether one transaction may have all of these operations: their number, and the sizes of keys,
+/// values and writes.
+///
+/// # Errors
+/// [`CallError::TxnTooLarge`] or [`CallError::Refused`], as a router would answer.
+pub fn check_operations<'a>(ops: impl IntoIterator<Item = &'a TxnOp>) -> Result<(), CallError> {
+    let mut txn = Transaction::new(Age(0), CallId(0), Instant::ZERO);
+    ops.into_iter().try_for_each(|op| txn.add(op))
 }
 
 /// A limit on one key or value, which nodes have too.

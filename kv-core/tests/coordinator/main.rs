@@ -3,6 +3,7 @@
 //! What would go wrong: a transaction that reads two states of one key, sends its commit under two
 //! names, says that it was aborted when it may not have been, or leaves locks behind.
 
+mod batch;
 mod commit;
 mod harness;
 mod steps;

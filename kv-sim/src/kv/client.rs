@@ -230,7 +230,14 @@ fn encode_call(call: &Call, out: &mut Vec<u8>) {
         Call::Get { key } => codec::encode_into(key, out),
         Call::Write(op) => codec::encode_into(op, out),
         Call::Admin(request) => codec::encode_into(request, out),
-        Call::Txn { .. } | Call::Status { .. } | Call::Map | Call::Join { .. } => {
+        Call::Timestamp
+        | Call::GetAt { .. }
+        | Call::ScanAt { .. }
+        | Call::Txn { .. }
+        | Call::WriteBatch { .. }
+        | Call::Status { .. }
+        | Call::Map
+        | Call::Join { .. } => {
             unreachable!("workloads of single keys hold no such calls")
         }
     }
@@ -243,7 +250,9 @@ fn encode_result(result: &Result<Answer, CallError>, out: &mut Vec<u8>) {
         Ok(Answer::Written(result)) => codec::encode_into(result, out),
         Ok(Answer::Admin(reply)) => codec::encode_into(reply, out),
         Ok(
-            Answer::Buffered
+            Answer::Timestamp(_)
+            | Answer::Page(_)
+            | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack
             | Answer::Status(_)

@@ -35,6 +35,7 @@ impl Recorder {
             | WorkloadKind::RwRegister
             | WorkloadKind::WriteSkew
             | WorkloadKind::LongFork
+            | WorkloadKind::CausalReverse
             | WorkloadKind::Deadlock
             | WorkloadKind::Ordered
             | WorkloadKind::HotKeys => unreachable!("transactions have another history"),
@@ -79,6 +80,8 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
         Some(Answer::Written(result)) => Some(result),
         Some(
             Answer::Got(_)
+            | Answer::Timestamp(_)
+            | Answer::Page(_)
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack
@@ -116,7 +119,15 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
             let expect = expectation(expect);
             MicroOp::Cas { key: text(&key.bytes), expect, value: content(value), applied, version }
         }
-        Call::Txn { .. } | Call::Status { .. } | Call::Map | Call::Admin(_) | Call::Join { .. } => {
+        Call::Timestamp
+        | Call::GetAt { .. }
+        | Call::ScanAt { .. }
+        | Call::Txn { .. }
+        | Call::WriteBatch { .. }
+        | Call::Status { .. }
+        | Call::Map
+        | Call::Admin(_)
+        | Call::Join { .. } => {
             unreachable!("workloads of single keys hold no such calls")
         }
     }
@@ -130,6 +141,8 @@ fn read(key: &Key, answer: Option<&Answer>) -> MicroOp {
         Some(Answer::Got(None)) => (Observed::Absent, None),
         Some(
             Answer::Written(_)
+            | Answer::Timestamp(_)
+            | Answer::Page(_)
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack

@@ -298,6 +298,24 @@ pub(super) const ALL: &[Mutant] = &[
         check: "strict-serializability",
     },
     Mutant {
+        id: Core::ReadAheadOfStamps.id(),
+        summary: "a read at a timestamp does not wait for earlier timestamps on their way",
+        scenario: "sim-scenarios/zoo/readers.toml",
+        check: "reads-by-timestamp",
+    },
+    Mutant {
+        id: Core::ReadPassesProposed.id(),
+        summary: "a read at a timestamp does not wait for what is proposed",
+        scenario: "sim-scenarios/zoo/readers.toml",
+        check: "reads-by-timestamp",
+    },
+    Mutant {
+        id: Core::ReadPassesInFlight.id(),
+        summary: "a read does not wait for writes of its key that are on their way",
+        scenario: "sim-scenarios/zoo/readers.toml",
+        check: "reads-by-timestamp",
+    },
+    Mutant {
         id: Core::DecisionForgottenEarly.id(),
         summary: "a decision is forgotten before all have applied it",
         scenario: "sim-scenarios/zoo/transactions.toml",

@@ -17,14 +17,14 @@ pub(super) enum Record {
     /// Of operations of single keys.
     Keys(Recorder),
     /// Of transactions.
-    Txns(TxnRecorder),
+    Txns(Box<TxnRecorder>),
 }
 
 impl Record {
     pub(super) fn new(scenario: &Scenario) -> Self {
         let kind = scenario.workload.kind;
         match kind.has_transactions() {
-            true => Self::Txns(TxnRecorder::new(kind)),
+            true => Self::Txns(Box::new(TxnRecorder::new(kind))),
             false => Self::Keys(Recorder::new(kind)),
         }
     }

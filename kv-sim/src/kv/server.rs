@@ -143,6 +143,7 @@ pub(super) fn node_config(cluster: &Cluster, identity: &Identity) -> NodeConfig 
         timings: timings(cluster),
         lease: cluster.lease_drift.map(|drift_max_ppm| LeaseConfig { drift_max_ppm }),
         slack_bytes: SLACK_BYTES,
+        retention: Duration::from_nanos(cluster.retention),
         ..NodeConfig::new(identity.node, CLUSTER_NAME, peers.into_iter().collect())
     }
 }

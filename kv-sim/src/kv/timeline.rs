@@ -113,9 +113,13 @@ impl Timeline {
         let shard = match &event.call {
             Call::Write(op) => Some(ring::shard_of(op.key(), self.shard_count)),
             Call::Get { .. }
+            | Call::Timestamp
+            | Call::GetAt { .. }
+            | Call::ScanAt { .. }
             | Call::Status { .. }
             | Call::Map
             | Call::Txn { .. }
+            | Call::WriteBatch { .. }
             | Call::Admin(_)
             | Call::Join { .. } => None,
         };

@@ -51,6 +51,11 @@ impl<P: Copy + Debug + Ord> VersionOrder<P> {
         self.heard_before.insert(process, self.heard);
     }
 
+    /// The highest version that anybody had heard of when the operation of a process began.
+    pub(super) fn heard_before(&self, process: P) -> u64 {
+        self.heard_before.get(&process).copied().unwrap_or(0)
+    }
+
     /// The operation of a process was answered with a version, which it made itself or has read.
     pub(super) fn on_told(&mut self, process: P, version: u64, is_own: bool) {
         let before = self.heard_before.get(&process).copied().unwrap_or(0);

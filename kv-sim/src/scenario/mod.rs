@@ -16,6 +16,7 @@
 //! heartbeat_ms = 100
 //! election_min_ms = 1000
 //! election_max_ms = 2000
+//! retention_seconds = 5          # how far back what was true can be read
 //!
 //! [run]
 //! safety_seconds = 60            # below 60 the run is invalid
@@ -187,6 +188,8 @@ pub struct Cluster {
     pub election_min: u64,
     /// Longest such time.
     pub election_max: u64,
+    /// How far back what was true can be read.
+    pub retention: u64,
     /// By how much, in a million, clocks may run fast or slow for leaders to read by leases; none:
     /// they do not.
     pub lease_drift: Option<u32>,
@@ -341,6 +344,7 @@ fn cluster(reader: &mut Reader<'_>) -> Cluster {
         heartbeat: milliseconds(reader, "heartbeat_ms", 100.0),
         election_min: milliseconds(reader, "election_min_ms", 1_000.0),
         election_max: milliseconds(reader, "election_max_ms", 2_000.0),
+        retention: reader.time("retention_seconds", 5.0, SECOND, 0.1..=86_400.0),
         lease_drift: reader
             .optional_integer("lease_drift_max_ppm", 0..=500_000)
             .map(|ppm| ppm as u32),

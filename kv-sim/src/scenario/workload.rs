@@ -43,6 +43,9 @@ pub enum WorkloadKind {
     WriteSkew,
     /// Transactions that write one key of a group, or read all of them.
     LongFork,
+    /// Single writes of the keys of a group, one after the other, and reads of all of them at a
+    /// timestamp.
+    CausalReverse,
     /// Transactions that wait for each other in a circle.
     Deadlock,
     /// Transactions that lock what all want, in one order.
@@ -61,6 +64,7 @@ impl WorkloadKind {
             | Self::RwRegister
             | Self::WriteSkew
             | Self::LongFork
+            | Self::CausalReverse
             | Self::Deadlock
             | Self::Ordered
             | Self::HotKeys => true,
@@ -81,7 +85,7 @@ pub struct Mix {
     pub cas: u32,
 }
 
-const KINDS: [(&str, WorkloadKind); 10] = [
+const KINDS: [(&str, WorkloadKind); 11] = [
     ("register", WorkloadKind::Register),
     ("kv", WorkloadKind::Kv),
     ("bank", WorkloadKind::Bank),
@@ -89,6 +93,7 @@ const KINDS: [(&str, WorkloadKind); 10] = [
     ("rw-register", WorkloadKind::RwRegister),
     ("write-skew", WorkloadKind::WriteSkew),
     ("long-fork", WorkloadKind::LongFork),
+    ("causal-reverse", WorkloadKind::CausalReverse),
     ("deadlock", WorkloadKind::Deadlock),
     ("ordered", WorkloadKind::Ordered),
     ("hot-keys", WorkloadKind::HotKeys),
@@ -104,6 +109,7 @@ fn keys_default(kind: WorkloadKind) -> u64 {
         | WorkloadKind::Bank
         | WorkloadKind::ListAppend
         | WorkloadKind::LongFork
+        | WorkloadKind::CausalReverse
         | WorkloadKind::Deadlock
         | WorkloadKind::Ordered => 8,
     }
@@ -147,7 +153,9 @@ fn check_keys(reader: &Reader<'_>, kind: WorkloadKind) {
         WorkloadKind::Bank | WorkloadKind::WriteSkew | WorkloadKind::HotKeys => {
             &["mix", "value_bytes", "operations_max"]
         }
-        WorkloadKind::LongFork => &["mix", "value_bytes", "operations_max", "keys"],
+        WorkloadKind::LongFork | WorkloadKind::CausalReverse => {
+            &["mix", "value_bytes", "operations_max", "keys"]
+        }
         WorkloadKind::Deadlock => &["mix", "value_bytes", "operations_max", "keys", "abandon_rate"],
     };
     for key in foreign.iter().filter(|key| reader.has(key)) {
@@ -175,6 +183,7 @@ fn check_count(reader: &Reader<'_>, workload: &Workload) {
         | WorkloadKind::RwRegister
         | WorkloadKind::WriteSkew
         | WorkloadKind::LongFork
+        | WorkloadKind::CausalReverse
         | WorkloadKind::Deadlock
         | WorkloadKind::Ordered
         | WorkloadKind::HotKeys => {}

@@ -21,6 +21,9 @@ impl Router {
                 self.drop_step(id);
             }
         }
+        if is_final(&refusal) && self.part_of(id).is_some() {
+            return self.on_part_fatal(id, refusal);
+        }
         match refusal {
             Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
             Refusal::WrongEpoch { entry } => self.on_wrong_epoch(id, *entry),

@@ -37,6 +37,11 @@ impl Router {
     /// [`CallError::NoTransaction`]. If there is no step for 60 s it is rolled back.
     pub fn begin(&mut self, now: Instant, age: Age) -> TxnHandle {
         self.now = self.now.max(now);
+        self.begin_aged(age)
+    }
+
+    /// Begins a transaction at this moment.
+    pub(super) fn begin_aged(&mut self, age: Age) -> TxnHandle {
         self.last_txn += 1;
         let handle = TxnHandle(self.last_txn);
         let watch = self.add_job(Goal::Watch(handle), NEVER);
@@ -307,7 +312,9 @@ impl Router {
             return;
         };
         txn.idle_until = idle_until;
-        if let Some(call) = txn.call.take() {
+        if let Some(call) = txn.call.take()
+            && !self.retry_batch(call, &result)
+        {
             self.finish(call, result);
         }
         self.watch(handle);
@@ -394,12 +401,17 @@ impl Router {
         }
     }
 
-    /// The step that the user asks for, if the job is one.
+    /// The step that the user asks for, if the job is one; a batch is a commit.
     pub(super) fn step_of(&self, id: CallId) -> Option<(TxnHandle, TxnOp)> {
-        match &self.jobs.get(&id)?.goal {
+        let job = self.jobs.get(&id)?;
+        match &job.goal {
             Goal::User(Call::Txn { txn, op }) => Some((*txn, op.clone())),
+            Goal::User(Call::WriteBatch { .. }) => Some((job.attempt?, TxnOp::Commit)),
             Goal::User(
                 Call::Get { .. }
+                | Call::Timestamp
+                | Call::GetAt { .. }
+                | Call::ScanAt { .. }
                 | Call::Write(_)
                 | Call::Status { .. }
                 | Call::Map
@@ -409,6 +421,7 @@ impl Router {
             | Goal::FetchMap
             | Goal::OpenSession { .. }
             | Goal::Step(_)
+            | Goal::Part(_)
             | Goal::Watch(_) => None,
         }
     }

@@ -42,7 +42,7 @@ impl Bank {
             return if source.client == 0 { self.open() } else { self.look() };
         }
         if source.rng.below(READ_ONE_IN) == 0 {
-            return self.balances();
+            return Transaction::drawn_reads(self.balances().ops, &mut source.rng);
         }
         let from = source.rng.index(self.accounts.len());
         let to = (from + 1 + source.rng.index(self.accounts.len() - 1)) % self.accounts.len();

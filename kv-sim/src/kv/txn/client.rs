@@ -20,7 +20,8 @@ use kv_core::wire::{self, Frame};
 
 use super::attempt::Attempt;
 use super::operations::Operations;
-use super::transaction::{Transaction, TxnEnd, TxnEvent};
+use super::snapshot::{Snapshot, Turn};
+use super::transaction::{Style, Transaction, TxnEnd, TxnEvent};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
 use crate::kv::client::quiet;
 use crate::kv::replica::{Note, address_of, server_at};
@@ -89,6 +90,8 @@ struct Current {
     attempt_count: u32,
     /// None for a call without a transaction.
     txn: Option<TxnHandle>,
+    /// If it reads at a timestamp.
+    snapshot: Option<Snapshot>,
     call: CallId,
     /// What was asked for.
     op: TxnOp,
@@ -177,13 +180,27 @@ impl TxnClient {
             transaction: transaction.clone(),
             end: None,
         })));
-        let txn = (!transaction.is_plain).then(|| self.router.begin(now, age));
+        let is_locking = transaction.style == Style::Locking;
+        let txn = is_locking.then(|| self.router.begin(now, age));
+        let snapshot = Snapshot::new(transaction.style, &transaction.ops);
         let mut attempt = Attempt::new(transaction);
         let (op, deadline) = (attempt.next_op(), now + self.timeout);
-        let call = self.ask(now, txn, &op, deadline, out);
+        let call = match &snapshot {
+            Some(_) => self.call(now, Call::Timestamp, deadline, out),
+            None => self.ask(now, txn, &op, deadline, out),
+        };
         let sends_left = self.draw_death();
-        self.current =
-            Some(Current { attempt, age, attempt_count, txn, call, op, deadline, sends_left });
+        self.current = Some(Current {
+            attempt,
+            age,
+            attempt_count,
+            txn,
+            snapshot,
+            call,
+            op,
+            deadline,
+            sends_left,
+        });
     }
 
     /// After how many messages the client dies, if it does not survive this transaction.
@@ -233,6 +250,19 @@ impl TxnClient {
         self.router.call(now, call, deadline)
     }
 
+    /// Asks for a read of a snapshot.
+    fn call(
+        &mut self,
+        now: Instant,
+        call: Call,
+        deadline: Instant,
+        out: &mut Outbox<Note>,
+    ) -> CallId {
+        let words = format!("{call:?}");
+        out.record(Kind::Call, words.as_bytes(), || words.clone());
+        self.router.call(now, call, deadline)
+    }
+
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
         while let Some(output) = self.router.poll_output() {
             match output {
@@ -275,10 +305,19 @@ impl TxnClient {
         {
             self.operations.see(key, found.as_ref());
         }
-        let found = &mut current.attempt.found;
-        let next = match current.txn {
-            Some(_) => next(&current.op, result, found),
-            None => end_of_plain(result),
+        let Current { attempt, op, snapshot, txn, .. } = &mut current;
+        let next = match (snapshot, *txn) {
+            (Some(snapshot), _) => match snapshot.turn(result, attempt, op) {
+                Turn::Ask(call) => {
+                    current.call = self.call(now, call, current.deadline, out);
+                    self.current = Some(current);
+                    return;
+                }
+                Turn::End(end) => Next::End(end),
+                Turn::Retry(end) => Next::Retry(end),
+            },
+            (None, Some(_)) => next(op, result, &mut attempt.found),
+            (None, None) => end_of_plain(result),
         };
         match next {
             Next::Continue => {
@@ -375,7 +414,7 @@ pub(super) fn next(
         (TxnOp::Put { .. } | TxnOp::Delete { .. }, Ok(Answer::Buffered)) => Next::Continue,
         (TxnOp::Commit, Ok(Answer::Committed { commit_ts })) => {
             let found = std::mem::take(found);
-            Next::End(TxnEnd::Committed { found, commit_ts })
+            Next::End(TxnEnd::Committed { found, commit_ts, at: None })
         }
         (TxnOp::Commit, Err(CallError::UnknownOutcome { .. })) => Next::End(TxnEnd::Unknown),
         (TxnOp::Rollback, Ok(Answer::RolledBack)) => Next::End(TxnEnd::failed("rolled back")),
@@ -395,9 +434,11 @@ pub(super) fn next(
 /// How a call without a transaction ended.
 fn end_of_plain(result: Result<Answer, CallError>) -> Next {
     Next::End(match result {
-        Ok(Answer::Got(value)) => TxnEnd::Committed { found: vec![value], commit_ts: None },
+        Ok(Answer::Got(value)) => {
+            TxnEnd::Committed { found: vec![value], commit_ts: None, at: None }
+        }
         Ok(Answer::Written(WriteResult::Put { version })) => {
-            TxnEnd::Committed { found: Vec::new(), commit_ts: Some(version) }
+            TxnEnd::Committed { found: Vec::new(), commit_ts: Some(version), at: None }
         }
         Ok(answer) => panic!("a plain call was answered with {answer:?}"),
         Err(CallError::UnknownOutcome { .. }) => TxnEnd::Unknown,

@@ -37,7 +37,8 @@ pub(super) fn judge(recorder: &TxnRecorder, scenario: &Scenario) -> Vec<Check> {
         | WorkloadKind::ListAppend
         | WorkloadKind::RwRegister
         | WorkloadKind::WriteSkew
-        | WorkloadKind::LongFork => Vec::new(),
+        | WorkloadKind::LongFork
+        | WorkloadKind::CausalReverse => Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ use super::bank;
 use super::lists;
 use super::operations::text_of;
 use super::planter::Ring;
+use super::seen::SeenVersions;
 use super::transaction::{Op, Transaction, TxnEnd, TxnEvent};
 use crate::engine::Operations;
 use crate::kv::version_order::VersionOrder;
@@ -35,6 +36,7 @@ pub(in super::super) struct TxnRecorder {
     /// Transactions by outcome.
     pub(in super::super) operations: Operations,
     pub(super) versions: VersionOrder<u64>,
+    pub(super) seen: SeenVersions,
     /// What became of each unique value.
     pub(super) writes: BTreeMap<Key, BTreeMap<u64, Fate>>,
     /// Values that a committed transaction has read and overwritten, by key and version.
@@ -56,6 +58,7 @@ impl TxnRecorder {
             text: String::new(),
             operations: Operations::default(),
             versions: VersionOrder::default(),
+            seen: SeenVersions::default(),
             writes: BTreeMap::new(),
             overwritten: BTreeSet::new(),
             lost: Vec::new(),
@@ -73,6 +76,7 @@ impl TxnRecorder {
             WorkloadKind::RwRegister
             | WorkloadKind::WriteSkew
             | WorkloadKind::LongFork
+            | WorkloadKind::CausalReverse
             | WorkloadKind::Deadlock
             | WorkloadKind::Ordered
             | WorkloadKind::HotKeys => Workload::RwRegister,
@@ -93,8 +97,10 @@ impl TxnRecorder {
                 self.versions.on_invoke(*process);
                 ("invoke", None, None)
             }
-            Some(TxnEnd::Committed { found, commit_ts }) => {
+            Some(TxnEnd::Committed { found, commit_ts, at }) => {
                 self.operations.ok += 1;
+                let heard = self.versions.heard_before(*process);
+                self.seen.on_committed(transaction, found, (*commit_ts, *at), heard);
                 *self.committed.entry(*process).or_default() += 1;
                 if self.kind == WorkloadKind::HotKeys && commit_ts.is_some() {
                     self.note_overwritten(transaction, found);

@@ -35,6 +35,7 @@ pub(in super::super) fn judge(
         Check::skipped("linearizability", "all that clients did was in transactions"),
         isolation(recorder),
         recorder.versions.judge(),
+        recorder.seen.judge(),
     ];
     if world.is_complete() {
         checks.extend(contention::judge(recorder, scenario));

@@ -8,6 +8,8 @@
 //! - `rw-register`: unique values are written and read, a few keys at a time.
 //! - `write-skew`: both keys of a pair are read, and one of them is written.
 //! - `long-fork`: each key is written once, and groups of them are read.
+//! - `causal-reverse`: keys of a group are written one after the other, without transactions, and all
+//!   of them are read at a timestamp: who sees a later one sees the earlier ones.
 //! - `deadlock`: rings of transactions that wait for each other ([`Planter`]).
 //! - `ordered`: few keys that all want are locked in one order, so that nobody is ever in a deadlock.
 //! - `hot-keys`: one of few keys is locked and overwritten.
@@ -18,16 +20,18 @@
 //! # What is checked
 //!
 //! All but `bank` record what kv-check judges as strictly serializable, real time included; of a bank
-//! it looks at the sums. What committed transactions wrote must be on every replica at the end, and
+//! it looks at the sums. What was read is also compared with when it was written ([`seen`]). What
+//! committed transactions wrote must be on every replica at the end, and
 //! commit timestamps agree with real time. Of transactions that wait for each other more is checked:
 //! that deadlocks are broken in time, and where there are none nobody is told of one, and that nobody
 //! starves.
 //!
 //! Clients may die in the middle of a transaction, between two steps or two messages of one step
 //! (`abandon_rate`): nobody beats for it, and nobody rolls it back. Some reads and writes of a single
-//! key are no transactions, so that these meet those.
+//! key are no transactions, so that these meet those; and of the transactions that only read, many
+//! read at a timestamp without locks ([`snapshot`]), key by key or by a scan.
 //!
-//! **What this leaves out:** scans.
+//! **What this leaves out:** scans that lock.
 
 mod attempt;
 mod bank;
@@ -39,6 +43,8 @@ mod lists;
 mod operations;
 mod planter;
 mod registers;
+mod seen;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod transaction;

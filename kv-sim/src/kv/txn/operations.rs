@@ -46,6 +46,7 @@ enum Kind {
     Registers(Registers),
     Pairs(Registers),
     Groups(Groups),
+    Chains(Groups),
     Ordered(Registers),
     HotKeys(Registers),
 }
@@ -66,6 +67,7 @@ impl Operations {
                 Kind::Pairs(Registers::new(workload.keys, operations_max, shard_count))
             }
             WorkloadKind::LongFork => Kind::Groups(Groups::new(shard_count)),
+            WorkloadKind::CausalReverse => Kind::Chains(Groups::new(shard_count)),
             WorkloadKind::Ordered => {
                 Kind::Ordered(Registers::new(workload.keys, operations_max, shard_count))
             }
@@ -95,6 +97,7 @@ impl Operations {
             Kind::Registers(registers) => registers.next(source),
             Kind::Pairs(pairs) => pairs.next_of_pair(source),
             Kind::Groups(groups) => groups.next(source),
+            Kind::Chains(groups) => groups.next_of_chain(source),
             Kind::Ordered(registers) => registers.next_in_order(source),
             Kind::HotKeys(registers) => registers.next_hot(source),
         }
@@ -116,6 +119,7 @@ impl Operations {
             | Kind::Registers(_)
             | Kind::Pairs(_)
             | Kind::Groups(_)
+            | Kind::Chains(_)
             | Kind::Ordered(_)
             | Kind::HotKeys(_) => {}
         }
@@ -138,7 +142,7 @@ impl Operations {
                 let keys = (0..).zip(&registers.keys).filter(|(number, _)| is_mine(number));
                 keys.map(|(_, key)| key.clone()).collect()
             }
-            Kind::Groups(groups) => groups.last(),
+            Kind::Groups(groups) | Kind::Chains(groups) => groups.last(),
         };
         let reads = keys.chunks(FINAL_READS_PER_TXN).map(|keys| {
             Transaction::new(keys.iter().map(|key| Op::Read { key: key.clone() }).collect())
@@ -163,6 +167,7 @@ impl Operations {
                 | Kind::Registers(_)
                 | Kind::Pairs(_)
                 | Kind::Groups(_)
+                | Kind::Chains(_)
                 | Kind::HotKeys(_) => ops.push(Op::Write { key, value }),
             }
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use kv_core::op::Key;
 
 use super::operations::{Source, placed_key};
-use super::transaction::{Op, Transaction};
+use super::transaction::{Op, Style, Transaction};
 use crate::engine::Draw;
 
 /// Keys of a group of which each is written once.
@@ -19,6 +19,8 @@ const GROUP_SIZE: u64 = 3;
 /// close enough to meet.
 const GROUP_TRANSACTIONS: u64 = 4;
 
+/// Of those that do not write to a group so many read a single key of it, in a million.
+const PLAIN_READ_RATE: u32 = 250_000;
 /// So many registers of an ordered transaction are only read, in a million.
 const READ_RATE: u32 = 300_000;
 
@@ -108,7 +110,7 @@ impl Groups {
     }
 
     /// The client whose turn it is writes one key of a group, once; all others read all of them,
-    /// each from another one on.
+    /// each from another one on, or a single one.
     pub(super) fn next(&mut self, source: &mut Source) -> Transaction {
         let (group, turn) = (self.count / GROUP_TRANSACTIONS, self.count % GROUP_TRANSACTIONS);
         self.count += 1;
@@ -117,15 +119,37 @@ impl Groups {
         match mine.filter(|_| turn == GROUP_TRANSACTIONS / 2) {
             Some(member) => {
                 let key = self.key(group, member);
-                Transaction::new(vec![Op::Write { key, value: source.value() }])
+                let write = Transaction::new(vec![Op::Write { key, value: source.value() }]);
+                let style = if source.rng.chance(500_000) { Style::Plain } else { Style::Locking };
+                write.in_style(style)
+            }
+            None if source.rng.chance(PLAIN_READ_RATE) => {
+                let key = self.key(group, source.rng.below(GROUP_SIZE));
+                Transaction::new(vec![Op::Read { key }]).in_style(Style::Plain)
             }
             None => {
                 let first = source.rng.below(GROUP_SIZE);
                 let members = (first..first + GROUP_SIZE).map(|member| member % GROUP_SIZE);
                 let reads = members.map(|member| Op::Read { key: self.key(group, member) });
-                Transaction::new(reads.collect())
+                Transaction::drawn_reads(reads.collect(), &mut source.rng)
             }
         }
+    }
+
+    /// The client whose turn it is writes the keys of a group one after the other, each by a call of
+    /// its own; all others read all of them at a timestamp, the last first. Who talks to others
+    /// outside the store does as the writer here: it begins a write when another one has ended.
+    pub(super) fn next_of_chain(&mut self, source: &mut Source) -> Transaction {
+        let (group, turn) = (self.count / GROUP_TRANSACTIONS, self.count % GROUP_TRANSACTIONS);
+        self.count += 1;
+        if group % source.client_count == source.client && turn < GROUP_SIZE {
+            let key = self.key(group, turn);
+            let write = Op::Write { key, value: source.value() };
+            return Transaction::new(vec![write]).in_style(Style::Plain);
+        }
+        let reads = (0..GROUP_SIZE).rev().map(|member| Op::Read { key: self.key(group, member) });
+        let style = if source.rng.chance(500_000) { Style::Snapshot } else { Style::Scan };
+        Transaction::new(reads.collect()).in_style(style)
     }
 
     /// The keys of the last group that the client came to.

@@ -95,7 +95,7 @@ impl Serial {
                 self.held.insert(key, Found { version, value });
             }
         }
-        TxnEnd::Committed { found: attempt.found.clone(), commit_ts }
+        TxnEnd::Committed { found: attempt.found.clone(), commit_ts, at: None }
     }
 
     fn verdict(&self) -> CheckVerdict {

@@ -64,24 +64,64 @@ pub(super) struct Transaction {
     pub(super) ops: Vec<Op>,
     /// Whether it ends with a rollback, so that nobody may ever see anything of it.
     pub(super) rolls_back: bool,
-    /// Whether its only operation, a read or a write, is asked for without a transaction.
-    pub(super) is_plain: bool,
+    /// How it is carried out.
+    pub(super) style: Style,
+}
+
+/// How a transaction is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// With locks.
+    Locking,
+    /// Its only operation, a read or a write, is asked for without a transaction.
+    Plain,
+    /// Its reads are done at one timestamp, key by key.
+    Snapshot,
+    /// The same, by scanning the range of its keys.
+    Scan,
 }
 
 /// Of the transactions that consist of one read or one write so many are none, in a million.
 const PLAIN_RATE: u32 = 500_000;
+/// Of the transactions that only read so many do so at a timestamp, in a million; every other one of
+/// them scans.
+const SNAPSHOT_RATE: u32 = 600_000;
 
 impl Transaction {
     pub(super) fn new(ops: Vec<Op>) -> Self {
-        Self { ops, rolls_back: false, is_plain: false }
+        Self { ops, rolls_back: false, style: Style::Locking }
     }
 
-    /// A drawn one: some end with a rollback, and some that are short enough are plain calls.
+    /// The same, carried out in another way.
+    pub(super) fn in_style(self, style: Style) -> Self {
+        Self { style, ..self }
+    }
+
+    /// One that only reads, some way or other.
+    pub(super) fn drawn_reads(ops: Vec<Op>, rng: &mut Rng) -> Self {
+        let style = match rng.chance(SNAPSHOT_RATE) {
+            false => Style::Locking,
+            true if rng.chance(500_000) => Style::Scan,
+            true => Style::Snapshot,
+        };
+        Self::new(ops).in_style(style)
+    }
+
+    /// A drawn one: some end with a rollback, some that are short enough are plain calls, and some
+    /// that only read do so at a timestamp.
     pub(super) fn drawn(ops: Vec<Op>, rng: &mut Rng) -> Self {
         let rolls_back = rng.chance(ROLLBACK_RATE);
         let is_short = matches!(&ops[..], [Op::Read { .. } | Op::Write { .. }]);
-        let is_plain = is_short && !rolls_back && rng.chance(PLAIN_RATE);
-        Self { ops, rolls_back, is_plain }
+        if rolls_back {
+            return Self { rolls_back, ..Self::new(ops) };
+        }
+        if is_short && rng.chance(PLAIN_RATE) {
+            return Self::new(ops).in_style(Style::Plain);
+        }
+        match ops.iter().all(|op| matches!(op, Op::Read { .. })) {
+            true => Self::drawn_reads(ops, rng),
+            false => Self::new(ops),
+        }
     }
 
     /// The same with other values.
@@ -112,6 +152,8 @@ pub(super) enum TxnEnd {
         found: Vec<Option<Found>>,
         /// The version of what it wrote.
         commit_ts: Option<Timestamp>,
+        /// What it read at, if that was a timestamp.
+        at: Option<Timestamp>,
     },
     /// It did not, and never will.
     Failed {

@@ -1,0 +1,152 @@
+//! Batches and transactions with conditions over real processes.
+//!
+//! What would go wrong: a batch of which one shard takes a part, batches that lock the same keys in
+//! different orders and never end, a condition that is judged at another moment than the writes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::thread;
+use std::time::Duration;
+
+use kv_client::blocking::Client;
+use kv_client::{ClientError, Compare, Op, TxnResult, WriteBatch};
+use kv_core::id::ShardId;
+use kv_core::op::{Key, Value};
+use kv_core::ring;
+use kv_tests::cluster::Cluster;
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::start(3);
+    cluster.wait_until_ready();
+    cluster
+}
+
+#[track_caller]
+fn check_values(client: &Client, expected: &[(&str, Option<&str>)]) {
+    for (key, value) in expected {
+        let found = client.get(key.to_string()).unwrap().map(|found| found.value);
+        assert_eq!(found, value.map(|value| Value::string(value.to_owned())), "{key}");
+    }
+}
+
+#[test]
+fn a_batch_takes_effect_on_all_shards_at_one_version() {
+    let cluster = cluster();
+    let client = cluster.client();
+    client.put("c", "old").unwrap();
+    let shards = ["a", "bee", "c"].map(|key| ring::shard_of(&Key::new(key), 16));
+    assert!(shards[0] != shards[1] && shards[1] != shards[2], "{shards:?}");
+    assert!(!shards.contains(&ShardId::META));
+    let mut batch = WriteBatch::new();
+    batch.put("a", "0").put("bee", "2").delete("c").put("a", "1");
+    let version = client.write_batch(batch).unwrap();
+    check_values(&client, &[("a", Some("1")), ("bee", Some("2")), ("c", None)]);
+    let versions = ["a", "bee"].map(|key| Some(client.get(key).unwrap().unwrap().version));
+    assert_eq!(versions, [version, version]);
+    assert_eq!(client.write_batch(WriteBatch::new()).unwrap(), None);
+
+    let mut large = WriteBatch::new();
+    (0..3).for_each(|at| {
+        large.put(format!("large{at}"), vec![0; 8 << 20]);
+    });
+    let error = client.write_batch(large).unwrap_err();
+    assert!(error.to_string().contains("bytes exceed what a transaction may have"), "{error}");
+    check_values(&client, &[("large0", None)]);
+}
+
+#[test]
+fn batches_in_any_order_of_keys_all_end_and_none_is_torn() {
+    const ROUNDS: u32 = 5;
+    let cluster = cluster();
+    let client = cluster.client().with_deadline(Duration::from_secs(120));
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let client = &client;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let mut keys = ["a", "bee", "c"];
+                    keys.rotate_left(thread % 3);
+                    let mut batch = WriteBatch::new();
+                    keys.iter().for_each(|key| {
+                        batch.put(*key, format!("{thread}/{round}"));
+                    });
+                    client.write_batch(batch).unwrap();
+                }
+            });
+        }
+    });
+    let found = ["a", "bee", "c"].map(|key| client.get(key).unwrap().unwrap());
+    assert!(found.iter().all(|it| *it == found[0]), "one batch was the last: {found:?}");
+}
+
+#[test]
+fn conditions_choose_the_branch_at_one_moment() {
+    let cluster = cluster();
+    let client = cluster.client();
+    let take = |who: &'static str| {
+        client.txn(
+            vec![Compare::absent("lock"), Compare::value("state", "idle")],
+            vec![Op::put("lock", who), Op::get("lock"), Op::get("state")],
+            vec![Op::get("lock")],
+        )
+    };
+    let values = |result: &TxnResult| -> Vec<_> {
+        result.found.iter().map(|found| found.as_ref().map(|found| found.value.clone())).collect()
+    };
+    let nothing = take("ann").unwrap();
+    assert_eq!((nothing.is_met, &nothing.found[..], nothing.version), (false, &[None][..], None));
+    client.put("state", "idle").unwrap();
+    let taken = take("ann").unwrap();
+    assert!(taken.is_met);
+    assert_eq!(values(&taken), [Some(Value::string("ann")), Some(Value::string("idle"))]);
+    let held = client.get("lock").unwrap().unwrap();
+    assert_eq!(Some(held.version), taken.version);
+    let late = take("bob").unwrap();
+    assert!(!late.is_met);
+    assert_eq!(late.found, [Some(held.clone())]);
+
+    let compare = vec![Compare::version("lock", held.version)];
+    let freed = client.txn(compare.clone(), vec![Op::delete("lock")], vec![]).unwrap();
+    assert!(freed.is_met && freed.found.is_empty());
+    assert!(!client.txn(compare, vec![], vec![]).unwrap().is_met);
+    check_values(&client, &[("lock", None), ("state", Some("idle"))]);
+}
+
+/// Moves the owner of a pair of keys on, if nobody else has.
+async fn count_up(client: kv_client::Client) -> Result<(), ClientError> {
+    loop {
+        let number = |found: Option<kv_core::op::Found>| -> u64 {
+            let Some(Value::String(bytes)) = found.map(|found| found.value) else { return 0 };
+            str::from_utf8(&bytes).unwrap().parse().unwrap()
+        };
+        let old = number(client.get("a").await?);
+        let compare = match old {
+            0 => vec![Compare::absent("a"), Compare::absent("bee")],
+            _ => ["a", "bee"].map(|key| Compare::value(key, old.to_string())).to_vec(),
+        };
+        let new = (old + 1).to_string();
+        let then = vec![Op::put("bee", new.clone()), Op::put("a", new)];
+        if client.txn(compare, then, vec![]).await?.is_met {
+            return Ok(());
+        }
+    }
+}
+
+#[test]
+fn every_conditional_increment_counts_once() {
+    let cluster = cluster();
+    let endpoints = vec![cluster.address(0), cluster.address(1)];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = kv_client::Client::connect(endpoints).unwrap();
+        let client = client.with_deadline(Duration::from_secs(60));
+        let tasks: Vec<_> = (0..6).map(|_| tokio::spawn(count_up(client.clone()))).collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        let mut batch = WriteBatch::new();
+        batch.put("c", "done");
+        tokio::spawn(async move { client.write_batch(batch).await }).await.unwrap().unwrap();
+    });
+    check_values(&cluster.client(), &[("a", Some("6")), ("bee", Some("6")), ("c", Some("done"))]);
+}
