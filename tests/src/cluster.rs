@@ -1,11 +1,13 @@
 //! A cluster of real `kv-node` processes on this machine.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use kv_client::blocking::Client;
 use kv_core::node::Status;
+use kv_core::op::Value;
 use kv_core::raft::Role;
 use tempfile::TempDir;
 
@@ -45,6 +47,44 @@ impl Cluster {
             cluster.restart(at);
         }
         cluster
+    }
+
+    /// Three nodes that serve.
+    ///
+    /// # Panics
+    /// If anything goes wrong.
+    pub fn ready() -> Self {
+        let cluster = Self::start(3);
+        cluster.wait_until_ready();
+        cluster
+    }
+
+    /// Runs `kv` with something on its standard input.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub fn kv(&self, args: &[&str], input: &str) -> Output {
+        let mut command = build::kv();
+        command.args(["--endpoints", &self.endpoints()]).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("kv starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(input.as_bytes()).expect("kv reads");
+        drop(stdin);
+        child.wait_with_output().expect("kv ends")
+    }
+
+    /// Checks what keys hold; none if they do not exist.
+    ///
+    /// # Panics
+    /// If one holds something else.
+    #[track_caller]
+    pub fn check_values(&self, expected: &[(&str, Option<&str>)]) {
+        for (key, value) in expected {
+            let found = self.client.get(key.to_string()).expect("a get is answered");
+            let found = found.map(|found| found.value);
+            assert_eq!(found, value.map(|value| Value::string(value.to_owned())), "{key}");
+        }
     }
 
     /// Starts another node, which joins by itself (`--join`), or waits for `kv cluster add-node`.

@@ -8,30 +8,15 @@
 use std::thread;
 use std::time::Duration;
 
-use kv_client::blocking::Client;
 use kv_client::{ClientError, Compare, Op, TxnResult, WriteBatch};
 use kv_core::id::ShardId;
 use kv_core::op::{Key, Value};
 use kv_core::ring;
 use kv_tests::cluster::Cluster;
 
-fn cluster() -> Cluster {
-    let cluster = Cluster::start(3);
-    cluster.wait_until_ready();
-    cluster
-}
-
-#[track_caller]
-fn check_values(client: &Client, expected: &[(&str, Option<&str>)]) {
-    for (key, value) in expected {
-        let found = client.get(key.to_string()).unwrap().map(|found| found.value);
-        assert_eq!(found, value.map(|value| Value::string(value.to_owned())), "{key}");
-    }
-}
-
 #[test]
 fn a_batch_takes_effect_on_all_shards_at_one_version() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     client.put("c", "old").unwrap();
     let shards = ["a", "bee", "c"].map(|key| ring::shard_of(&Key::new(key), 16));
@@ -40,7 +25,7 @@ fn a_batch_takes_effect_on_all_shards_at_one_version() {
     let mut batch = WriteBatch::new();
     batch.put("a", "0").put("bee", "2").delete("c").put("a", "1");
     let version = client.write_batch(batch).unwrap();
-    check_values(&client, &[("a", Some("1")), ("bee", Some("2")), ("c", None)]);
+    cluster.check_values(&[("a", Some("1")), ("bee", Some("2")), ("c", None)]);
     let versions = ["a", "bee"].map(|key| Some(client.get(key).unwrap().unwrap().version));
     assert_eq!(versions, [version, version]);
     assert_eq!(client.write_batch(WriteBatch::new()).unwrap(), None);
@@ -51,13 +36,13 @@ fn a_batch_takes_effect_on_all_shards_at_one_version() {
     });
     let error = client.write_batch(large).unwrap_err();
     assert!(error.to_string().contains("bytes exceed what a transaction may have"), "{error}");
-    check_values(&client, &[("large0", None)]);
+    cluster.check_values(&[("large0", None)]);
 }
 
 #[test]
 fn batches_in_any_order_of_keys_all_end_and_none_is_torn() {
     const ROUNDS: u32 = 5;
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client().with_deadline(Duration::from_secs(120));
     thread::scope(|scope| {
         for thread in 0..4 {
@@ -81,7 +66,7 @@ fn batches_in_any_order_of_keys_all_end_and_none_is_torn() {
 
 #[test]
 fn conditions_choose_the_branch_at_one_moment() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     let take = |who: &'static str| {
         client.txn(
@@ -109,7 +94,7 @@ fn conditions_choose_the_branch_at_one_moment() {
     let freed = client.txn(compare.clone(), vec![Op::delete("lock")], vec![]).unwrap();
     assert!(freed.is_met && freed.found.is_empty());
     assert!(!client.txn(compare, vec![], vec![]).unwrap().is_met);
-    check_values(&client, &[("lock", None), ("state", Some("idle"))]);
+    cluster.check_values(&[("lock", None), ("state", Some("idle"))]);
 }
 
 /// Moves the owner of a pair of keys on, if nobody else has.
@@ -134,7 +119,7 @@ async fn count_up(client: kv_client::Client) -> Result<(), ClientError> {
 
 #[test]
 fn every_conditional_increment_counts_once() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let endpoints = vec![cluster.address(0), cluster.address(1)];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -148,5 +133,5 @@ fn every_conditional_increment_counts_once() {
         batch.put("c", "done");
         tokio::spawn(async move { client.write_batch(batch).await }).await.unwrap().unwrap();
     });
-    check_values(&cluster.client(), &[("a", Some("6")), ("bee", Some("6")), ("c", Some("done"))]);
+    cluster.check_values(&[("a", Some("6")), ("bee", Some("6")), ("c", Some("done"))]);
 }

@@ -7,7 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::process::{Output, Stdio};
 use std::thread;
 
@@ -20,21 +20,6 @@ use kv_core::wire::Refusal;
 use kv_tests::cluster::Cluster;
 use kv_tests::{build, workspace_root};
 use serde_json::{Value as Json, json};
-
-fn cluster() -> Cluster {
-    let cluster = Cluster::start(3);
-    cluster.wait_until_ready();
-    cluster
-}
-
-fn kv(cluster: &Cluster, args: &[&str], input: &str) -> Output {
-    let mut command = build::kv();
-    command.args(["--endpoints", &cluster.endpoints()]).args(args);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
 
 #[track_caller]
 fn check(output: &Output, code: i32, stdout: &str) -> String {
@@ -75,7 +60,7 @@ fn put_all(client: &Client, count: u32, value: &str) {
 #[test]
 fn a_snapshot_sees_one_moment_of_all_shards() {
     const COUNT: u32 = 200;
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     put_all(&client, COUNT, "old");
     let snapshot = client.begin_read_only().unwrap();
@@ -105,7 +90,7 @@ fn a_snapshot_sees_one_moment_of_all_shards() {
 #[test]
 fn no_page_shows_a_part_of_a_transaction_and_no_reader_waits_for_a_writer() {
     const ROUNDS: u32 = 40;
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     let balances = ["ann", "bob", "cy"].map(|name| format!("balance/{name}"));
     let set = |round: u32| {
@@ -140,7 +125,7 @@ fn no_page_shows_a_part_of_a_transaction_and_no_reader_waits_for_a_writer() {
 
 #[test]
 fn a_timestamp_that_was_not_issued_is_refused() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     client.put("k", "v").unwrap();
     let future = client.begin_read_only_at(Timestamp(u64::MAX - 1));
@@ -154,25 +139,25 @@ fn a_timestamp_that_was_not_issued_is_refused() {
         assert!(matches!(refusal, Refusal::FutureTimestamp { .. }), "{refusal}");
         assert!(!error.is_retryable());
     }
-    let said = check(&kv(&cluster, &["scan", "--at", "18446744073709551614"], ""), 2, "");
+    let said = check(&cluster.kv(&["scan", "--at", "18446744073709551614"], ""), 2, "");
     assert!(said.contains("was not issued yet"), "{said}");
     assert!(said.contains("Nothing was changed. Give --at a version"), "{said}");
 }
 
 #[test]
 fn the_command_line_scans_in_text_and_in_json() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     client.put("a/1", "one").unwrap();
     client.put("a/2", "two").unwrap();
     client.put("b", "three").unwrap();
-    check(&kv(&cluster, &["scan"], ""), 0, "a/1\tone\na/2\ttwo\nb\tthree\n");
-    check(&kv(&cluster, &["scan", "--prefix", "a/"], ""), 0, "a/1\tone\na/2\ttwo\n");
-    check(&kv(&cluster, &["scan", "--from", "a/2", "--to", "b"], ""), 0, "a/2\ttwo\n");
-    check(&kv(&cluster, &["scan", "--limit", "1"], ""), 0, "a/1\tone\n");
-    check(&kv(&cluster, &["scan", "--prefix", "c"], ""), 0, "");
-    check(&kv(&cluster, &[], "scan --prefix b\n"), 0, "b\tthree\n");
-    let output = kv(&cluster, &["--output", "json", "scan", "--prefix", "a/"], "");
+    check(&cluster.kv(&["scan"], ""), 0, "a/1\tone\na/2\ttwo\nb\tthree\n");
+    check(&cluster.kv(&["scan", "--prefix", "a/"], ""), 0, "a/1\tone\na/2\ttwo\n");
+    check(&cluster.kv(&["scan", "--from", "a/2", "--to", "b"], ""), 0, "a/2\ttwo\n");
+    check(&cluster.kv(&["scan", "--limit", "1"], ""), 0, "a/1\tone\n");
+    check(&cluster.kv(&["scan", "--prefix", "c"], ""), 0, "");
+    check(&cluster.kv(&[], "scan --prefix b\n"), 0, "b\tthree\n");
+    let output = cluster.kv(&["--output", "json", "scan", "--prefix", "a/"], "");
     let printed = String::from_utf8(output.stdout).unwrap();
     let printed: Vec<Json> =
         printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -183,22 +168,22 @@ fn the_command_line_scans_in_text_and_in_json() {
 
 #[test]
 fn what_was_overwritten_is_read_at_its_version() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     let version = client.put("price", "7").unwrap().to_string();
     client.put("price", "8").unwrap();
     client.put("later", "1").unwrap();
-    check(&kv(&cluster, &["get", "price", "--at", &version], ""), 0, "7\n");
-    check(&kv(&cluster, &["get", "later", "--at", &version], ""), 1, "");
-    check(&kv(&cluster, &["scan", "--at", &version], ""), 0, "price\t7\n");
-    let output = kv(&cluster, &["--output", "json", "scan", "--at", &version], "");
+    check(&cluster.kv(&["get", "price", "--at", &version], ""), 0, "7\n");
+    check(&cluster.kv(&["get", "later", "--at", &version], ""), 1, "");
+    check(&cluster.kv(&["scan", "--at", &version], ""), 0, "price\t7\n");
+    let output = cluster.kv(&["--output", "json", "scan", "--at", &version], "");
     let printed: Json = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed, json!({ "key": "price", "value": "7", "version": version }));
 }
 
 #[test]
 fn who_closes_the_pipe_has_seen_enough() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     let value = "v".repeat(100_000);
     for at in 0..100 {
@@ -217,13 +202,13 @@ fn who_closes_the_pipe_has_seen_enough() {
 
 #[test]
 fn the_scans_of_the_guide_print_what_it_says() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let page = fs::read_to_string(workspace_root().join("docs/guide/transactions.md")).unwrap();
     let block = |mark: &str| {
         let (_, rest) = page.split_once(&format!("```{mark}\n")).unwrap();
         rest.split_once("```").unwrap().0.to_owned()
     };
-    let printed = kv(&cluster, &[], &block("scans"));
+    let printed = cluster.kv(&[], &block("scans"));
     let stdout = String::from_utf8(printed.stdout).unwrap();
     let lines = stdout.lines().map(|line| match line.starts_with("ok, version") {
         true => "ok, version",

@@ -8,37 +8,20 @@
 
 use std::fs;
 use std::future::Future;
-use std::io::Write as _;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
-use kv_client::blocking::{Client, Transaction};
+use kv_client::blocking::Transaction;
 use kv_client::{ClientError, Transaction as AsyncTransaction};
 use kv_core::op::{Found, Key, Value};
 use kv_core::ring;
 use kv_tests::cluster::Cluster;
-use kv_tests::{build, workspace_root};
+use kv_tests::workspace_root;
 use serde_json::{Value as Json, json};
 
 /// Shards of a cluster of the tests.
 const SHARD_COUNT: u32 = 16;
-
-fn cluster() -> Cluster {
-    let cluster = Cluster::start(3);
-    cluster.wait_until_ready();
-    cluster
-}
-
-/// Runs `kv` with something on its standard input.
-fn kv(cluster: &Cluster, args: &[&str], input: &str) -> Output {
-    let mut command = build::kv();
-    command.args(["--endpoints", &cluster.endpoints()]).args(args);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
 
 #[track_caller]
 fn check(output: &Output, code: i32, stdout: &str) -> String {
@@ -54,17 +37,9 @@ fn without_version(line: &str) -> &str {
     line.split_once(", version ").map_or(line, |(before, _)| before)
 }
 
-#[track_caller]
-fn check_values(client: &Client, expected: &[(&str, Option<&str>)]) {
-    for (key, value) in expected {
-        let found = client.get(key.to_string()).unwrap().map(|found| found.value);
-        assert_eq!(found, value.map(|value| Value::string(value.to_owned())), "{key}");
-    }
-}
-
 #[test]
 fn a_file_takes_effect_on_all_shards_or_on_none() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     let shards = ["a", "bee", "c"].map(|key| ring::shard_of(&Key::new(key), SHARD_COUNT));
     assert!(shards[0] != shards[1] && shards[1] != shards[2], "{shards:?}");
@@ -72,25 +47,25 @@ fn a_file_takes_effect_on_all_shards_or_on_none() {
     let file = cluster.path("steps");
     fs::write(&file, "# both\nput a 1\nput bee 2\nget a\ncas --absent c 'three 3'\n").unwrap();
     let file = file.to_str().unwrap();
-    check(&kv(&cluster, &["txn", "--file", file], ""), 0, "ok\nok\n1\nok\ncommitted");
-    check_values(&client, &[("a", Some("1")), ("bee", Some("2")), ("c", Some("three 3"))]);
+    check(&cluster.kv(&["txn", "--file", file], ""), 0, "ok\nok\n1\nok\ncommitted");
+    cluster.check_values(&[("a", Some("1")), ("bee", Some("2")), ("c", Some("three 3"))]);
     let versions = ["a", "bee", "c"].map(|key| client.get(key).unwrap().unwrap().version);
     assert!(versions.iter().all(|version| *version == versions[0]), "one commit: {versions:?}");
 
     // The condition no longer holds, so nothing before it counts either.
-    let said = check(&kv(&cluster, &["txn", "--file", file], ""), 1, "");
+    let said = check(&cluster.kv(&["txn", "--file", file], ""), 1, "");
     assert!(said.contains("line 5: cas not applied: the key is at version "), "{said}");
     assert!(said.contains("Nothing was changed."), "{said}");
-    check_values(&client, &[("a", Some("1")), ("bee", Some("2"))]);
+    cluster.check_values(&[("a", Some("1")), ("bee", Some("2"))]);
     assert_eq!(client.get("a").unwrap().unwrap().version, versions[0]);
 
     // A line that is wrong is found before anything is sent.
-    let said = check(&kv(&cluster, &["txn", "--file", "-"], "put a 7\nputt bee 7\n"), 2, "");
+    let said = check(&cluster.kv(&["txn", "--file", "-"], "put a 7\nputt bee 7\n"), 2, "");
     assert!(said.contains("line 2: unrecognized subcommand 'putt'"), "{said}");
-    check_values(&client, &[("a", Some("1"))]);
+    cluster.check_values(&[("a", Some("1"))]);
 
     let steps = "get-for-update a\ndelete bee\nget missing\n";
-    let output = kv(&cluster, &["--output", "json", "txn", "--file", "-"], steps);
+    let output = cluster.kv(&["--output", "json", "txn", "--file", "-"], steps);
     assert_eq!(output.status.code(), Some(0));
     let printed = String::from_utf8(output.stdout).unwrap();
     let answers: Vec<Json> =
@@ -100,31 +75,30 @@ fn a_file_takes_effect_on_all_shards_or_on_none() {
     assert_eq!(answers[..3], [read, json!({ "key": "bee", "buffered": true }), missing]);
     assert_eq!(answers[3]["committed"], json!(true));
     assert!(answers[3]["version"].is_string(), "{answers:?}");
-    check_values(&client, &[("bee", None)]);
+    cluster.check_values(&[("bee", None)]);
 }
 
 #[test]
 fn a_block_at_the_prompt_is_one_transaction() {
-    let cluster = cluster();
-    let client = cluster.client();
+    let cluster = Cluster::ready();
     let block = "begin\nput a 1\nget a\nput bee 2\ncommit\n";
     let printed = "begun\nok\n1\n(not committed)\nok\ncommitted";
-    check(&kv(&cluster, &[], block), 0, printed);
-    check_values(&client, &[("a", Some("1")), ("bee", Some("2"))]);
+    check(&cluster.kv(&[], block), 0, printed);
+    cluster.check_values(&[("a", Some("1")), ("bee", Some("2"))]);
 
     let block = "begin\nput a 7\nrollback\nput bee 8\n";
-    check(&kv(&cluster, &[], block), 0, "begun\nok\nrolled back\nok");
-    check_values(&client, &[("a", Some("1")), ("bee", Some("8"))]);
+    check(&cluster.kv(&[], block), 0, "begun\nok\nrolled back\nok");
+    cluster.check_values(&[("a", Some("1")), ("bee", Some("8"))]);
 
-    let said = check(&kv(&cluster, &[], "begin\nput a 7\n"), 2, "begun\nok");
+    let said = check(&cluster.kv(&[], "begin\nput a 7\n"), 2, "begun\nok");
     assert!(said.contains("was not committed"), "{said}");
-    check_values(&client, &[("a", Some("1"))]);
-    assert_eq!(kv(&cluster, &[], "commit\n").status.code(), Some(2));
+    cluster.check_values(&[("a", Some("1"))]);
+    assert_eq!(cluster.kv(&[], "commit\n").status.code(), Some(2));
 }
 
 #[test]
 fn an_abort_says_that_a_retry_is_safe() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     let mut holder = client.begin().unwrap();
     assert!(holder.get_for_update("a").unwrap().is_none());
@@ -132,20 +106,20 @@ fn an_abort_says_that_a_retry_is_safe() {
     let file = ["--timeout", "60", "txn", "--retries", "0", "--file", "-"];
     // Both wait for the lock longer than anybody may.
     thread::scope(|scope| {
-        let from_file = scope.spawn(|| kv(&cluster, &file, steps));
+        let from_file = scope.spawn(|| cluster.kv(&file, steps));
         // What follows the abort in the block is not run by itself.
         let block = "begin\nput bee 2\nget a\nput bee 3\ncommit\n";
-        let said = check(&kv(&cluster, &["--timeout", "60"], block), 1, "begun\nok");
+        let said = check(&cluster.kv(&["--timeout", "60"], block), 1, "begun\nok");
         let why = "the transaction was aborted: a lock was not free in time";
         assert!(said.contains(why), "{said}");
         assert!(said.contains("Nothing was changed. To run it again"), "{said}");
         let said = check(&from_file.join().unwrap(), 5, "");
         assert!(said.contains(why), "{said}");
     });
-    check_values(&client, &[("bee", None)]);
+    cluster.check_values(&[("bee", None)]);
     holder.put("a", "1").unwrap();
     holder.commit().unwrap();
-    check(&kv(&cluster, &file, steps), 0, "ok\n1\ncommitted");
+    check(&cluster.kv(&file, steps), 0, "ok\n1\ncommitted");
 }
 
 /// The blocks of a page that are marked so, in order, with their marks.
@@ -171,7 +145,7 @@ fn without_any_version(line: &str) -> &str {
 
 #[test]
 fn the_examples_of_the_guide_print_what_it_says() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     cluster.client().put("balance/ann", "100").unwrap();
     let path = workspace_root().join("docs/guide/transactions.md");
     let blocks = blocks(&fs::read_to_string(path).unwrap());
@@ -182,7 +156,7 @@ fn the_examples_of_the_guide_print_what_it_says() {
             "steps" => &["txn", "--file", "-"],
             _ => continue,
         };
-        let printed = kv(&cluster, args, &format!("{}\n", input.1));
+        let printed = cluster.kv(args, &format!("{}\n", input.1));
         assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
         let printed = String::from_utf8(printed.stdout).unwrap();
         let printed: Vec<_> = printed.lines().map(without_any_version).collect();
@@ -190,7 +164,7 @@ fn the_examples_of_the_guide_print_what_it_says() {
         count += 1;
     }
     assert_eq!(count, 2, "the examples are found");
-    check_values(&cluster.client(), &[("balance/ann", Some("60")), ("balance/bob", Some("40"))]);
+    cluster.check_values(&[("balance/ann", Some("60")), ("balance/bob", Some("40"))]);
 }
 
 fn number(found: Option<Found>) -> u64 {
@@ -220,7 +194,7 @@ fn increment_both_carelessly(txn: &mut Transaction) -> Result<(), ClientError> {
 fn every_increment_of_two_counters_counts_once() {
     const THREADS: u64 = 4;
     const ROUNDS: u64 = 10;
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client().with_deadline(Duration::from_secs(120));
     thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -234,19 +208,19 @@ fn every_increment_of_two_counters_counts_once() {
         }
     });
     let sum = (THREADS * ROUNDS).to_string();
-    check_values(&client, &[("a", Some(&sum)), ("bee", Some(&sum))]);
+    cluster.check_values(&[("a", Some(&sum)), ("bee", Some(&sum))]);
 }
 
 #[test]
 fn a_dropped_transaction_frees_its_locks() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let client = cluster.client();
     let mut dropped = client.begin().unwrap();
     dropped.get_for_update("a").unwrap();
     dropped.put("a", "dropped").unwrap();
     drop(dropped);
     client.put("a", "plain").unwrap();
-    check_values(&client, &[("a", Some("plain"))]);
+    cluster.check_values(&[("a", Some("plain"))]);
 }
 
 /// A task may move between threads.
@@ -261,7 +235,7 @@ async fn increment(txn: &mut AsyncTransaction) -> Result<(), ClientError> {
 
 #[test]
 fn transactions_run_as_tasks() {
-    let cluster = cluster();
+    let cluster = Cluster::ready();
     let endpoints = vec![cluster.address(0), cluster.address(1)];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

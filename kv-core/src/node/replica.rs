@@ -133,6 +133,9 @@ impl Replica {
     /// Removes and returns the reads that leadership confirmed up to `confirmed` lets go.
     pub(super) fn take_ready_reads(&mut self, confirmed: Round) -> VecDeque<WaitingRead> {
         let count = self.reads.iter().take_while(|read| read.round <= confirmed).count();
+        if count == 0 {
+            return VecDeque::new();
+        }
         let applied = self.store_applied;
         let (ready, mut waiting): (VecDeque<_>, VecDeque<_>) =
             self.reads.drain(..count).partition(|read| read.index <= applied);

@@ -15,6 +15,7 @@ mod oracle;
 mod reads;
 mod repair;
 mod space;
+mod store;
 mod support;
 mod transactions;
 mod two_phase_commit;
