@@ -119,6 +119,7 @@ impl Node {
         match (result, outcome) {
             (Ok(()), TxnOutcome::Committed { commit_ts }) => {
                 locking.finished_ts = locking.finished_ts.max(commit_ts);
+                self.raise_watermark(participant, commit_ts);
             }
             (Ok(()), TxnOutcome::Aborted) => {}
             (Err(_), _) => {

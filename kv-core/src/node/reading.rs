@@ -315,7 +315,8 @@ impl Replica {
             && !mutants::is_active(Mutant::ReadPassesInFlight)
     }
 
-    /// How much of the registered work has been proposed, or given up.
+    /// How much of the registered work has been proposed, given up, or registered anew: that gets a
+    /// timestamp above all that was acknowledged so far.
     fn proposed_count(&self) -> u64 {
         self.registered_count - self.unstamped.len() as u64
     }

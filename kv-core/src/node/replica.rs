@@ -69,7 +69,7 @@ pub(super) struct Replica {
     pub(super) pending: BTreeMap<LogIndex, PendingWrite>,
     /// Writes that wait for their timestamps, in the order in which they came.
     pub(super) unstamped: VecDeque<Unstamped>,
-    /// How much was ever registered to get a timestamp.
+    /// How much was ever registered to get a timestamp; what is registered anew counts again.
     pub(super) registered_count: u64,
     /// Reads of keys that were being written when they came, each until so much of what was registered
     /// is proposed.

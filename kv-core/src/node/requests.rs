@@ -124,6 +124,9 @@ impl Node {
         if shard == ShardId::META || shard.0 > map.shard_count() {
             return Err(Refusal::InvalidStep { reason: alloc::format!("{shard} holds no keys") });
         }
+        if range.is_empty() {
+            return Err(Refusal::InvalidStep { reason: "the range ends before it begins".into() });
+        }
         self.check_epoch(shard, epoch)
     }
 

@@ -56,7 +56,7 @@ const OUT_MAX: usize = 4;
 const PATIENCE_MIN: Duration = Duration::from_millis(50);
 /// And at most.
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
-/// Readers that may wait to be asked for.
+/// Readers that may wait.
 const READERS_MAX: usize = 65_536;
 /// So many times what the last answer took.
 const PATIENCE_FACTOR: u32 = 4;
@@ -212,7 +212,8 @@ impl Stamps {
     }
 
     fn add_reader(&mut self, reader: Reader) -> Result<(), Refusal> {
-        if self.readers.len() >= READERS_MAX {
+        let asked: usize = self.asked.iter().map(|asked| asked.readers.len()).sum();
+        if self.readers.len() + asked >= READERS_MAX {
             return Err(Refusal::Overloaded);
         }
         self.readers.push(reader);

@@ -6,9 +6,12 @@
 
 use std::time::Duration;
 
+use kv_core::client::Call;
 use kv_core::id::{Epoch, NodeId, RequestHandle, ShardId, Timestamp};
 use kv_core::node::NodeConfig;
 use kv_core::op::{Key, KeyRange, Page, PageLimit, Value};
+use kv_core::ring::shard_of;
+use kv_core::txn::{Age, TxnWrite};
 use kv_core::wire::{AdminRequest, ClientReply, ClientRequest, Refusal};
 
 use crate::support::{Cluster, SHARD, key_of_shard, put_of_shard, write_of_shard};
@@ -190,9 +193,8 @@ fn read_of_what_is_newest_waits_for_the_timestamp_of_a_write_of_its_key() {
     assert_eq!(answer(&mut cluster, early), "v");
 }
 
-/// What is older than the retention cannot be read any more, and what is younger can.
-#[test]
-fn leaders_raise_the_watermark_with_their_writes() {
+/// A cluster that remembers eight seconds.
+fn forgetful() -> Cluster {
     let mut cluster = Cluster::new(3);
     for id in (1..=3).map(NodeId) {
         let config = NodeConfig { retention: Duration::from_secs(8), ..cluster.config(id) };
@@ -200,6 +202,40 @@ fn leaders_raise_the_watermark_with_their_writes() {
         cluster.start_with(id, config);
     }
     cluster.run(Duration::from_secs(5));
+    cluster
+}
+
+/// Also those that only ever take part in what other shards decide.
+#[test]
+fn watermarks_rise_with_the_decisions_of_other_shards() {
+    let mut cluster = forgetful();
+    let other = (0..).map(|at| Key::new(format!("k{at}")));
+    let mut other = other.filter(|key| shard_of(key, 4) == ShardId(2));
+    let keys = [key_of_shard(), other.next().expect("every shard has keys")];
+    let batch = |text: &str| {
+        let value = Some(Value::string(text.to_owned()));
+        let writes = keys.iter().map(|key| TxnWrite { key: key.clone(), value: value.clone() });
+        Call::WriteBatch { age: Age(1), writes: writes.collect() }
+    };
+    cluster.call(batch("0")).unwrap();
+    let old = timestamp(&mut cluster, NodeId(1));
+    for text in ["1", "2", "3", "4", "5"] {
+        cluster.run(Duration::from_secs(2));
+        cluster.call(batch(text)).unwrap();
+    }
+    cluster.run(Duration::from_secs(1));
+    for (key, shard) in keys.into_iter().zip([SHARD, ShardId(2)]) {
+        let leader = cluster.leader(shard).expect("somebody leads");
+        let request = ClientRequest::ReadAt { shard, epoch: Epoch(1), at: old, key };
+        let reply = served(&mut cluster, leader, request);
+        assert!(matches!(refusal(reply), Some(Refusal::SnapshotTooOld { .. })), "{shard}");
+    }
+}
+
+/// What is older than the retention cannot be read any more, and what is younger can.
+#[test]
+fn leaders_raise_the_watermark_with_their_writes() {
+    let mut cluster = forgetful();
     cluster.call(put_of_shard("0")).unwrap();
     let leader = cluster.leader(SHARD).expect("somebody leads");
     let old = timestamp(&mut cluster, leader);
@@ -221,6 +257,20 @@ fn leaders_raise_the_watermark_with_their_writes() {
         (1..=3).map(NodeId).all(|id| applied(id).0 < 16),
         "a step of the watermark is an eighth"
     );
+}
+
+/// A range that ends before it begins, as no client of ours asks for, is no reason to panic.
+#[test]
+fn scan_of_an_inverted_range_is_refused() {
+    let (mut cluster, meta, leader) = apart();
+    let at = timestamp(&mut cluster, meta);
+    for end in ["a", "z"] {
+        let range = KeyRange { start: Key::new("z"), end: Some(Key::new(end)) };
+        let ClientRequest::ScanAt { shard, epoch, limit, .. } = scan_at(at) else { unreachable!() };
+        let request = ClientRequest::ScanAt { shard, epoch, at, range, limit };
+        let reply = served(&mut cluster, leader, request);
+        assert!(matches!(refusal(reply), Some(Refusal::InvalidStep { .. })), "to {end}");
+    }
 }
 
 /// A shard that does not exist, or the one without keys, is no reason to wait.

@@ -270,3 +270,29 @@ fn table_names(disk: &SimDisk) -> BTreeSet<String> {
     let names = disk.list(FOLDER).unwrap();
     names.into_iter().filter(|name| name.starts_with("table-")).collect()
 }
+
+/// A counter has any number of versions, and whoever reads past it must not look at all of them.
+#[test]
+fn scan_does_not_walk_all_versions_of_a_key() {
+    let options = TreeOptions::new(1);
+    let (mut tree, _) = Tree::open(Arc::new(SimDisk::new()), FOLDER, options).unwrap();
+    tree.set_watermarks(Watermarks::everywhere(Timestamp(0)));
+    let key = |name: &str, version: u64| {
+        let mut key = format!("\0\0\0\x01{name}\0\0").into_bytes();
+        key.extend_from_slice(&(!version).to_be_bytes());
+        key
+    };
+    for version in 1..=2_000 {
+        tree.write(&[(key("counter", version), b"\x01v")]);
+    }
+    for name in ["a", "z"] {
+        tree.write(&[(key(name, 1_000), b"\x01v")]);
+    }
+    for at in [500, 1_000, 2_000, u64::MAX] {
+        let scan = Scan { from: b"\0\0\0\x01", to: None, at: Timestamp(at) };
+        let page = tree.view().scan_bounded(scan, 10, 10_000, 100).unwrap();
+        let versions: Vec<_> = page.rows.iter().map(|row| row.version.0).collect();
+        let expected = if at == 500 { vec![500] } else { vec![1_000, at.min(2_000), 1_000] };
+        assert_eq!((versions, page.next), (expected, None), "at {at}");
+    }
+}

@@ -24,6 +24,10 @@ use super::version::Version;
 /// are newer than it, finds little and must not keep everybody waiting.
 pub(super) const PAGE_ENTRIES_MAX: usize = 100_000;
 
+/// Versions of one key that a walk passes one by one; then it seeks, for a key that is written all the
+/// time has any number of them.
+const VERSIONS_PASSED_MAX: usize = 16;
+
 /// A pinned version of the tree. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ReadView {
@@ -179,7 +183,8 @@ impl ReadView {
         // The key of the last entry, and whether its version for this scan was found.
         let mut current: Option<Vec<u8>> = None;
         let mut is_decided = false;
-        let mut entry_count = 0;
+        let (mut entry_count, mut passed_count) = (0, 0);
+        let mut target = Vec::new();
         while let Some((key, value)) = merge.entry() {
             if scan.to.is_some_and(|to| key >= to) {
                 return Ok(None);
@@ -193,17 +198,24 @@ impl ReadView {
                 let current = current.get_or_insert_default();
                 current.clear();
                 current.extend_from_slice(prefix);
-                is_decided = false;
+                (is_decided, passed_count) = (false, 0);
             }
             entry_count += 1;
+            passed_count += 1;
             if !is_decided && version_of(key) <= scan.at.0 {
-                is_decided = true;
+                (is_decided, passed_count) = (true, 0);
                 let exists = !is_tombstone(value) && !self.deleted.contains(&local_id_of(key));
                 if exists && visit(&merge).is_break() {
                     return Ok(None);
                 }
             }
-            merge.advance()?;
+            if passed_count == VERSIONS_PASSED_MAX {
+                let at = if is_decided { Timestamp(0) } else { scan.at };
+                seek_key(prefix_of(key), at, &mut target);
+                merge = self.merge(&guards, &target)?;
+            } else {
+                merge.advance()?;
+            }
         }
         Ok(None)
     }

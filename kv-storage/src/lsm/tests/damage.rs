@@ -66,7 +66,10 @@ fn is_found(files: &Files, history: &History) -> bool {
     let disk = disk_of(files);
     let result = open(&disk).and_then(|(tree, index)| {
         let mut rng = Rng::fork(1, "damage");
-        Ok((rows(&tree.view(), index, &mut rng)?, index))
+        let rows = rows(&tree.view(), index, &mut rng)?;
+        // A scan passes over old versions without a look.
+        tree.view().verify()?;
+        Ok((rows, index))
     });
     match result {
         Ok((rows, index)) => {
