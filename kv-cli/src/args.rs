@@ -232,8 +232,8 @@ pub(crate) struct ScanArgs {
     /// How many keys, at most.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
-    /// As they were at this version of anything (see `get --output json`), as far back as the nodes remember, ten minutes unless --retention says otherwise;
-    /// left out: as they are.
+    /// As they were at this version of anything (see `get --output json`), as far back as the nodes
+    /// remember (`kv-node start --retention`); left out: as they are.
     #[arg(long, value_name = "VERSION", value_parser = timestamp)]
     pub(crate) at: Option<Timestamp>,
 }

@@ -35,6 +35,7 @@ impl Record {
             (Self::Keys(recorder), Note::Client(event)) => recorder.record(now, event),
             (Self::Txns(recorder), Note::Txn(event)) => recorder.record(now, event),
             (Self::Txns(recorder), Note::Ring(ring)) => recorder.rings.push(*ring),
+            (Self::Txns(recorder), Note::Timestamp(at)) => recorder.versions.on_heard(at.0),
             (Self::Keys(_) | Self::Txns(_), _) => {}
         }
     }

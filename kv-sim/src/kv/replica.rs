@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::id::{Address, LogId, NodeId, RequestHandle, RequestId, SessionId, ShardId};
+use kv_core::id::{
+    Address, LogId, NodeId, RequestHandle, RequestId, SessionId, ShardId, Timestamp,
+};
 use kv_core::machine::{CHECKPOINT_ENTRIES, Command, configuration_in};
 use kv_core::node::{Event, Input as NodeInput, LinkState, Node, Output};
 use kv_core::op::{Key, Value, WriteOp};
@@ -50,6 +52,8 @@ pub enum Note {
     Txn(Box<TxnEvent>),
     /// Transactions of a client that waited for each other.
     Ring(Ring),
+    /// A client has got a timestamp to read at.
+    Timestamp(Timestamp),
     /// What an operator has achieved.
     Operator(OperatorEvent),
     /// The server has emptied its disk, to join as a new member.

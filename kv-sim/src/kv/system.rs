@@ -224,7 +224,11 @@ impl System for KvSystem {
                 }
                 Note::Misapplied(shard) => self.invariants.on_misapplied(step.process, shard),
                 Note::Forgotten(shard) => self.invariants.on_forgotten(step.process, shard),
-                Note::Client(_) | Note::Txn(_) | Note::Ring(_) | Note::Operator(_) => {}
+                Note::Client(_)
+                | Note::Txn(_)
+                | Note::Ring(_)
+                | Note::Timestamp(_)
+                | Note::Operator(_) => {}
             }
         }
         Ok(())
@@ -247,6 +251,7 @@ impl System for KvSystem {
                 Note::Operator(event) => self.changes.on_event(event),
                 Note::Node(_)
                 | Note::Ring(_)
+                | Note::Timestamp(_)
                 | Note::Applied(_)
                 | Note::Wiped
                 | Note::Misapplied(_)

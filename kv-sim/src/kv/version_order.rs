@@ -51,6 +51,11 @@ impl<P: Copy + Debug + Ord> VersionOrder<P> {
         self.heard_before.insert(process, self.heard);
     }
 
+    /// A client has heard of a timestamp.
+    pub(super) fn on_heard(&mut self, timestamp: u64) {
+        self.heard = self.heard.max(timestamp);
+    }
+
     /// The highest version that anybody had heard of when the operation of a process began.
     pub(super) fn heard_before(&self, process: P) -> u64 {
         self.heard_before.get(&process).copied().unwrap_or(0)

@@ -305,6 +305,9 @@ impl TxnClient {
         {
             self.operations.see(key, found.as_ref());
         }
+        if let Ok(Answer::Timestamp(at)) = &result {
+            out.note(Note::Timestamp(*at));
+        }
         let Current { attempt, op, snapshot, txn, .. } = &mut current;
         let next = match (snapshot, *txn) {
             (Some(snapshot), _) => match snapshot.turn(result, attempt, op) {

@@ -35,7 +35,7 @@ pub(in super::super) struct TxnRecorder {
     pub(in super::super) text: String,
     /// Transactions by outcome.
     pub(in super::super) operations: Operations,
-    pub(super) versions: VersionOrder<u64>,
+    pub(in super::super) versions: VersionOrder<u64>,
     pub(super) seen: SeenVersions,
     /// What became of each unique value.
     pub(super) writes: BTreeMap<Key, BTreeMap<u64, Fate>>,

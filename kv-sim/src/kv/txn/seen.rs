@@ -3,7 +3,8 @@
 //! Versions are timestamps of one oracle, so there is no need to search for an order: a read at a
 //! timestamp sees, of each key, the newest write at or below it, and nothing else. Any other read, be
 //! it of a single key or under a lock, sees at least what was at or below the highest timestamp that
-//! anybody had heard of when it began; whatever reads at that timestamp sees it too.
+//! anybody had heard of when it began, as a version or to read at: whatever reads at that timestamp sees
+//! it too.
 //!
 //! This finds at one read what shows in no cycle before several others came at the right moments.
 
