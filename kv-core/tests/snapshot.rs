@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use kv_core::codec;
-use kv_core::id::{LogId, ShardId};
+use kv_core::id::{LogId, ShardId, Timestamp};
 use kv_core::machine::{
-    CHUNK_BYTES_MAX, ChunkContent, ChunkRefusal, Machine, RowsBuilder, SnapshotChunk,
+    CHUNK_BYTES_MAX, ChunkContent, ChunkRefusal, HISTORY_BYTES_MAX, History, Machine, RowsBuilder,
+    SnapshotChunk,
 };
 use kv_core::storage::SnapshotId;
 use proptest::prelude::*;
@@ -16,9 +17,19 @@ fn machine() -> SnapshotChunk {
 }
 
 fn rows() -> SnapshotChunk {
-    let mut rows = RowsBuilder::new();
-    assert!(rows.push(b"key one", b"\x01value") && rows.push(b"key two", b"\x01"));
+    let mut rows = RowsBuilder::new(Timestamp(5));
+    let mut one = History::default();
+    assert!(one.push(b"key one, 9", b"\x01value", Timestamp(9)));
+    assert!(one.push(b"key one, 7", b"\0", Timestamp(7)));
+    assert!(rows.push(&one) && rows.push(&history(b"key two", b"\x01")));
     rows.seal(&ID, 1, true)
+}
+
+/// One version of a key.
+fn history(key: &[u8], value: &[u8]) -> History {
+    let mut history = History::default();
+    assert!(history.push(key, value, Timestamp(8)));
+    history
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -27,7 +38,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn golden_bytes_of_chunks() {
-    let empty = RowsBuilder::new().seal(&ID, 2, false);
+    let empty = RowsBuilder::new(Timestamp(0)).seal(&ID, 2, false);
     let lines = [("machine", machine()), ("rows", rows()), ("no rows", empty)].map(|(name, it)| {
         let SnapshotChunk { bytes, checksum, .. } = &it;
         format!("{name}: {} {checksum:016x} sent {}", hex(bytes), hex(&codec::encode(&it)))
@@ -39,11 +50,42 @@ fn golden_bytes_of_chunks() {
 fn content_comes_back() {
     let encoded = Machine::new().encode();
     assert_eq!(machine().open(&ID, 0), Ok(ChunkContent::Machine(encoded.into())));
-    let Ok(ChunkContent::Rows(rows)) = rows().open(&ID, 1) else { panic!("no rows") };
+    let Ok(ChunkContent::Rows { readable_from, rows }) = rows().open(&ID, 1) else {
+        panic!("no rows")
+    };
     let rows: Vec<_> = rows.iter().map(|row| (&row.key[..], &row.value[..])).collect();
-    assert_eq!(rows, [(&b"key one"[..], &b"\x01value"[..]), (b"key two", b"\x01")]);
+    let newest = (&b"key one, 9"[..], &b"\x01value"[..]);
+    assert_eq!(rows, [newest, (b"key one, 7", b"\0"), (b"key two", b"\x01")]);
+    assert_eq!(readable_from, Timestamp(5));
     let sent: SnapshotChunk = codec::decode(&codec::encode(&machine())).unwrap();
     assert_eq!(sent, machine());
+}
+
+/// The versions of a key that do not fit are left out, and the chunk says so; all versions of a key
+/// stay together.
+#[test]
+fn history_is_bounded_and_never_parted() {
+    let value = vec![1; HISTORY_BYTES_MAX / 4];
+    let mut history = History::default();
+    let pushed = (90..=99_u64)
+        .rev()
+        .take_while(|version| history.push(&version.to_be_bytes(), &value, Timestamp(*version)));
+    assert_eq!(pushed.count(), 3);
+    let mut rows = RowsBuilder::new(Timestamp(5));
+    assert!(rows.push(&self::history(b"small", b"\x01")), "there is always room for one");
+    assert!(!rows.push(&history), "not beside another");
+    assert_eq!(readable_from(rows), Timestamp(5), "of what it brings itself");
+    let mut rows = RowsBuilder::new(Timestamp(5));
+    assert!(rows.push(&history), "there is always room for one");
+    assert!(!rows.push(&self::history(b"small", b"\x01")), "it is full");
+    assert_eq!(readable_from(rows), Timestamp(97));
+}
+
+fn readable_from(rows: RowsBuilder) -> Timestamp {
+    match rows.seal(&ID, 1, true).open(&ID, 1) {
+        Ok(ChunkContent::Rows { readable_from, .. }) => readable_from,
+        other => panic!("no rows: {other:?}"),
+    }
 }
 
 #[test]
@@ -96,12 +138,17 @@ fn sealed(bytes: &[u8]) -> SnapshotChunk {
 
 #[test]
 fn unknown_version_is_told_from_damage() {
-    assert_eq!(sealed(&[1, 0]).open(&ID, 0), Err(ChunkRefusal::UnknownVersion(1)));
-    assert!(matches!(sealed(&[2, 2]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
-    assert!(matches!(sealed(&[2]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
-    let row = [2, 1, 3, 0, 0, 0, 0, 0, 0, 0, b'k', b'e'];
+    assert_eq!(sealed(&[2, 0]).open(&ID, 0), Err(ChunkRefusal::UnknownVersion(2)));
+    assert!(matches!(sealed(&[3, 2]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+    assert!(matches!(sealed(&[3]).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
+    assert!(matches!(
+        sealed(&[3, 1, 0, 0, 0, 0, 0, 0, 0]).open(&ID, 0),
+        Err(ChunkRefusal::Malformed(_))
+    ));
+    let from = [3, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let row = [&from[..], &[3, 0, 0, 0, 0, 0, 0, 0, b'k', b'e']].concat();
     assert!(matches!(sealed(&row).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
-    let row = [&[2, 1][..], &[0xff; 20]].concat();
+    let row = [&from[..], &[0xff; 20]].concat();
     assert!(matches!(sealed(&row).open(&ID, 0), Err(ChunkRefusal::Malformed(_))));
 }
 
@@ -112,7 +159,7 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let _ = sealed(&bytes).open(&ID, 0);
-        let _ = sealed(&[&[2, kind][..], &bytes].concat()).open(&ID, 0);
+        let _ = sealed(&[&[3, kind][..], &bytes].concat()).open(&ID, 0);
         let _ = codec::decode::<SnapshotChunk>(&bytes);
         let _ = codec::decode::<SnapshotId>(&bytes);
         let _ = Machine::decode(&bytes);

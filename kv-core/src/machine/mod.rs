@@ -37,8 +37,8 @@ use alloc::vec::Vec;
 pub use command::{Command, MetaCommand, configuration_in};
 pub use sessions::{RESULTS_PER_SESSION_MAX, SESSIONS_PER_SHARD_MAX, SessionTable};
 pub use snapshot::{
-    CHUNK_BYTES_MAX, ChunkContent, ChunkRefusal, MACHINE_BYTES_MAX, RowsBuilder, SnapshotChunk,
-    SnapshotRow,
+    CHUNK_BYTES_MAX, ChunkContent, ChunkRefusal, HISTORY_BYTES_MAX, History, MACHINE_BYTES_MAX,
+    RowsBuilder, SnapshotChunk, SnapshotRow,
 };
 pub use stored::{LocalShardId, StoredKey, StoredKeyError, decode_value, encode_value};
 pub use transactions::Transactions;

@@ -21,8 +21,8 @@
 //! the last flush, never by what the machines say in memory: a crash takes them back to the flush,
 //! and from there on a read between the two watermarks is answered.
 //!
-//! Local ids that belong to no shard hold what is staged of snapshots, one version of each key.
-//! Those whose shard was forgotten are deleted anyway.
+//! What is staged of a snapshot is kept as its machine says. Local ids whose shard was forgotten are
+//! deleted anyway.
 //!
 //! # Snapshots
 //!
@@ -75,9 +75,9 @@ struct Shard {
     machine: Machine,
     /// The entry at which its state came from elsewhere; [`LogId::default`] if it never did.
     installed: LogId,
-    /// Below this the shard cannot be read, whatever its watermark: the newest version in the
-    /// snapshot that brought the state here, which holds no older ones; zero if none did. It is
-    /// this replica's alone, so that a read can be refused here that another replica answers.
+    /// Below this the shard cannot be read, whatever its watermark: the snapshot that brought the
+    /// state here left something older out. Zero if it did not, or none did. It is this replica's
+    /// alone, so that a read can be refused here that another replica answers.
     readable_from: Timestamp,
 }
 
@@ -133,7 +133,7 @@ impl Engine {
         let (mut tree, metadata) = Tree::open(vfs, TREE_FOLDER, options)?;
         let (state, leftovers) = stored::decode(&metadata).map_err(malformed)?;
         leftovers.iter().for_each(|staged| tree.range_delete(staged.0));
-        tree.set_watermarks(state.watermarks(options.mutants));
+        tree.set_watermarks(state.watermarks([], options.mutants));
         Ok(Self {
             tree: Some(tree),
             state,

@@ -6,9 +6,10 @@
 //! before, so no version tells the two apart. Therefore the memtable is sealed first, and the view
 //! is one of what is sealed.
 //!
-//! Only the newest versions are sent, although older ones may be here that can still be read: the
-//! receiver cannot take them ([`staging`](super::staging)), and refuses reads that are older than
-//! the snapshot.
+//! All versions are sent that can still be read here, so that the receiver answers for the past as
+//! the sender would. Of a key that was overwritten very often only the newest ones are
+//! ([`HISTORY_BYTES_MAX`](kv_core::machine::HISTORY_BYTES_MAX)), and the receiver refuses reads that
+//! are older than these.
 //!
 //! What a view pins takes memory and space on the disk: the memtables that wait for their flush,
 //! and the tables of the time when it was opened. So at most [`OPEN_MAX`] are open, and the one that
@@ -17,14 +18,12 @@
 //! A sealed memtable brings the metadata of all shards, so no more than [`SEALED_MAX`] are made by
 //! snapshots while the flushes lag behind: a snapshot beyond is one that was closed at once.
 
-use std::ops::ControlFlow;
-
 use kv_core::id::{LogId, ShardId, Timestamp};
-use kv_core::machine::{LocalShardId, RowsBuilder, SnapshotChunk};
+use kv_core::machine::{History, LocalShardId, RowsBuilder, SnapshotChunk};
 use kv_core::storage::{SnapshotId, StorageReply};
 
 use super::{Engine, damage_of};
-use crate::lsm::{ReadView, Scan, TreeError};
+use crate::lsm::{ReadView, TreeError, Visit};
 use crate::mutants::Mutant;
 
 /// How many snapshots may be open at once.
@@ -43,6 +42,10 @@ pub(super) struct Outgoing {
     view: ReadView,
     /// The encoded machine.
     machine: Vec<u8>,
+    /// Reads can see what is newer than this, and what was the newest then.
+    watermark: Timestamp,
+    /// What was before this is not known here.
+    readable_from: Timestamp,
     /// Where the next chunk begins.
     position: Position,
     /// The chunk that was read last, with its number: it may have to be sent again.
@@ -95,15 +98,26 @@ impl Outgoing {
 
     fn read_rows(&mut self, from: &[u8], sequence: u64) -> Result<SnapshotChunk, TreeError> {
         let to = (self.local_id.0 + 1).to_be_bytes();
-        let mut rows = RowsBuilder::new();
-        let mut next = None;
-        self.view.scan_with(Scan { from, to: Some(&to), at: Timestamp::MAX }, |key, value| {
-            if rows.push(&key[LOCAL_ID_BYTES..], value) {
-                return ControlFlow::Continue(());
+        let mut rows = RowsBuilder::new(self.readable_from);
+        // The key that is being collected, and what is sent of it.
+        let (mut current, mut history) = (Vec::new(), History::default());
+        let mut is_full = false;
+        self.view.visit_versions((from, &to), self.watermark, |key, value| {
+            let (prefix, version) = split(key);
+            if prefix != current {
+                if !history.is_empty() && !rows.push(&history) {
+                    is_full = true;
+                    return Visit::Nothing;
+                }
+                (current, history) = (prefix.to_vec(), History::default());
             }
-            next = Some(key[..key.len() - VERSION_BYTES].to_vec());
-            ControlFlow::Break(())
+            let is_pushed = history.push(&key[LOCAL_ID_BYTES..], value, version);
+            if is_pushed { Visit::Version } else { Visit::Key }
         })?;
+        if !is_full && !history.is_empty() {
+            is_full = !rows.push(&history);
+        }
+        let next = is_full.then_some(current);
         let is_last = next.is_none();
         self.position = next.map_or(Position::End, Position::Rows);
         Ok(rows.seal(&self.id, sequence, is_last))
@@ -148,8 +162,16 @@ impl Engine {
         if self.mutants.has(Mutant::SnapshotWithoutSessions) {
             machine.truncate(first_part(&machine));
         }
-        let (local_id, position) = (state.local_id, Position::Machine(0));
-        Some(Outgoing { id, local_id, view, machine, position, current: None })
+        Some(Outgoing {
+            id,
+            local_id: state.local_id,
+            view,
+            machine,
+            watermark: state.machine.watermark(),
+            readable_from: state.readable_from,
+            position: Position::Machine(0),
+            current: None,
+        })
     }
 
     /// Reads a chunk of an open snapshot. Returns [`StorageReply::SnapshotRead`], or
@@ -178,6 +200,12 @@ impl Engine {
     pub fn close_snapshot(&mut self, id: SnapshotId) {
         self.outgoing.retain(|open| open.id != id);
     }
+}
+
+/// A stored key without its version, and the version.
+fn split(key: &[u8]) -> (&[u8], Timestamp) {
+    let (prefix, version) = key.split_last_chunk::<VERSION_BYTES>().expect("a stored key has one");
+    (prefix, Timestamp(!u64::from_be_bytes(*version)))
 }
 
 /// Where the first part of an encoded machine ends, behind which sessions and transactions come.

@@ -1,9 +1,9 @@
 //! Reads and scans, at the newest versions or at a timestamp of the past.
 //!
 //! A shard can be read from its machine's watermark on: below it flushes and compactions may have
-//! dropped what was true. It cannot be read below the newest version of the snapshot that brought it
-//! here either, if one did, for snapshots hold no older ones. Whoever asks for more is refused, and
-//! never answered with what merely happens to be left.
+//! dropped what was true. Nor can it be read where the snapshot that brought it here, if one did, left
+//! something out. Whoever asks for more is refused, and never answered with what merely happens to be
+//! left.
 
 use kv_core::id::{LogIndex, ShardId, Timestamp};
 use kv_core::machine::{self, LocalShardId, Newest, ReadView, StoredKey, decode_value};

@@ -10,11 +10,11 @@
 //! A crash also ends what is staged: the metadata of every flush list the local ids, and whoever
 //! opens the tree deletes their keys. Removing a shard works like installing nothing.
 //!
-//! A snapshot brings the newest version of each key and none of those before. So what was true
-//! before the newest of them is not known here, and the shard can be read from there on.
+//! A snapshot brings every version that can be read, and says from when on they are all there: before
+//! that the shard cannot be read here.
 //!
-//! **What this leaves out:** the older versions above the watermark. Places of the tree are read in
-//! the order of their age, and a version that came behind newer ones would be found too late.
+//! Places of the tree are read in the order of their age, so no older version of a key may come to a
+//! newer place. Therefore the versions of a key are in one chunk, and a chunk goes to one memtable.
 
 use kv_core::id::{ShardId, Timestamp};
 use kv_core::machine::{
@@ -42,6 +42,8 @@ pub(super) struct Staged {
     machine: Option<Box<Machine>>,
     /// The last key, without local id and version.
     last_prefix: Vec<u8>,
+    /// Before this the rows may not tell what was true.
+    readable_from: Timestamp,
     is_complete: bool,
 }
 
@@ -52,6 +54,7 @@ enum Step {
         /// If these are the first rows.
         machine: Option<Box<Machine>>,
         rows: Vec<SnapshotRow>,
+        readable_from: Timestamp,
         is_last: bool,
     },
 }
@@ -65,6 +68,7 @@ impl Staged {
             pieces: Vec::new(),
             machine: None,
             last_prefix: Vec::new(),
+            readable_from: Timestamp(0),
             is_complete: false,
         }
     }
@@ -81,7 +85,7 @@ impl Staged {
                 malformed("more of the machine than there can be")
             }
             ChunkContent::Machine(piece) => Ok(Step::Piece(piece.into())),
-            ChunkContent::Rows(rows) => {
+            ChunkContent::Rows { readable_from, rows } => {
                 let machine = match self.machine {
                     Some(_) => None,
                     None => Some(Box::new(self.decode_machine()?)),
@@ -89,7 +93,10 @@ impl Staged {
                 let known = machine.as_ref().or(self.machine.as_ref());
                 let newest = known.map(|machine| machine.newest()).unwrap_or_default();
                 self.check_rows(&rows, newest)?;
-                Ok(Step::Rows { machine, rows, is_last })
+                if readable_from > newest {
+                    return malformed("of a time that is yet to come");
+                }
+                Ok(Step::Rows { machine, rows, readable_from, is_last })
             }
         }
     }
@@ -104,14 +111,16 @@ impl Staged {
 
     /// `newest` is the newest version that any row may have.
     fn check_rows(&self, rows: &[SnapshotRow], newest: Timestamp) -> Result<(), ChunkRefusal> {
-        let mut before = &self.last_prefix[..];
+        let mut before: Option<&[u8]> = None;
         for row in rows {
-            let is_row = is_row(row, newest);
-            let prefix = prefix_of(&row.key);
-            if !is_row || prefix <= before {
+            let is_behind = match before {
+                Some(before) => row.key[..] > *before,
+                None => prefix_of(&row.key) > &self.last_prefix[..],
+            };
+            if !is_row(row, newest) || !is_behind {
                 return Err(ChunkRefusal::Malformed("a row that is none"));
             }
-            before = prefix;
+            before = Some(&row.key);
         }
         Ok(())
     }
@@ -124,24 +133,27 @@ impl Staged {
                 self.pieces.extend_from_slice(&piece);
                 return 0;
             }
-            Step::Rows { machine, rows, is_last } => {
+            Step::Rows { machine, rows, readable_from, is_last } => {
                 if machine.is_some() {
                     (self.machine, self.pieces) = (machine, Vec::new());
                 }
+                self.readable_from = self.readable_from.max(readable_from);
                 (rows, is_last)
             }
         };
         self.is_complete = is_last;
-        let mut bytes = 0;
-        for SnapshotRow { key, value } in &rows {
-            let stored = stored_key(self.local_id, key);
-            bytes += (stored.len() + value.len()) as u64;
-            tree.write(&[(&stored[..], &value[..])]);
-        }
+        let stored = |row: &SnapshotRow| (stored_key(self.local_id, &row.key), row.value.clone());
+        let batch: Vec<_> = rows.iter().map(stored).collect();
+        tree.write(&batch);
         if let Some(row) = rows.last() {
             self.last_prefix = prefix_of(&row.key).to_vec();
         }
-        bytes
+        batch.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+
+    /// Its rows that reads at this timestamp or later cannot see are dropped.
+    pub(super) fn watermark(&self) -> Timestamp {
+        self.machine.as_ref().map_or(Timestamp(0), |machine| machine.watermark())
     }
 }
 
@@ -162,8 +174,7 @@ fn is_row(SnapshotRow { key, value }: &SnapshotRow, newest: Timestamp) -> bool {
     let is_bounded = stored.0.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX;
     let version = stored.decode().map(|(_, _, version)| version);
     let is_applied = version.is_ok_and(|version| version <= newest);
-    let exists = decode_value(value).is_ok_and(|value| value.is_some());
-    is_bounded && is_applied && exists
+    is_bounded && is_applied && decode_value(value).is_ok()
 }
 
 impl Engine {
@@ -251,7 +262,7 @@ impl Engine {
         let shard = Shard {
             local_id: staged.local_id,
             installed: id.last,
-            readable_from: machine.newest(),
+            readable_from: staged.readable_from,
             machine: *machine,
         };
         self.state.shards.insert(id.shard, shard);

@@ -24,6 +24,7 @@ use kv_core::id::{LogId, ShardId, Timestamp};
 use kv_core::machine::{LocalShardId, Machine};
 
 use super::Shard;
+use super::staging::Staged;
 use crate::lsm::Watermarks;
 use crate::mutants::{Mutant, Mutants};
 
@@ -59,14 +60,19 @@ impl State {
         })
     }
 
-    /// From when on the versions of each local id can be read. Of what is staged, and of what is
-    /// deleted, only the newest ones.
-    pub(super) fn watermarks(&self, mutants: Mutants) -> Watermarks {
+    /// From when on the versions of each local id can be read, with those of what is staged. Of what
+    /// is deleted, nothing is read.
+    pub(super) fn watermarks<'a>(
+        &self,
+        staged: impl IntoIterator<Item = &'a Staged>,
+        mutants: Mutants,
+    ) -> Watermarks {
         if mutants.has(Mutant::VersionCollectedUnderAReader) {
             return Watermarks::everywhere(Timestamp::MAX);
         }
         let watermark = |shard: &Shard| (shard.local_id.0, shard.machine.watermark());
-        Watermarks::of(self.shards.values().map(watermark).collect())
+        let staged = staged.into_iter().map(|staged| (staged.local_id.0, staged.watermark()));
+        Watermarks::of(self.shards.values().map(watermark).chain(staged).collect())
     }
 
     /// The metadata, with the local ids that are staged.

@@ -76,7 +76,7 @@ impl Engine {
     pub(super) fn seal(&mut self) {
         let staged: Vec<_> = self.staged.values().map(|staged| staged.local_id).collect();
         let metadata = self.state.encode(&staged);
-        let watermarks = self.state.watermarks(self.mutants);
+        let watermarks = self.state.watermarks(self.staged.values(), self.mutants);
         let applied = self.all_applied();
         if let Some(tree) = &mut self.tree {
             tree.seal(metadata.into(), watermarks);

@@ -75,7 +75,7 @@ pub use retention::Watermarks;
 pub use stats::{TreeCounters, TreeStats};
 pub use tree::{Progress, Tree};
 pub use verify::{DAMAGE_MAX, Verification, verify};
-pub use view::{Page, ReadView, Row, Scan};
+pub use view::{Page, ReadView, Row, Scan, Visit};
 
 /// The path of `name` in `folder`, which may be the root.
 fn join(folder: &str, name: &str) -> String {

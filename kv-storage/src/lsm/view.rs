@@ -17,6 +17,7 @@ use super::error::TreeError;
 use super::key::{VERSION_BYTES, is_tombstone, local_id_of, prefix_of, seek_key, version_of};
 use super::memtable::{Memtable, MemtableGuard};
 use super::merge::{Merge, Source};
+use super::retention::{Retention, Watermarks};
 use super::table::{Reader, RunCursor};
 use super::version::Version;
 
@@ -59,6 +60,17 @@ pub struct Row {
     pub version: Timestamp,
     /// The stored value, which is no tombstone.
     pub value: Bytes,
+}
+
+/// What a visitor of versions wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// The next older version of the key, or the next key.
+    Version,
+    /// The next key.
+    Key,
+    /// Nothing.
+    Nothing,
 }
 
 /// A part of a scan.
@@ -125,6 +137,49 @@ impl ReadView {
             None => ControlFlow::Break(()),
         };
         self.walk(scan, usize::MAX, visit).map(|_| ())
+    }
+
+    /// Calls `visit` with the stored key and the stored value of each version of each key from `from`
+    /// on and below `to` that a read at `watermark` or later can see, tombstones included, in order.
+    ///
+    /// # Errors
+    /// [`TreeError::Corruption`] or [`TreeError::Read`]. *Nothing was changed.*
+    pub fn visit_versions(
+        &self,
+        (from, to): (&[u8], &[u8]),
+        watermark: Timestamp,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Visit,
+    ) -> Result<(), TreeError> {
+        let guards: Vec<_> = self.memtables.iter().map(|memtable| memtable.read()).collect();
+        let mut merge = self.merge(&guards, from)?;
+        let mut retention = Retention::new(Watermarks::everywhere(watermark));
+        // The key of the last version that is not kept, and how many of it came by in a row.
+        let mut passed = (Vec::new(), 0);
+        let mut target = Vec::new();
+        while let Some((key, value)) = merge.entry().filter(|(key, _)| *key < to) {
+            let is_deleted = self.deleted.contains(&local_id_of(key));
+            let next = if !is_deleted && retention.keeps(key, value, |_| true) {
+                visit(key, value)
+            } else {
+                if passed.0 != prefix_of(key) {
+                    passed = (prefix_of(key).to_vec(), 0);
+                }
+                passed.1 += 1;
+                if passed.1 < VERSIONS_PASSED_MAX { Visit::Version } else { Visit::Key }
+            };
+            match next {
+                Visit::Version => merge.advance()?,
+                Visit::Nothing => return Ok(()),
+                Visit::Key => {
+                    seek_key(prefix_of(key), Timestamp(0), &mut target);
+                    merge = self.merge(&guards, &target)?;
+                    while merge.entry().is_some_and(|(key, _)| *key == target) {
+                        merge.advance()?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Scans up to `rows_max` keys, and up to `bytes_max` bytes of keys and values but at least one

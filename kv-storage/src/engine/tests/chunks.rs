@@ -1,7 +1,9 @@
 //! What would go wrong: a chunk that is damaged, is not the one that is due, or belongs elsewhere,
 //! and is taken all the same.
 
-use kv_core::machine::{ChunkContent, ChunkRefusal, RowsBuilder, SnapshotChunk, encode_value};
+use kv_core::machine::{
+    ChunkContent, ChunkRefusal, History, RowsBuilder, SnapshotChunk, encode_value,
+};
 use kv_core::storage::SnapshotId;
 
 use super::exchange::*;
@@ -81,8 +83,11 @@ fn row(name: &str, version: u64) -> (Vec<u8>, Bytes) {
 }
 
 fn rows_chunk(id: &SnapshotId, sequence: u64, rows: &[(Vec<u8>, Bytes)]) -> SnapshotChunk {
-    let mut builder = RowsBuilder::new();
-    assert!(rows.iter().all(|(key, value)| builder.push(key, value)));
+    let mut builder = RowsBuilder::new(Timestamp(0));
+    for (key, value) in rows {
+        let mut history = History::default();
+        assert!(history.push(key, value, Timestamp(0)) && builder.push(&history));
+    }
     builder.seal(id, sequence, false)
 }
 
@@ -99,19 +104,23 @@ fn senseless_content_behind_a_right_checksum_is_refused_and_changes_nothing() {
     target.drop_staged(SHARD);
     stage(&mut target, id, 0, &machine_chunk(&id, 9)).unwrap();
     stage(&mut target, id, 1, &rows_chunk(&id, 1, &[row("c", 1)])).unwrap();
-    let tombstone = (row("d", 1).0, encode_value(None));
     let foreign = (row("d", 1).0, Bytes::from_static(b"\x07"));
     let long = (row("d", 1).0, Bytes::from(vec![1; crate::lsm::VALUE_BYTES_MAX + 1]));
     let no_key = (b"short".to_vec(), row("d", 1).1);
     let none = (Vec::new(), row("d", 1).1);
-    let rows = [row("b", 1), row("c", 1), row("d", 10), tombstone, foreign, long, no_key, none];
+    let rows = [row("b", 1), row("c", 1), row("d", 10), foreign, long, no_key, none];
     for row in rows {
         let result = stage(&mut target, id, 2, &rows_chunk(&id, 2, std::slice::from_ref(&row)));
         assert_eq!(result, malformed("a row that is none"), "{:?}", row.0);
     }
-    let twice = rows_chunk(&id, 2, &[row("d", 2), row("d", 1)]);
-    assert_eq!(stage(&mut target, id, 2, &twice), malformed("a row that is none"));
-    stage(&mut target, id, 2, &RowsBuilder::new().seal(&id, 2, true)).unwrap();
+    for (second, first) in [(1, 2), (1, 1)] {
+        let rows = rows_chunk(&id, 2, &[row("d", second), row("d", first)]);
+        assert_eq!(stage(&mut target, id, 2, &rows), malformed("a row that is none"));
+    }
+    let early = RowsBuilder::new(Timestamp(10)).seal(&id, 2, true);
+    let result = stage(&mut target, id, 2, &early);
+    assert_eq!(result, malformed("of a time that is yet to come"));
+    stage(&mut target, id, 2, &RowsBuilder::new(Timestamp(0)).seal(&id, 2, true)).unwrap();
     let behind = rows_chunk(&id, 3, &[row("e", 1)]);
     assert_eq!(stage(&mut target, id, 3, &behind), malformed("behind the last chunk"));
     install(&mut target, id);

@@ -5,6 +5,7 @@ use kv_core::machine::{CHECKPOINT_ENTRIES, CHUNK_BYTES_MAX, ChunkContent, Snapsh
 use kv_core::storage::{InstalledState, SnapshotId};
 
 use super::exchange::*;
+use super::versions::raise;
 use super::*;
 use crate::mutants::{Mutant, Mutants, finds};
 
@@ -67,18 +68,18 @@ fn snapshot_goes_on_with_the_hash_of_its_sender() {
     assert_eq!(told[0], told[1]);
 }
 
-/// The keys of all chunks, without version.
-fn keys_of(id: &SnapshotId, chunks: &[SnapshotChunk]) -> usize {
+/// How many versions of keys all chunks bring.
+fn rows_of(id: &SnapshotId, chunks: &[SnapshotChunk]) -> usize {
     let content = (0..).zip(chunks).map(|(sequence, chunk)| chunk.open(id, sequence).unwrap());
     let count = |content| match content {
         ChunkContent::Machine(_) => 0,
-        ChunkContent::Rows(rows) => rows.len(),
+        ChunkContent::Rows { rows, .. } => rows.len(),
     };
     content.map(count).sum()
 }
 
 #[test]
-fn snapshot_holds_what_exists_and_nothing_else() {
+fn snapshot_holds_what_can_be_read_and_nothing_else() {
     let mut source = new_engine();
     for name in ["a", "b", "c", "a"] {
         apply_op(&mut source, SHARD, put(name, "value"));
@@ -87,7 +88,12 @@ fn snapshot_holds_what_exists_and_nothing_else() {
     apply_op(&mut source, SHARD, WriteOp::Delete { key: key(0, b"b") });
     let id = open_snapshot(&mut source, 1);
     let chunks = read_all(&mut source, id);
-    assert_eq!(keys_of(&id, &chunks), 2, "no tombstone, no old version");
+    assert_eq!(rows_of(&id, &chunks), 5, "all versions, and the tombstone");
+    // Those of this shard are at 1, 3, 5, 7 and 8, as both have entries of their own.
+    raise(&mut source, 5);
+    let id = open_snapshot(&mut source, 2);
+    let chunks = read_all(&mut source, id);
+    assert_eq!(rows_of(&id, &chunks), 2, "no tombstone, no old version");
 }
 
 #[test]
@@ -105,7 +111,7 @@ fn chunks_are_bounded_and_hold_at_least_a_row() {
     let mut large = 0;
     for (sequence, chunk) in (0..).zip(&chunks) {
         if chunk.bytes.len() > CHUNK_BYTES_MAX {
-            assert_eq!(keys_of(&id, &chunks[..=sequence]) - keys_of(&id, &chunks[..sequence]), 1);
+            assert_eq!(rows_of(&id, &chunks[..=sequence]) - rows_of(&id, &chunks[..sequence]), 1);
             large += 1;
         }
     }

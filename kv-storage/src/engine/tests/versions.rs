@@ -3,6 +3,7 @@
 
 use std::ops::Bound;
 
+use kv_core::machine::HISTORY_BYTES_MAX;
 use kv_core::op::{KeyRange, Page, PageLimit, Row};
 use kv_core::storage::Scan;
 
@@ -54,7 +55,8 @@ fn put_next(engine: &mut Engine, key: &Key) {
     apply_op(engine, SHARD, WriteOp::Put { key: key.clone(), value });
 }
 
-fn raise(engine: &mut Engine, watermark: u64) {
+/// Raises the watermark.
+pub(super) fn raise(engine: &mut Engine, watermark: u64) {
     let id = LogId::new(1, engine.applied(SHARD).index.next().0);
     let command = Command::RaiseWatermark { watermark: Timestamp(watermark) };
     let entry = Entry { id, payload: command.encode().into() };
@@ -226,26 +228,34 @@ fn shards_have_watermarks_of_their_own() {
     assert_eq!(entry_count(&engine), 1 + 5);
 }
 
-/// The receiver of a snapshot has only the newest versions of it, and all that come later.
+/// The receiver of a snapshot answers for the past as its sender would.
 #[test]
-fn installed_shard_cannot_be_read_below_its_snapshot() {
+fn installed_shard_is_read_as_its_sender() {
     let (_disk, mut source) = engine_with(Mutants::NONE);
     let (disk, mut target) = engine_with(Mutants::NONE);
     let (first, second) = (key(0, b"first"), key(0, b"second"));
     for key in [&first, &second, &first, &second] {
         put_next(&mut source, key);
     }
+    apply_op(&mut source, SHARD, WriteOp::Delete { key: first.clone() });
     raise(&mut source, 2);
-    send(&mut source, &mut target, 1);
-    assert_eq!(read_at(&mut source, 3, &second), Ok(value_of(2)));
-    // The entry of the watermark has taken index 5.
-    for _ in 6..=8 {
+    let id = open_snapshot(&mut source, 1);
+    let chunks = read_all(&mut source, id);
+    // What is staged goes to tables before it is installed.
+    stage_all(&mut target, id, &chunks);
+    target.flush().unwrap();
+    install(&mut target, id);
+    // The entry of the watermark has taken index 6.
+    for _ in 7..=9 {
         put_next(&mut target, &second);
     }
     let check = |target: &mut Engine| {
-        assert_eq!(read_at(target, 3, &second), Err(too_old(4)));
+        assert_eq!(read_at(target, 1, &second), Err(too_old(2)));
+        assert_eq!(read_at(target, 2, &first), Ok(value_of(1)));
         assert_eq!(read_at(target, 4, &first), Ok(value_of(3)));
-        for (at, version) in [(4, 4), (5, 4), (6, 6), (7, 7), (u64::MAX, 8)] {
+        assert_eq!(read_at(target, 5, &first), Ok(None));
+        let versions = [(2, 2), (3, 2), (4, 4), (6, 4), (7, 7), (8, 8), (u64::MAX, 9)];
+        for (at, version) in versions {
             assert_eq!(read_at(target, at, &second), Ok(value_of(version)), "at {at}");
         }
     };
@@ -255,8 +265,31 @@ fn installed_shard_cannot_be_read_below_its_snapshot() {
     check(&mut target);
     let mut target = open(&disk);
     check(&mut target);
-    raise(&mut target, 7);
-    assert_eq!(read_at(&mut target, 6, &second), Err(too_old(7)));
+    raise(&mut target, 8);
+    assert_eq!(read_at(&mut target, 7, &second), Err(too_old(8)));
+}
+
+/// Of a key that was overwritten very often the sender leaves the oldest versions out, and what was
+/// true then cannot be read on the receiver, nor on the one that gets it from there.
+#[test]
+fn what_a_snapshot_leaves_out_is_refused() {
+    let (_disk, mut source) = engine_with(Mutants::NONE);
+    let large = key(0, b"large");
+    put_next(&mut source, &key(0, b"small"));
+    for _ in 2..=9 {
+        let value = Value::string(vec![1; HISTORY_BYTES_MAX / 4]);
+        apply_op(&mut source, SHARD, WriteOp::Put { key: large.clone(), value });
+    }
+    put_next(&mut source, &key(0, b"other"));
+    for nonce in 1..=2 {
+        let (_disk, mut target) = engine_with(Mutants::NONE);
+        send(&mut source, &mut target, nonce);
+        assert_eq!(read_at(&mut target, 6, &large), Err(too_old(7)));
+        assert_eq!(read_at(&mut target, 7, &key(0, b"small")), Ok(value_of(1)));
+        assert!(read_at(&mut target, 7, &large).unwrap().is_some());
+        assert_eq!(read_at(&mut target, 9, &key(0, b"other")), Ok(None));
+        source = target;
+    }
 }
 
 /// What an engine must say: the versions of all keys, and from when on they can be read.
@@ -368,6 +401,56 @@ fn scans_of_any_range_at_any_time_equal_a_map() {
         }
         let counters = engine.stats().unwrap().counters;
         assert!(counters.flush_count > 3 && counters.compaction_count > 3, "{counters:?}");
+    }
+}
+
+/// A new engine with the shard of another one. Every chunk goes to a table of its own.
+fn moved(source: &mut Engine) -> Engine {
+    let mut target = new_engine();
+    let id = open_snapshot(source, 1);
+    for (sequence, chunk) in (0..).zip(&read_all(source, id)) {
+        stage(&mut target, id, sequence, chunk).unwrap();
+        target.flush().unwrap();
+    }
+    install(&mut target, id);
+    target
+}
+
+#[test]
+fn scans_of_a_shard_that_moves_equal_a_map() {
+    for seed in 0..4 {
+        let mut rng = Rng::fork(seed, "moves");
+        let (mut engine, mut past) = (new_engine(), Past::default());
+        for _ in 0..600 {
+            draw_change(&mut engine, &mut past, &mut rng);
+            engine.work().unwrap();
+            match rng.below(40) {
+                0 if engine.applied(SHARD) != LogId::default() => engine = moved(&mut engine),
+                1 => compact_fully(&mut engine),
+                _ => {}
+            }
+            check_scan(&mut engine, &past, &mut rng);
+        }
+    }
+}
+
+/// However many chunks it takes, and whatever goes to tables between them.
+#[test]
+fn large_shard_that_moves_keeps_its_past() {
+    let mut source = new_engine();
+    let keys: Vec<_> = (0..40).map(|number| key(0, format!("k{number}").as_bytes())).collect();
+    let mut past = Past::default();
+    for index in 1..=400 {
+        let key = &keys[index as usize * 7 % keys.len()];
+        let value = Value::string(vec![index as u8; 9_000]);
+        past.versions.entry(key.clone()).or_default().insert(index, Some(value.clone()));
+        apply_op(&mut source, SHARD, WriteOp::Put { key: key.clone(), value });
+    }
+    let mut target = moved(&mut source);
+    for at in (1..=400).step_by(13) {
+        let limit = PageLimit { rows: 100, bytes: 10 << 20 };
+        let page = page(&mut target, &scan_of(&everything(), at, limit)).unwrap();
+        assert_eq!(page.rows, past.rows(&everything(), at), "at {at}");
     }
 }
 
