@@ -189,6 +189,9 @@ fn process(event: &EdnEvent<'_>) -> Result<u32, ParseError> {
 }
 
 /// The name of a key, an account or a value.
+///
+/// Different ones have different names: only keywords begin with a letter, or else a colon, texts
+/// begin with a quotation mark and symbols with an apostrophe.
 pub(super) fn name_of(event: &EdnEvent<'_>, value: &Edn<'_>) -> Result<String, ParseError> {
     let mut name = String::new();
     write_name(&mut name, event, value)?;
@@ -199,10 +202,27 @@ fn write_name(name: &mut String, event: &EdnEvent<'_>, value: &Edn<'_>) -> Resul
     match value {
         Edn::Number(number) => write!(name, "{number}").expect("a text takes everything"),
         Edn::Text(text) => write!(name, "\"{text}\"").expect("a text takes everything"),
-        Edn::Keyword(word) | Edn::Symbol(word) => name.push_str(word),
+        Edn::Keyword(word) if word.starts_with(char::is_alphabetic) => name.push_str(word),
+        Edn::Keyword(word) => write!(name, ":{word}").expect("a text takes everything"),
+        Edn::Symbol(word) => write!(name, "'{word}").expect("a text takes everything"),
         Edn::Nil | Edn::Sequence(_) | Edn::Map(_) => {
             return Err(event.expected("keys and values that are numbers, words or texts"));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::edn_events::EdnEvents;
+
+    #[test]
+    fn keywords_symbols_numbers_and_texts_are_different_keys() {
+        let text = "{:type :invoke, :value [:x x \"x\" 1 :1 :'x]}";
+        let event = EdnEvents::new(text).next().unwrap().unwrap();
+        let Edn::Sequence(keys) = &event.value else { panic!("{event:?}") };
+        let names: Vec<_> = keys.iter().map(|key| name_of(&event, key).unwrap()).collect();
+        assert_eq!(names, ["x", "'x", "\"x\"", "1", ":1", ":'x"]);
+    }
 }
