@@ -149,6 +149,10 @@ mutants! {
     DecisionForgottenEarly = "decision-forgotten-early",
     /// A participant that only reads drops its locks as soon as it has prepared.
     ReadLocksDroppedAtPrepare = "read-locks-dropped-at-prepare",
+    /// A scan locks the keys that it finds, and not those between them.
+    ScanLocksRowsOnly = "scan-locks-rows-only",
+    /// A new leader does not lock the ranges of what is prepared.
+    PreparedRangesForgotten = "prepared-ranges-forgotten",
     /// A commit does not ask whether what was read is still locked, and in which term.
     CommitWithoutReadLocks = "commit-without-read-locks",
     /// A coordinator has the anchor commit before the participants have prepared.

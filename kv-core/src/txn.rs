@@ -26,12 +26,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{RequestId, SessionId, ShardId, Timestamp};
 pub use crate::locks::LockMode;
-use crate::op::{Key, Value};
+use crate::op::{Key, KeyRange, Value};
 
 /// Operations of one transaction.
 pub const OPERATIONS_MAX: usize = 10_000;
 /// Bytes of keys and values that one transaction may write.
 pub const WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Ranges that one transaction may have locked on one shard: one for each part of a scan.
+pub const RANGES_PER_SHARD_MAX: usize = 128;
 
 /// The version under which a transaction reads what it wrote itself: it gets its own at the commit.
 pub const VERSION_BUFFERED: Timestamp = Timestamp(0);
@@ -95,6 +98,8 @@ pub struct Part {
     pub reads: Vec<Key>,
     /// What is written.
     pub writes: Vec<TxnWrite>,
+    /// Ranges that are locked because they were scanned, in any order; they may overlap.
+    pub ranges: Vec<KeyRange>,
 }
 
 impl Part {
@@ -107,7 +112,11 @@ impl Part {
     pub fn size(&self) -> usize {
         let reads = self.reads.iter().map(|key| key.bytes.len() + size_of::<Key>());
         let writes = self.writes.iter().map(|write| write.size() + size_of::<TxnWrite>());
-        reads.chain(writes).sum()
+        let ranges = self.ranges.iter().map(|range| {
+            let end = range.end.as_ref().map_or(0, |end| end.bytes.len());
+            range.start.bytes.len() + end + size_of::<KeyRange>()
+        });
+        reads.chain(writes).chain(ranges).sum()
     }
 }
 

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 
 use kv_core::id::{LogId, RequestId, SessionId, ShardId, Timestamp};
 use kv_core::machine::{Command, Machine, Newest, ReadView, SESSIONS_PER_SHARD_MAX};
-use kv_core::op::{Key, Value, WriteOp};
+use kv_core::op::{Key, KeyRange, Value, WriteOp};
 use kv_core::storage::{Entry, Outcome};
 use kv_core::txn::{Decided, Decision, Part, Prepared, TxnId, TxnOutcome, TxnWrite};
 use proptest::prelude::*;
@@ -73,8 +73,12 @@ fn write(key: &str) -> TxnWrite {
     TxnWrite { key: Key::new(key.to_owned()), value: Some(Value::string("t")) }
 }
 
+fn range() -> KeyRange {
+    KeyRange::from("scan".."scar")
+}
+
 fn part(key: &str) -> Part {
-    Part { reads: vec![Key::new("read")], writes: vec![write(key)] }
+    Part { reads: vec![Key::new("read")], writes: vec![write(key)], ranges: vec![range()] }
 }
 
 /// Request and transaction have the same number.

@@ -261,7 +261,8 @@ fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
         value: value.map(Value::string),
     };
     let writes = vec![write("kept", Some("value")), write("gone", None)];
-    let part = Part { reads: vec![key()], writes };
+    let range = KeyRange::from("a".."b");
+    let part = Part { reads: vec![key()], writes, ranges: vec![range.clone()] };
     let prepare =
         TxnRequest::Prepare { request: request(), anchor: ShardId(9), part: part.clone() };
     let commit = TxnRequest::Commit {
@@ -271,6 +272,9 @@ fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
         min_commit: commit_ts(),
     };
     let found = Found { version: Timestamp(12), value: Value::string("value") };
+    let scan = TxnRequest::Scan { range, limit: PageLimit { rows: 10, bytes: 1_000 } };
+    let rows = vec![Row { key: key(), found: found.clone() }];
+    let page = Page { rows, next: Some(Key::new("next")) };
     let cycle = vec![txn(), TxnId { number: 6, ..txn() }];
     vec![
         ("lock shared", step(None, TxnRequest::Lock { key: key(), mode: LockMode::Shared })),
@@ -279,6 +283,8 @@ fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
         ("roll back", later(TxnRequest::Rollback)),
         ("prepare", later(prepare)),
         ("commit", later(commit)),
+        ("scan and lock", later(scan)),
+        ("scanned", reply(TxnReply::Scanned { grant: Grant(4), page })),
         ("locked", reply(TxnReply::Locked { grant: Grant(4), found: Some(found) })),
         ("locked, not found", reply(TxnReply::Locked { grant: Grant(4), found: None })),
         ("alive", reply(TxnReply::Alive)),

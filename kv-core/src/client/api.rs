@@ -69,6 +69,16 @@ pub enum TxnOp {
         /// The key.
         key: Key,
     },
+    /// Reads a page of a range, over all shards in the order of the keys, and locks it against
+    /// writers up to where it goes on, with all keys in it that do not exist. Sees the transaction's
+    /// own writes. A page may be empty and yet not be the last one.
+    Scan {
+        /// The range.
+        range: KeyRange,
+        /// How much the page may hold: at most [`PAGE_ROWS_MAX`](super::PAGE_ROWS_MAX) and
+        /// [`PAGE_BYTES_MAX`](super::PAGE_BYTES_MAX), at least one row.
+        limit: PageLimit,
+    },
     /// Makes all writes take effect, on all shards at once.
     Commit,
     /// Drops all writes and locks.

@@ -4,6 +4,7 @@ mod batch;
 mod commit;
 mod refusal;
 mod scan;
+mod scanning;
 mod transaction;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};

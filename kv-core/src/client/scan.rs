@@ -13,8 +13,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::id::ShardId;
-use crate::op::{Found, Key, KeyRange, Page, PageLimit, Row};
+use crate::op::{Found, Key, KeyRange, Page, PageLimit, Row, Value};
 use crate::ring;
+use crate::txn::VERSION_BUFFERED;
 
 /// Keys of a page, at most.
 pub const PAGE_ROWS_MAX: u32 = 10_000;
@@ -76,10 +77,7 @@ impl Merge {
         Self {
             shard_count,
             end: range.end,
-            limit: PageLimit {
-                rows: limit.rows.clamp(1, PAGE_ROWS_MAX),
-                bytes: limit.bytes.clamp(1, PAGE_BYTES_MAX),
-            },
+            limit: clamped(limit),
             shards: (1..=shard_count).map(|shard| (ShardId(shard), told())).collect(),
             rows: Vec::new(),
             row_bytes: 0,
@@ -204,6 +202,54 @@ impl Merge {
         let bytes = (bytes_left / open).saturating_mul(2).max(SHARE_BYTES_MIN);
         PageLimit { rows: (mean + 2 * mean.isqrt()).min(rows_left), bytes: bytes.min(bytes_left) }
     }
+}
+
+/// The limit of a page, within what a page may have.
+fn clamped(limit: PageLimit) -> PageLimit {
+    PageLimit {
+        rows: limit.rows.clamp(1, PAGE_ROWS_MAX),
+        bytes: limit.bytes.clamp(1, PAGE_BYTES_MAX),
+    }
+}
+
+/// Lays writes that are not committed over a page of `range`: rows are replaced, removed and put in as
+/// far as the page goes. What is more than the limit then is left to the next page.
+pub(super) fn overlay(
+    page: Page,
+    range: &KeyRange,
+    limit: PageLimit,
+    writes: &BTreeMap<Key, Option<Value>>,
+) -> Page {
+    let covered = KeyRange {
+        start: range.start.clone(),
+        end: page.next.clone().or_else(|| range.end.clone()),
+    };
+    let mut rows: BTreeMap<Key, Found> =
+        page.rows.into_iter().map(|row| (row.key, row.found)).collect();
+    let of_page = writes.range(covered.start.clone()..);
+    for (key, value) in of_page.take_while(|(key, _)| covered.contains(key)) {
+        match value.clone() {
+            Some(value) => rows.insert(key.clone(), Found { version: VERSION_BUFFERED, value }),
+            None => rows.remove(key),
+        };
+    }
+    cut(rows.into_iter().map(|(key, found)| Row { key, found }), page.next, clamped(limit))
+}
+
+/// As many of the rows as the limit lets through; at least one.
+fn cut(rows: impl Iterator<Item = Row>, next: Option<Key>, limit: PageLimit) -> Page {
+    let mut page = Page { rows: Vec::new(), next };
+    let mut bytes = 0;
+    for row in rows {
+        bytes += size(&row);
+        let is_over = page.rows.len() >= limit.rows as usize || bytes > limit.bytes as usize;
+        if is_over && !page.rows.is_empty() {
+            page.next = Some(row.key);
+            break;
+        }
+        page.rows.push(row);
+    }
+    page
 }
 
 /// Bytes of key and value.

@@ -9,14 +9,16 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
+use super::scan::{Merge, overlay};
 use super::{CallError, CallId, TxnHandle, TxnOp};
 use crate::id::{RequestId, ShardId, Timestamp};
-use crate::op::{Found, KEY_BYTES_MAX, Key, VALUE_BYTES_MAX, Value};
+use crate::locks::Target;
+use crate::op::{Found, KEY_BYTES_MAX, Key, KeyRange, Page, PageLimit, VALUE_BYTES_MAX, Value};
 use crate::ring;
 use crate::time::Instant;
 use crate::txn::{
-    AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, Part, TxnId, TxnWrite, VERSION_BUFFERED,
-    WRITE_BYTES_MAX,
+    AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, Part, RANGES_PER_SHARD_MAX, TxnId, TxnWrite,
+    VERSION_BUFFERED, WRITE_BYTES_MAX,
 };
 use crate::wire::{Refusal, TxnRequest};
 
@@ -87,7 +89,23 @@ struct Seen {
     found: Option<Found>,
 }
 
+/// A scan that is under way: the call that is out.
+#[derive(Debug)]
+pub(super) struct TxnScan {
+    /// What was asked for.
+    pub(super) range: KeyRange,
+    /// How much of it.
+    pub(super) limit: PageLimit,
+    /// The page in the making.
+    pub(super) merge: Merge,
+    /// The page as the shards have it, once it is made. Shards that are still out lock what they were
+    /// asked for, and so they are waited for.
+    pub(super) page: Option<Page>,
+}
+
 /// A transaction as its coordinator knows it.
+///
+/// - `scan` is there while the call that is out is a scan that has begun.
 ///
 /// - `id` is set before the first request and then stays.
 /// - `request` is set at the commit and then stays; its sequence is unfinished until the
@@ -115,7 +133,11 @@ pub(super) struct Transaction {
     pub(super) idle_until: Instant,
     /// When its shards are to hear of it next.
     pub(super) beat_at: Instant,
+    /// The scan that is under way.
+    pub(super) scan: Option<TxnScan>,
     seen: BTreeMap<Key, Seen>,
+    /// What was scanned, on each shard. No range lies within another one.
+    ranges: BTreeMap<ShardId, BTreeSet<KeyRange>>,
     writes: BTreeMap<Key, Option<Value>>,
     /// The first key that was written.
     first_written: Option<Key>,
@@ -139,7 +161,9 @@ impl Transaction {
             steps: BTreeSet::new(),
             idle_until,
             beat_at: idle_until,
+            scan: None,
             seen: BTreeMap::new(),
+            ranges: BTreeMap::new(),
             writes: BTreeMap::new(),
             first_written: None,
             first_read: None,
@@ -153,6 +177,11 @@ impl Transaction {
         let (key, value) = match op {
             TxnOp::Get { key } | TxnOp::GetForUpdate { key } | TxnOp::Delete { key } => (key, None),
             TxnOp::Put { key, value } => (key, Some(value)),
+            TxnOp::Scan { range, .. } => {
+                let end = range.end.as_ref().unwrap_or(&range.start);
+                check_size("key", end.bytes.len(), KEY_BYTES_MAX)?;
+                (&range.start, None)
+            }
             TxnOp::Commit | TxnOp::Rollback => return Ok(()),
         };
         check_size("key", key.bytes.len(), KEY_BYTES_MAX)?;
@@ -167,9 +196,11 @@ impl Transaction {
         match op {
             TxnOp::Put { key, value } => self.write(key.clone(), Some(value.clone())),
             TxnOp::Delete { key } => self.write(key.clone(), None),
-            TxnOp::Get { .. } | TxnOp::GetForUpdate { .. } | TxnOp::Commit | TxnOp::Rollback => {
-                Ok(())
-            }
+            TxnOp::Get { .. }
+            | TxnOp::GetForUpdate { .. }
+            | TxnOp::Scan { .. }
+            | TxnOp::Commit
+            | TxnOp::Rollback => Ok(()),
         }
     }
 
@@ -203,16 +234,38 @@ impl Transaction {
         self.seen.insert(key, Seen { mode, found });
     }
 
+    /// Whether a shard can be scanned once more.
+    pub(super) fn admit_range(&self, shard: ShardId) -> Result<(), CallError> {
+        let count = self.ranges.get(&shard).map_or(0, BTreeSet::len);
+        check_total("scanned ranges of one shard", count + 1, RANGES_PER_SHARD_MAX)
+    }
+
+    /// Remembers what a shard has locked for a scan.
+    pub(super) fn see_range(&mut self, shard: ShardId, range: KeyRange) {
+        let ranges = self.ranges.entry(shard).or_default();
+        let target = Target::Range(range.clone());
+        if !ranges.iter().any(|known| target.is_within(known)) {
+            ranges.retain(|known| !Target::Range(known.clone()).is_within(&range));
+            ranges.insert(range);
+        }
+    }
+
+    /// What a scan shows of a page that the shards have.
+    pub(super) fn with_own_writes(&self, scan: TxnScan, page: Page) -> Page {
+        overlay(page, &scan.range, scan.limit, &self.writes)
+    }
+
     /// Whether it writes anything.
     pub(super) fn has_writes(&self) -> bool {
         !self.writes.is_empty()
     }
 
-    /// The shard that decides: the one that is written first, or, if none is, read first. None if
-    /// nothing was done.
+    /// The shard that decides: the one that is written first, or, if none is, read first, or, if no
+    /// key is, the first one that was scanned. None if nothing was done.
     pub(super) fn anchor(&self, shard_count: u32) -> Option<ShardId> {
-        let key = self.first_written.as_ref().or(self.first_read.as_ref())?;
-        Some(ring::shard_of(key, shard_count))
+        let key = self.first_written.as_ref().or(self.first_read.as_ref());
+        let shard = key.map(|key| ring::shard_of(key, shard_count));
+        shard.or_else(|| self.ranges.keys().next().copied())
     }
 
     /// What it does on each shard.
@@ -225,6 +278,9 @@ impl Transaction {
         for (key, value) in &self.writes {
             let part = parts.entry(ring::shard_of(key, shard_count)).or_default();
             part.writes.push(TxnWrite { key: key.clone(), value: value.clone() });
+        }
+        for (shard, ranges) in &self.ranges {
+            parts.entry(*shard).or_default().ranges.extend(ranges.iter().cloned());
         }
         parts
     }

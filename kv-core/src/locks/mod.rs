@@ -181,6 +181,16 @@ impl<O: Copy + Ord + Debug> LockTable<O> {
         by_key || self.ranges.iter().any(|(range, line)| target.is_within(range) && is_held(line))
     }
 
+    /// The ranges on which the owner holds a lock, once for each lock.
+    pub fn ranges_of(&self, owner: O) -> impl Iterator<Item = &KeyRange> {
+        let held =
+            self.owners.get(&owner).into_iter().flat_map(|own| own.range(..Place::FIRST_WAITING));
+        held.filter_map(|(_, target)| match target {
+            Target::Range(range) => Some(range),
+            Target::Key(_) => None,
+        })
+    }
+
     /// Who holds a lock on the key, or on a range with it, and how strong. An owner that has several
     /// comes several times.
     pub fn holders(&self, key: &Key) -> impl Iterator<Item = (O, LockMode)> {

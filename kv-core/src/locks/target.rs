@@ -53,7 +53,7 @@ impl Target {
     }
 
     /// Whether all its keys are in `range`; it is not empty.
-    pub(super) fn is_within(&self, range: &KeyRange) -> bool {
+    pub(crate) fn is_within(&self, range: &KeyRange) -> bool {
         match self {
             Self::Key(key) => range.contains(key),
             Self::Range(own) => {

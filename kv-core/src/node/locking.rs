@@ -24,7 +24,7 @@ use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Timestamp};
 use crate::locks::{LockMode, LockTable, Target};
 use crate::machine::Transactions;
 use crate::mutants::{self, Mutant};
-use crate::op::Key;
+use crate::op::{Key, KeyRange, PageLimit};
 use crate::storage::Outcome;
 use crate::time::Instant;
 use crate::txn::{Age, Grant, Part, Prepared, TxnId};
@@ -83,10 +83,25 @@ pub(super) enum Begun {
 pub(super) enum Step {
     /// Lock a key, and read it.
     Lock { key: Key, mode: LockMode },
+    /// Lock the beginning of a range, and read it.
+    Scan(ScanStep),
     /// Prepare.
     Prepare { request: RequestId, anchor: ShardId, part: Part },
     /// Decide to commit.
     Commit { request: RequestId, part: Part, participants: Vec<ShardId>, min_commit: Timestamp },
+}
+
+/// A step that locks the beginning of a range, as far as a page went when it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ScanStep {
+    /// The range that was asked for.
+    pub(super) asked: KeyRange,
+    /// How much the page may hold.
+    pub(super) limit: PageLimit,
+    /// The first key that is not read; none if all of the range is.
+    pub(super) until: Option<Key>,
+    /// What is locked: the range that is read.
+    pub(super) locks: Vec<Target>,
 }
 
 impl Step {
@@ -95,6 +110,9 @@ impl Step {
         let exclusive = |key: &Key| (Target::Key(key.clone()), LockMode::Exclusive);
         match self {
             Self::Lock { key, mode } => alloc::vec![(Target::Key(key.clone()), *mode)],
+            Self::Scan(scan) => {
+                scan.locks.iter().map(|target| (target.clone(), LockMode::Shared)).collect()
+            }
             Self::Prepare { part, .. } | Self::Commit { part, .. } => {
                 part.writes.iter().map(|write| exclusive(&write.key)).collect()
             }
@@ -104,7 +122,7 @@ impl Step {
     /// The part that it makes durable.
     pub(super) fn part(&self) -> Option<&Part> {
         match self {
-            Self::Lock { .. } => None,
+            Self::Lock { .. } | Self::Scan(_) => None,
             Self::Prepare { part, .. } | Self::Commit { part, .. } => Some(part),
         }
     }
@@ -187,7 +205,7 @@ impl Ended {
 
 /// The locks of one replica.
 ///
-/// - Every key of a transaction in `transactions.prepared` is locked for it.
+/// - Every key and range of a transaction in `transactions.prepared` is locked for it.
 /// - All else is empty unless the replica leads and has applied what was committed before.
 #[derive(Debug, Default)]
 pub(super) struct Locking {
@@ -364,6 +382,11 @@ impl Locking {
         }
     }
 
+    /// A transaction ends of which only a probe for a scan is here.
+    pub(super) fn end_unbegun(&mut self, txn: TxnId) {
+        self.ended.insert(txn);
+    }
+
     /// Drops a transaction that is alive, unless its end is on its way. Returns the step that waited.
     pub(super) fn drop_live(&mut self, txn: TxnId) -> Option<WaitingStep> {
         if self.live.get(&txn).is_none_or(|live| live.is_ending) {
@@ -390,17 +413,22 @@ impl Locking {
     }
 }
 
-/// Locks what a transaction has prepared. Nobody else can have locked it.
+/// Locks what a transaction has prepared. Nobody else can have locked it, and there is room: a leader
+/// prepares just the locks on ranges that its own table holds, and no table has room for more.
 fn lock(table: &mut LockTable<Owner>, txn: TxnId, prepared: &Prepared) {
     use crate::locks::Acquire;
     if mutants::is_active(Mutant::PreparedLocksForgotten) {
         return;
     }
-    let Part { reads, writes } = &prepared.part;
-    let reads = reads.iter().map(|key| (key, LockMode::Shared));
-    let writes = writes.iter().map(|write| (&write.key, LockMode::Exclusive));
-    for (key, mode) in writes.chain(reads) {
-        let acquired = table.acquire(Owner::Txn(txn), Target::Key(key.clone()), mode);
+    let Part { reads, writes, ranges } = &prepared.part;
+    let point = |key: &Key| Target::Key(key.clone());
+    let reads = reads.iter().map(|key| (point(key), LockMode::Shared));
+    let writes = writes.iter().map(|write| (point(&write.key), LockMode::Exclusive));
+    let is_forgotten = mutants::is_active(Mutant::PreparedRangesForgotten);
+    let ranges = ranges.iter().filter(|_| !is_forgotten);
+    let ranges = ranges.map(|range| (Target::Range(range.clone()), LockMode::Shared));
+    for (target, mode) in ranges.chain(writes).chain(reads) {
+        let acquired = table.acquire(Owner::Txn(txn), target, mode);
         assert_eq!(acquired, Acquire::Granted, "what is prepared was locked before");
     }
 }

@@ -31,7 +31,7 @@
 //!
 //! # Life of a transaction
 //!
-//! `Request(Txn)` steps lock keys ([`locking`], [`transactions`]); the last ones prepare its parts on
+//! `Request(Txn)` steps lock keys and ranges ([`locking`], [`transactions`], [`scanning`]); the last ones prepare its parts on
 //! all shards but one, and have that one decide. The leaders see to it that all hear of the decision
 //! ([`finishing`]), and that nobody waits in a circle ([`deadlocks`]).
 //!
@@ -59,6 +59,7 @@ mod outbox;
 mod reading;
 mod replica;
 mod requests;
+mod scanning;
 mod snapshots;
 mod stamps;
 mod status;
@@ -100,6 +101,7 @@ use oracle::Oracle;
 use outbox::{Outbox, Sender};
 use reading::{Content, ServedRead};
 use replica::{Replica, Reported};
+use scanning::Probe;
 use snapshots::Snapshots;
 use stamps::Stamps;
 
@@ -180,6 +182,8 @@ pub struct Node {
     appends_begun: BTreeMap<AppendId, Instant>,
     /// Reads that the store works on, those of which there is something to know.
     served: BTreeMap<RequestHandle, ServedRead>,
+    /// Scans of transactions of which is being found out how far to lock.
+    probes: BTreeMap<RequestHandle, Probe>,
     /// When transactions are looked after; none while there are none.
     txn_tick_at: Option<Instant>,
     /// Number of the last wait for a lock.
@@ -245,6 +249,7 @@ impl Node {
             placing: BTreeMap::new(),
             appends_begun: BTreeMap::new(),
             served: BTreeMap::new(),
+            probes: BTreeMap::new(),
             txn_tick_at: None,
             last_wait: 0,
             last_grant: 0,

@@ -39,6 +39,7 @@
 use core::ops::Bound;
 use core::time::Duration;
 
+use super::locking::ScanStep;
 use super::replica::Replica;
 use super::{Node, Output};
 use crate::id::{LogIndex, RequestHandle, Round, ShardId, Timestamp};
@@ -85,12 +86,22 @@ pub(super) struct Query {
     pub(super) at: Timestamp,
     /// What the transaction is told that has locked the key; none if it is a read by itself.
     pub(super) locked: Option<Grant>,
+    /// Where the range goes on that a transaction asked for, behind what it has locked of it.
+    pub(super) rest: Option<Key>,
 }
 
 impl Query {
     /// A read of what is newest.
     pub(super) fn newest(handle: RequestHandle, key: Key, locked: Option<Grant>) -> Self {
-        Self { handle, subject: Subject::Key(key), at: Timestamp::MAX, locked }
+        Self { handle, subject: Subject::Key(key), at: Timestamp::MAX, locked, rest: None }
+    }
+
+    /// A read of what a scan has locked.
+    pub(super) fn of_scan(handle: RequestHandle, scan: ScanStep, locked: Option<Grant>) -> Self {
+        let end = scan.until.clone().or(scan.asked.end);
+        let range = KeyRange { start: scan.asked.start, end };
+        let subject = Subject::Range { range, limit: scan.limit };
+        Self { handle, subject, at: Timestamp::MAX, locked, rest: scan.until }
     }
 
     /// Whether what is newest is not what is read.
@@ -138,7 +149,7 @@ impl Node {
         if at == Timestamp::MAX {
             return Err(Refusal::FutureTimestamp { at, newest: self.stamps.used() });
         }
-        self.start_read(shard, Query { handle, subject, at, locked: None })
+        self.start_read(shard, Query { handle, subject, at, locked: None, rest: None })
     }
 
     /// Takes a read as leader of the shard.
@@ -246,6 +257,11 @@ impl Node {
 
     /// The store has answered a read.
     pub(super) fn on_read(&mut self, handle: RequestHandle, result: Result<Content, ReadError>) {
+        if let Some(probe) = self.probes.remove(&handle)
+            && let Ok(Content::Page(page)) = &result
+        {
+            return self.on_probed(handle, probe, page);
+        }
         let served = self.served.remove(&handle);
         let content = match (result, &served) {
             (Ok(_), Some(read)) if read.is_by_lease && !self.has_lease(read.shard) => {
@@ -266,12 +282,18 @@ impl Node {
                 panic!("a read is handed out only when its index is applied: {error}")
             }
         };
-        let reply = match (content, served.and_then(|read| read.query.locked)) {
+        let (locked, rest) =
+            served.map_or((None, None), |read| (read.query.locked, read.query.rest));
+        let reply = match (content, locked) {
             (Content::Found(found), Some(grant)) => {
                 ClientReply::Txn(TxnReply::Locked { grant, found })
             }
             (Content::Found(found), None) => ClientReply::Read(found),
-            (Content::Page(page), _) => ClientReply::Page(page),
+            (Content::Page(page), Some(grant)) => {
+                let page = Page { next: page.next.or(rest), ..page };
+                ClientReply::Txn(TxnReply::Scanned { grant, page })
+            }
+            (Content::Page(page), None) => ClientReply::Page(page),
         };
         self.reply(handle, reply);
     }

@@ -116,7 +116,12 @@ impl Node {
     }
 
     /// The same for a range of keys, each of which may be in any shard.
-    fn check_range(&self, shard: ShardId, epoch: Epoch, range: &KeyRange) -> Result<(), Refusal> {
+    pub(super) fn check_range(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        range: &KeyRange,
+    ) -> Result<(), Refusal> {
         for key in [&range.start].into_iter().chain(&range.end) {
             check_size("key", key.bytes.len(), KEY_BYTES_MAX)?;
         }

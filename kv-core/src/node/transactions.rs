@@ -4,6 +4,8 @@
 //! timestamp. What happens when a transaction spans shards is in [`finishing`](super::finishing),
 //! and who gives way in a deadlock in [`deadlocks`](super::deadlocks).
 //!
+//! A scan is first told how far to lock ([`scanning`](super::scanning)).
+//!
 //! # Repetitions
 //!
 //! A coordinator repeats a step until it is answered, here or at the next leader:
@@ -28,9 +30,9 @@ use crate::id::{Epoch, RequestHandle, RequestId, ShardId, Timestamp};
 use crate::locks::{Acquire, LockMode, Target};
 use crate::machine::Command;
 use crate::mutants::{self, Mutant};
-use crate::op::{Key, VALUE_BYTES_MAX, Value};
+use crate::op::{Key, KeyRange, VALUE_BYTES_MAX, Value};
 use crate::time::Instant;
-use crate::txn::{self, AbortReason, Age, Decision, Grant, Part, TxnId};
+use crate::txn::{self, AbortReason, Age, Decision, Grant, Part, RANGES_PER_SHARD_MAX, TxnId};
 use crate::wire::{ClientReply, Refusal, TxnReply, TxnRequest};
 
 /// Transactions that are looked after are looked at so often.
@@ -43,6 +45,9 @@ const LIFE_MAX: Duration = Duration::from_secs(60);
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Steps that a transaction may ask of one shard, repetitions included.
 const STEPS_MAX: usize = 4 * txn::OPERATIONS_MAX;
+/// Locks on ranges that one transaction may hold on one shard: those that its coordinator knows of, and
+/// as many that repetitions have left.
+const RANGES_LOCKED_MAX: usize = 2 * RANGES_PER_SHARD_MAX;
 /// Bytes that transactions may have prepared on one shard: beyond it others have to wait. What is on
 /// its way to the log comes on top of it.
 const PREPARED_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -61,10 +66,11 @@ pub(super) struct TxnPlace {
     pub(super) grant: Option<Grant>,
 }
 
-/// A step that is answered at once, or one that needs locks.
+/// A step that is answered at once, one that needs locks, or one that has to find out which.
 enum Taken {
     Answered(TxnReply),
     Needs(Step),
+    Probes,
 }
 
 impl Node {
@@ -73,12 +79,18 @@ impl Node {
         if let Err(refusal) = self.check_txn(place, &step) {
             return self.reply(handle, ClientReply::Refused(refusal));
         }
-        let result = match self.take_step(place, step) {
-            Taken::Answered(reply) => return self.reply(handle, ClientReply::Txn(reply)),
-            Taken::Needs(step) if self.is_lost(place, &step) => {
-                self.answer_lost(handle, place, step)
-            }
-            Taken::Needs(step) => self.begin_step(handle, place, step),
+        match self.take_step(handle, place, step) {
+            Taken::Answered(reply) => self.reply(handle, ClientReply::Txn(reply)),
+            Taken::Needs(step) => self.lock_for(handle, place, step),
+            Taken::Probes => {}
+        }
+    }
+
+    /// Takes up a step that needs locks, of a transaction that was checked.
+    pub(super) fn lock_for(&mut self, handle: RequestHandle, place: TxnPlace, step: Step) {
+        let result = match self.is_lost(place, &step) {
+            true => self.answer_lost(handle, place, step),
+            false => self.begin_step(handle, place, step),
         };
         if let Err(refusal) = result {
             self.reply(handle, ClientReply::Refused(refusal));
@@ -95,7 +107,7 @@ impl Node {
         let TxnPlace { shard, txn, .. } = place;
         match step {
             Step::Commit { request, .. } => self.decide_to_abort(shard, txn, request, handle),
-            Step::Lock { .. } | Step::Prepare { .. } => {
+            Step::Lock { .. } | Step::Scan(_) | Step::Prepare { .. } => {
                 self.reply(handle, aborted(AbortReason::LocksLost { shard }));
                 Ok(())
             }
@@ -103,16 +115,20 @@ impl Node {
     }
 
     /// Whether this node can take steps on the shard, and the step belongs there.
-    fn check_txn(&self, place: TxnPlace, step: &TxnRequest) -> Result<(), Refusal> {
+    pub(super) fn check_txn(&self, place: TxnPlace, step: &TxnRequest) -> Result<(), Refusal> {
         let TxnPlace { shard, epoch, txn, .. } = place;
         for key in keys_of(step) {
             self.check_placement(shard, epoch, key)?;
+        }
+        for range in ranges_of(step) {
+            self.check_range(shard, epoch, range)?;
         }
         for value in values_of(step) {
             check_size("value", value.size(), VALUE_BYTES_MAX)?;
         }
         if let TxnRequest::Prepare { part, .. } | TxnRequest::Commit { part, .. } = step {
             check_count("keys of a transaction", part.key_count(), txn::OPERATIONS_MAX)?;
+            check_count("ranges of a transaction", part.ranges.len(), RANGES_PER_SHARD_MAX)?;
             check_size("a transaction", part.size(), 2 * txn::WRITE_BYTES_MAX)?;
             self.check_txn_space(shard, part)?;
         }
@@ -132,7 +148,10 @@ impl Node {
         let (request, others) = match step {
             TxnRequest::Prepare { request, anchor, .. } => (request, core::slice::from_ref(anchor)),
             TxnRequest::Commit { request, participants, .. } => (request, &participants[..]),
-            TxnRequest::Lock { .. } | TxnRequest::Beat | TxnRequest::Rollback => return Ok(()),
+            TxnRequest::Lock { .. }
+            | TxnRequest::Scan { .. }
+            | TxnRequest::Beat
+            | TxnRequest::Rollback => return Ok(()),
         };
         let count = self.map.as_ref().ok_or(Refusal::NotReady)?.shard_count();
         let is_other =
@@ -148,7 +167,7 @@ impl Node {
     }
 
     /// Answers what needs no locks.
-    fn take_step(&mut self, place: TxnPlace, step: TxnRequest) -> Taken {
+    fn take_step(&mut self, handle: RequestHandle, place: TxnPlace, step: TxnRequest) -> Taken {
         let TxnPlace { shard, txn, grant, .. } = place;
         let now = self.now;
         let replica = self.replicas.get_mut(&shard).expect("it was checked");
@@ -173,6 +192,7 @@ impl Node {
                 if prepared.is_some() {
                     self.resolve(shard, txn);
                 }
+                self.end_probes(shard, txn);
                 self.drop_transaction(shard, txn, AbortReason::GivenUp);
                 Taken::Answered(TxnReply::RolledBack)
             }
@@ -186,6 +206,12 @@ impl Node {
                 Taken::Needs(Step::Commit { request, part, participants, min_commit })
             }
             TxnRequest::Lock { key, mode } => Taken::Needs(Step::Lock { key, mode }),
+            TxnRequest::Scan { range, limit } => {
+                match self.begin_scan(handle, place, range, limit.clamped()) {
+                    Some(step) => Taken::Needs(Step::Scan(step)),
+                    None => Taken::Probes,
+                }
+            }
         }
     }
 
@@ -193,19 +219,27 @@ impl Node {
     fn is_lost(&self, place: TxnPlace, step: &Step) -> bool {
         let TxnPlace { shard, txn, grant, .. } = place;
         let replica = &self.replicas[&shard];
-        let reads = step.part().map_or(&[][..], |part| &part.reads);
+        let (reads, ranges) =
+            step.part().map_or((&[][..], &[][..]), |part| (&part.reads[..], &part.ranges[..]));
         let is_prepared = replica.locking.transactions.prepared.contains_key(&txn);
         let in_force = replica.locking.live.get(&txn).map(|live| live.grant);
         let is_over = grant.is_some() && grant != in_force;
-        let has_locked = |key: &Key| {
-            let target = Target::Key(key.clone());
+        let holds = |target: Target| {
             replica.locking.table.holds(Owner::Txn(txn), &target, LockMode::Shared)
+        };
+        let has_locked = |key: &Key| holds(Target::Key(key.clone()));
+        let has_locked_range = |range: &KeyRange| {
+            holds(Target::Range(range.clone())) || mutants::is_active(Mutant::ScanLocksRowsOnly)
         };
         if step.part().is_some() && mutants::is_active(Mutant::CommitWithoutReadLocks) {
             return is_prepared;
         }
         let is_late = step.part().is_none() && in_force.is_none() && replica.locking.has_ended(txn);
-        is_prepared || is_over || is_late || !reads.iter().all(has_locked)
+        is_prepared
+            || is_over
+            || is_late
+            || !reads.iter().all(has_locked)
+            || !ranges.iter().all(has_locked_range)
     }
 
     /// Locks what the step needs, and takes it or lets it wait.
@@ -227,6 +261,7 @@ impl Node {
             Step::Prepare { part, .. } => {
                 locking.prepared_bytes + part.size() <= PREPARED_BYTES_MAX
             }
+            Step::Scan(_) => locking.table.ranges_of(Owner::Txn(txn)).count() < RANGES_LOCKED_MAX,
             Step::Lock { .. } | Step::Commit { .. } => true,
         };
         let is_known = locking.live.contains_key(&txn);
@@ -302,8 +337,14 @@ impl Node {
                 let grant = replica.locking.live.get(&txn).map(|live| live.grant);
                 self.start_read(shard, Query::newest(asker, key, grant))
             }
-            Step::Prepare { request, anchor, part } => {
+            Step::Scan(scan) => {
                 self.pending_bytes -= bytes;
+                let grant = replica.locking.live.get(&txn).map(|live| live.grant);
+                self.start_read(shard, Query::of_scan(asker, scan, grant))
+            }
+            Step::Prepare { request, anchor, mut part } => {
+                self.pending_bytes -= bytes;
+                part.ranges = replica.locking.table.ranges_of(Owner::Txn(txn)).cloned().collect();
                 // The decision comes later than all timestamps that are known by now.
                 let floor = self.stamps.used().after(1);
                 let command = Command::Prepare { request, txn, anchor, part, floor };
@@ -386,7 +427,7 @@ impl Node {
             self.pending_bytes -= bytes;
             let result = match step {
                 Step::Commit { request, .. } => self.decide_to_abort(shard, txn, request, asker),
-                Step::Lock { .. } | Step::Prepare { .. } => {
+                Step::Lock { .. } | Step::Scan(_) | Step::Prepare { .. } => {
                     self.reply(asker, aborted(reason));
                     Ok(())
                 }
@@ -475,14 +516,25 @@ fn keys_of(step: &TxnRequest) -> Vec<&Key> {
         TxnRequest::Prepare { part, .. } | TxnRequest::Commit { part, .. } => {
             part.reads.iter().chain(part.writes.iter().map(|write| &write.key)).collect()
         }
-        TxnRequest::Beat | TxnRequest::Rollback => Vec::new(),
+        TxnRequest::Scan { .. } | TxnRequest::Beat | TxnRequest::Rollback => Vec::new(),
+    }
+}
+
+fn ranges_of(step: &TxnRequest) -> &[KeyRange] {
+    match step {
+        TxnRequest::Scan { range, .. } => core::slice::from_ref(range),
+        TxnRequest::Prepare { part, .. } | TxnRequest::Commit { part, .. } => &part.ranges,
+        TxnRequest::Lock { .. } | TxnRequest::Beat | TxnRequest::Rollback => &[],
     }
 }
 
 fn values_of(step: &TxnRequest) -> impl Iterator<Item = &Value> {
     let part = match step {
         TxnRequest::Prepare { part, .. } | TxnRequest::Commit { part, .. } => Some(part),
-        TxnRequest::Lock { .. } | TxnRequest::Beat | TxnRequest::Rollback => None,
+        TxnRequest::Lock { .. }
+        | TxnRequest::Scan { .. }
+        | TxnRequest::Beat
+        | TxnRequest::Rollback => None,
     };
     part.into_iter().flat_map(|part| &part.writes).filter_map(|write| write.value.as_ref())
 }

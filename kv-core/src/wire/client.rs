@@ -154,6 +154,14 @@ pub enum TxnRequest {
         /// The highest of what they answered.
         min_commit: Timestamp,
     },
+    /// Lock a range of keys against writers, as far as a page of it goes, and read that page. A
+    /// repetition finds it locked. Answered by [`TxnReply::Scanned`] or [`TxnReply::Aborted`].
+    Scan {
+        /// The range.
+        range: KeyRange,
+        /// How much may be answered at once, if the node does not set narrower limits.
+        limit: PageLimit,
+    },
 }
 
 /// How a step of a transaction ended.
@@ -182,6 +190,14 @@ pub enum TxnReply {
     },
     /// The transaction took no effect, and will not.
     Aborted(AbortReason),
+    /// The keys of the range are locked up to where the page goes on, those that do not exist
+    /// included.
+    Scanned {
+        /// To be shown with all further steps on the shard.
+        grant: Grant,
+        /// Those that exist.
+        page: Page,
+    },
 }
 
 /// What an operator asks of a cluster.

@@ -11,7 +11,7 @@ use kv_core::cluster::{ClusterMap, ClusterRecord, Member, MemberState};
 use kv_core::id::{
     Address, ClusterId, Incarnation, NodeId, RequestId, SessionId, ShardId, Timestamp,
 };
-use kv_core::op::{Found, Key, Value};
+use kv_core::op::{Found, Key, Page, Value};
 use kv_core::ring;
 use kv_core::time::Instant;
 use kv_core::txn::{AbortReason, Age, Grant, TxnId};
@@ -95,6 +95,7 @@ pub(crate) fn locked() -> TxnReply {
 pub(crate) fn good_reply(sent: &Sent) -> TxnReply {
     match &sent.step {
         TxnRequest::Lock { .. } => locked(),
+        TxnRequest::Scan { .. } => TxnReply::Scanned { grant: Grant(5), page: Page::default() },
         TxnRequest::Beat => TxnReply::Alive,
         TxnRequest::Rollback => TxnReply::RolledBack,
         TxnRequest::Prepare { .. } => {

@@ -6,4 +6,5 @@
 mod batch;
 mod commit;
 mod harness;
+mod scans;
 mod steps;

@@ -6,6 +6,7 @@
 //! ```text
 //! t1 get a -> 10          what a read finds; "none" if nothing
 //! t1 lock a -> 10         the same for update
+//! t1 scan -> a=10 b=20    all keys that exist
 //! t1 put a 11             is kept by the coordinator until the commit
 //! t1 commit -> committed
 //! t2 get a -> waits       for a lock
@@ -17,14 +18,14 @@
 //! The older a transaction, the lower its number. Reads lock what they read, so most of what would be
 //! an anomaly ends in a wait, or in a deadlock in which the younger one gives way.
 //!
-//! Two of the ten are about sets that a condition selects. There are no scans in transactions, so the
-//! set is read key by key, with the keys that are absent.
+//! Two of the ten are about sets that a condition selects. They are read by scans, which lock what is
+//! absent too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError, CallId, TxnHandle, TxnOp};
-use kv_core::op::Key;
+use kv_core::op::{Key, KeyRange, Page, PageLimit, Row, Value};
 use kv_core::txn::AbortReason;
 
 use crate::support::Cluster;
@@ -63,12 +64,24 @@ impl Script {
         self.cluster.router.call(self.cluster.now, Call::Txn { txn, op }, deadline)
     }
 
+    /// What a page shows, by the names of the keys.
+    fn rows(&self, page: &Page) -> String {
+        assert_eq!(page.next, None, "a page has room for four");
+        let name = |key: &Key| self.keys.iter().find(|(_, of)| *of == key).map(|(name, _)| name);
+        let text = |row: &Row| format!("{}={}", name(&row.key).unwrap(), text(&row.found.value));
+        let mut rows: Vec<String> = page.rows.iter().map(text).collect();
+        rows.sort();
+        if rows.is_empty() { "none".into() } else { rows.join(" ") }
+    }
+
     /// What a call has come to within some time.
     fn end_of(&mut self, call: CallId, within: Duration) -> Option<String> {
         let end = self.cluster.now + within;
         loop {
-            if let Some(result) = self.cluster.done.remove(&call) {
-                return Some(words(result));
+            match self.cluster.done.remove(&call) {
+                Some(Ok(Answer::Page(page))) => return Some(self.rows(&page)),
+                Some(result) => return Some(words(result)),
+                None => {}
             }
             if self.cluster.now >= end {
                 return None;
@@ -84,6 +97,7 @@ impl Script {
         let op = match parts[1..] {
             ["get", name] => TxnOp::Get { key: key(name) },
             ["lock", name] => TxnOp::GetForUpdate { key: key(name) },
+            ["scan"] => TxnOp::Scan { range: KeyRange::prefix("k"), limit: PageLimit::MAX },
             ["put", name, text] => TxnOp::Put { key: key(name), value: value(text) },
             ["commit"] => TxnOp::Commit,
             ["rollback"] => TxnOp::Rollback,
@@ -103,12 +117,16 @@ impl Script {
     }
 }
 
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
 fn words(result: Result<Answer, CallError>) -> String {
     match result {
         Ok(Answer::Got(None)) => "none".into(),
-        Ok(Answer::Got(Some(found))) => match found.value {
-            kv_core::op::Value::String(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        },
+        Ok(Answer::Got(Some(found))) => text(&found.value),
         Ok(Answer::Buffered) => String::new(),
         Ok(Answer::Committed { .. }) => "committed".into(),
         Ok(Answer::RolledBack) => "rolled back".into(),
@@ -248,30 +266,37 @@ fn otv_observed_transaction_vanishes() {
 #[test]
 fn pmp_predicate_many_preceders() {
     check(
-        "t1 get a -> 10
-         t1 get b -> 20
-         t1 get c -> none
-         t1 get d -> none
+        "t1 scan -> a=10 b=20
          t2 put c 30
          t2 commit -> waits
+         t1 scan -> a=10 b=20
          t1 get c -> none
-         t1 get d -> none
          t1 commit -> committed
          t2 -> committed
          c -> 30",
     );
     // Who overwrites what a set consists of sees what came into it.
     check(
+        "t1 scan -> a=10 b=20
+         t2 put c 30
+         t2 commit -> waits
+         t1 put a 11
+         t1 put d 40
+         t1 commit -> committed
+         t2 -> committed
+         t3 scan -> a=11 b=20 c=30 d=40
+         t3 commit -> committed",
+    );
+    // A scan waits for who has locked a key of the set, though it does not exist.
+    check(
         "t1 lock a -> 10
-         t1 lock b -> 20
          t1 lock c -> none
-         t2 lock a -> waits
+         t2 scan -> waits
          t1 put c 30
          t1 commit -> committed
-         t2 -> 10
-         t2 lock b -> 20
-         t2 lock c -> 30
+         t2 -> a=10 b=20 c=30
          t2 put c 31
+         t2 scan -> a=10 b=20 c=31
          t2 commit -> committed
          c -> 31",
     );
@@ -339,14 +364,12 @@ fn g2_item_write_skew() {
     );
 }
 
-/// Two find the same set empty, and each puts something into it.
+/// Two read the same set, and each puts something into it.
 #[test]
 fn g2_anti_dependency_cycle() {
     check(
-        "t1 get c -> none
-         t1 get d -> none
-         t2 get c -> none
-         t2 get d -> none
+        "t1 scan -> a=10 b=20
+         t2 scan -> a=10 b=20
          t1 put c 30
          t2 put d 42
          t1 commit -> waits
@@ -354,5 +377,19 @@ fn g2_anti_dependency_cycle() {
          t1 -> committed
          c -> 30
          d -> none",
+    );
+    // A third one has read the half of the set that is on other shards, and waits for the rest.
+    check(
+        "t1 scan -> a=10 b=20
+         t2 put c 30
+         t2 commit -> waits
+         t3 scan -> waits
+         t1 put d 40
+         t1 commit -> waits
+         t3 -> gives way
+         t1 -> committed
+         t2 -> committed
+         c -> 30
+         d -> 40",
     );
 }

@@ -14,6 +14,7 @@ mod membership;
 mod oracle;
 mod reads;
 mod repair;
+mod scans;
 mod space;
 mod store;
 mod support;

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError, CallId, TxnHandle, TxnOp};
 use kv_core::id::{Epoch, NodeId, RequestId, SessionId, ShardId, Timestamp};
-use kv_core::op::{Found, Key, Value, WriteOp};
+use kv_core::op::{Found, Key, KeyRange, PageLimit, Value, WriteOp};
 use kv_core::ring::shard_of;
-use kv_core::txn::{AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, Part, TxnId, TxnWrite};
+use kv_core::txn::{
+    AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, Part, RANGES_PER_SHARD_MAX, TxnId, TxnWrite,
+};
 use kv_core::wire::{
     AdminRequest, ClientReply, ClientRequest, OracleMessage, PeerMessage, RaftMessage, Refusal,
     TxnMessage, TxnReply, TxnRequest,
@@ -433,7 +435,7 @@ fn request() -> RequestId {
 fn commit_of(key: &Key, grant: Option<Grant>) -> ClientRequest {
     let writes = vec![TxnWrite { key: key.clone(), value: Some(value("first")) }];
     let reads = grant.map(|_| key.clone()).into_iter().collect();
-    let (part, participants) = (Part { reads, writes }, Vec::new());
+    let (part, participants) = (Part { reads, writes, ranges: Vec::new() }, Vec::new());
     let (request, min_commit) = (request(), Timestamp(0));
     let step = TxnRequest::Commit { request, part, participants, min_commit };
     step_of(shard_of(key, 4), grant, step)
@@ -508,7 +510,7 @@ fn steps_that_could_never_end_are_refused() {
     let shard = shard_of(&keys[0], 4);
     let leader = cluster.leader(shard).expect("somebody leads");
     let writes = vec![TxnWrite { key: keys[0].clone(), value: None }];
-    let part = Part { reads: Vec::new(), writes };
+    let part = Part { writes, ..Part::default() };
     let other = ShardId(1 + shard.0 % 4);
     let prepare = |request, anchor| TxnRequest::Prepare { request, anchor, part: part.clone() };
     let commit = |participants, min_commit| {
@@ -517,7 +519,15 @@ fn steps_that_could_never_end_are_refused() {
     };
     let foreign = SessionId { opened_ts: Timestamp(1), nonce: 2 };
     let crowd = Part { reads: vec![keys[0].clone(); OPERATIONS_MAX], ..part.clone() };
+    let ranges = vec![KeyRange::from(..); RANGES_PER_SHARD_MAX + 1];
+    let ranges = Part { ranges, ..part.clone() };
+    let inverted = KeyRange::from("b".."a");
+    let scan = TxnRequest::Scan { range: inverted.clone(), limit: PageLimit::MAX };
+    let inverted = Part { ranges: vec![inverted], ..part.clone() };
     let steps = vec![
+        scan,
+        TxnRequest::Prepare { request: request(), anchor: other, part: ranges },
+        TxnRequest::Prepare { request: request(), anchor: other, part: inverted },
         prepare(request(), shard),
         prepare(request(), ShardId(5)),
         prepare(request(), ShardId::META),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! empty, or
-//!    1  version, 5
+//!    1  version, 6
 //!    4  next local id
 //!    4  how many local ids are staged, then 4 for each
 //!    4  how many shards were removed, then 4 for each
@@ -28,7 +28,7 @@ use super::staging::Staged;
 use crate::lsm::Watermarks;
 use crate::mutants::{Mutant, Mutants};
 
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// What metadata hold.
 #[derive(Debug, Default)]

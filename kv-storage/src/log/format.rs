@@ -39,7 +39,7 @@ use kv_core::storage::{Entry, GroupWrite, HardState};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(super) const FORMAT_VERSION: u32 = 6;
+pub(super) const FORMAT_VERSION: u32 = 7;
 pub(super) const BATCH_HEADER_BYTES: usize = 64;
 const RECORD_HEADER_BYTES: usize = 16;
 /// Batches start and end at multiples of it.

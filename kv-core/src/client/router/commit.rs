@@ -162,7 +162,10 @@ impl Router {
                     self.leave(handle, request);
                 }
             }
-            TxnRequest::Lock { .. } | TxnRequest::Prepare { .. } | TxnRequest::Commit { .. } => {
+            TxnRequest::Lock { .. }
+            | TxnRequest::Scan { .. }
+            | TxnRequest::Prepare { .. }
+            | TxnRequest::Commit { .. } => {
                 self.fail(handle, fatal_error(refusal, shard));
             }
         }

@@ -85,6 +85,7 @@ impl Router {
             TxnOp::GetForUpdate { key } => self.read(handle, key, LockMode::Exclusive),
             TxnOp::Put { key, value } => self.buffer(handle, key, Some(value)),
             TxnOp::Delete { key } => self.buffer(handle, key, None),
+            TxnOp::Scan { range, limit } => self.scan_locking(handle, range, limit),
             TxnOp::Commit => self.commit(handle),
             TxnOp::Rollback => {
                 self.roll_back(handle);
@@ -122,7 +123,7 @@ impl Router {
     }
 
     /// Whether a request is out without which the call cannot go on.
-    fn has_main_step(&self, handle: TxnHandle) -> bool {
+    pub(super) fn has_main_step(&self, handle: TxnHandle) -> bool {
         let steps = self.txns.get(&handle).into_iter().flat_map(|txn| &txn.steps);
         let mut steps = steps.filter_map(|id| self.jobs.get(id)?.step());
         steps.any(|step| step.request != TxnRequest::Beat)
@@ -153,9 +154,10 @@ impl Router {
     /// Sends a request of the transaction to a shard.
     pub(super) fn send_step(&mut self, handle: TxnHandle, shard: ShardId, request: TxnRequest) {
         let deadline = match request {
-            TxnRequest::Lock { .. } | TxnRequest::Prepare { .. } | TxnRequest::Commit { .. } => {
-                NEVER
-            }
+            TxnRequest::Lock { .. }
+            | TxnRequest::Scan { .. }
+            | TxnRequest::Prepare { .. }
+            | TxnRequest::Commit { .. } => NEVER,
             TxnRequest::Beat => self.now + BEAT_INTERVAL,
             TxnRequest::Rollback => self.now + ROLLBACK_TIME_MAX,
         };
@@ -181,9 +183,10 @@ impl Router {
             return true;
         };
         match step.request {
-            TxnRequest::Lock { .. } | TxnRequest::Prepare { .. } | TxnRequest::Commit { .. } => {
-                true
-            }
+            TxnRequest::Lock { .. }
+            | TxnRequest::Scan { .. }
+            | TxnRequest::Prepare { .. }
+            | TxnRequest::Commit { .. } => true,
             TxnRequest::Beat => false,
             TxnRequest::Rollback => job.sent_count < ROLLBACK_ATTEMPTS_MAX,
         }
@@ -200,6 +203,9 @@ impl Router {
                 self.drop_step(id);
                 self.on_locked(handle, shard, grant, (key, mode, found));
             }
+            (TxnRequest::Scan { range, .. }, TxnReply::Scanned { grant, page }) => {
+                self.on_scanned(id, range, grant, page);
+            }
             (TxnRequest::Prepare { .. }, TxnReply::Prepared { min_commit }) => {
                 self.drop_step(id);
                 self.on_prepared(handle, shard, min_commit);
@@ -215,10 +221,12 @@ impl Router {
             // No answer to this request: it is as if none had come.
             (
                 TxnRequest::Lock { .. }
+                | TxnRequest::Scan { .. }
                 | TxnRequest::Prepare { .. }
                 | TxnRequest::Commit { .. }
                 | TxnRequest::Beat,
                 TxnReply::Locked { .. }
+                | TxnReply::Scanned { .. }
                 | TxnReply::Alive
                 | TxnReply::RolledBack
                 | TxnReply::Prepared { .. }
@@ -234,20 +242,32 @@ impl Router {
         grant: Grant,
         (key, mode, found): (Key, LockMode, Option<Found>),
     ) {
-        let beat_at = self.now + BEAT_INTERVAL;
-        let Some(txn) = self.txns.get_mut(&handle) else {
+        let Some(txn) = self.take_grant(handle, shard, grant) else {
             return;
         };
+        txn.see(key, mode, found.clone());
+        self.end_call(handle, Ok(Answer::Got(found)));
+    }
+
+    /// A shard has locked something. If it has given another grant before, the locks of that one are
+    /// lost, and the transaction is over.
+    pub(super) fn take_grant(
+        &mut self,
+        handle: TxnHandle,
+        shard: ShardId,
+        grant: Grant,
+    ) -> Option<&mut Transaction> {
+        let beat_at = self.now + BEAT_INTERVAL;
+        let txn = self.txns.get_mut(&handle)?;
         if !txn.holds_locks() {
             txn.beat_at = beat_at;
         }
         let touched = txn.shards.entry(shard).or_default();
         if *touched.grant.get_or_insert(grant) != grant {
-            let reason = AbortReason::LocksLost { shard };
-            return self.fail(handle, CallError::Aborted(reason));
+            self.fail(handle, CallError::Aborted(AbortReason::LocksLost { shard }));
+            return None;
         }
-        txn.see(key, mode, found.clone());
-        self.end_call(handle, Ok(Answer::Got(found)));
+        self.txns.get_mut(&handle)
     }
 
     /// A shard says that the transaction will not commit. A beat may cross the commit, and then finds

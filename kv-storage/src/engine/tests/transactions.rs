@@ -2,6 +2,7 @@
 //! transaction that is forgotten by a flush or on the way to another node.
 
 use kv_core::machine::SnapshotChunk;
+use kv_core::op::KeyRange;
 use kv_core::storage::InstalledState;
 use kv_core::txn::{Part, TxnId, TxnOutcome, TxnWrite};
 
@@ -29,7 +30,9 @@ fn prepare(number: u64, names: &[&str]) -> Command {
     let request = RequestId { session: SESSION, sequence: number, acked_below: 1 };
     let value = Some(Value::string(format!("of transaction {number}")));
     let write = |name: &&str| TxnWrite { key: key(0, name.as_bytes()), value: value.clone() };
-    let part = Part { reads: Vec::new(), writes: names.iter().map(write).collect() };
+    let range = KeyRange::from("a".."b");
+    let writes = names.iter().map(write).collect();
+    let part = Part { reads: Vec::new(), writes, ranges: vec![range] };
     let floor = Timestamp(0);
     Command::Prepare { request, txn: txn(number), anchor: ShardId(2), part, floor }
 }
