@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use kv_core::id::{NodeId, ShardId, Timestamp};
 use kv_core::machine::plan::Change;
 use kv_core::op::{Expect, Value};
+use kv_core::txn::OutcomeId;
 
 /// Talks to a key-value cluster. Without a command: a prompt.
 #[derive(Debug, Parser)]
@@ -33,7 +34,7 @@ pub(crate) struct Args {
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 key missing, or cas not applied; 2 usage, or refused: nothing changed;
 3 cluster unreachable, nothing changed; 4 the outcome of a write or of a change is unknown;
-5 transaction aborted, nothing changed.
+5 transaction aborted, nothing changed. 'kv outcome' answers with 0, 4 or 5.
 With --output json, a key or value that is not UTF-8 is printed as {\"b64\": \"...\"}.
 Keys and values that start with '-' go after '--'.";
 
@@ -108,6 +109,12 @@ pub(crate) enum Command {
     /// Runs the operations of a file as one transaction: all of them take effect, or none. At the
     /// prompt, begin and commit do the same.
     Txn(TxnArgs),
+    /// Tells how a transaction ended whose outcome was unknown, with the exit code that it would have
+    /// had: 0 committed, 5 aborted; 4 if that is forgotten. One that is undecided is aborted by this.
+    Outcome {
+        /// What the transaction was said to be asked for by.
+        id: OutcomeId,
+    },
     /// About the cluster as a whole.
     Cluster {
         /// What about it.

@@ -53,6 +53,7 @@ impl Session {
             Command::Delete { .. } => "delete",
             Command::Cas(_) => "cas",
             Command::Txn(_) => "txn",
+            Command::Outcome { .. } => "outcome",
             Command::Cluster { .. } => "cluster",
         };
         self.answer(verb, |out| self.run(command, out))
@@ -86,6 +87,7 @@ impl Session {
                 Err(Failure::Usage("the prompt reads standard input; use begin".to_owned()))
             }
             Command::Txn(args) => txn::run_file(self, &args, out),
+            Command::Outcome { id } => txn::print_outcome(self, &id, out),
             Command::Cluster { command } => self.cluster(command, out),
         }
     }

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 
 use kv_client::ClientError;
 use kv_core::client::CallError;
+use kv_core::txn::OutcomeId;
 use kv_core::wire::Refusal;
 use serde_json::json;
 
@@ -76,6 +77,7 @@ impl Failure {
                 let error = json!({
                     "error": what,
                     "request": self.request(),
+                    "outcome": self.outcome().map(|id| id.to_string()),
                     "changed": changed,
                     "next": next,
                     "exit_code": code as u8,
@@ -99,7 +101,8 @@ impl Failure {
     fn request(&self) -> Option<String> {
         match self {
             Self::Client(ClientError::Call {
-                call: CallError::UnknownOutcome { request }, ..
+                call: CallError::UnknownOutcome { request, .. },
+                ..
             }) => Some(request.to_string()),
             Self::Usage(_)
             | Self::Client(_)
@@ -109,10 +112,21 @@ impl Failure {
         }
     }
 
+    /// What an unknown outcome can be asked for by.
+    fn outcome(&self) -> Option<OutcomeId> {
+        match self {
+            Self::Client(error) => error.outcome_id(),
+            Self::Usage(_) | Self::RolledBack(_) | Self::Unwatched(_) | Self::Output(_) => None,
+        }
+    }
+
     /// Whether anything was changed: a word for programs and a sentence for people.
     fn changed(&self, verb: &str) -> (&'static str, &'static str) {
         match self {
-            Self::Client(error) if error.is_outcome_unknown() && verb == "txn" => (
+            Self::Client(_) if verb == "outcome" => {
+                ("unknown", "How the transaction ended is not told")
+            }
+            Self::Client(error) if error.is_outcome_unknown() && is_of_many(verb) => (
                 "unknown",
                 "All of the transaction may have taken effect, may still do so, or may never",
             ),
@@ -130,7 +144,14 @@ impl Failure {
         }
     }
 
-    fn next_step(&self, verb: &str) -> &'static str {
+    fn next_step(&self, verb: &str) -> String {
+        match self.outcome() {
+            Some(id) => format!("Ask how it ended with 'kv outcome {id}'."),
+            None => self.next_step_without_id(verb).to_owned(),
+        }
+    }
+
+    fn next_step_without_id(&self, verb: &str) -> &'static str {
         if let Self::Output(_) = self {
             return "Mend the output; then read the key.";
         }
@@ -157,7 +178,7 @@ impl Failure {
                 "Repeating this delete is safe as long as nobody writes the key from here on, you \
                  included; it may then say 'not found'."
             }
-            (ExitCode::Unknown, "txn") => {
+            (ExitCode::Unknown, "txn" | "outcome") => {
                 "Read what it was to write before you decide whether to run it again."
             }
             (ExitCode::Aborted, _) => "To run it again, from its beginning, is safe.",
@@ -173,6 +194,11 @@ impl Failure {
     }
 }
 
+/// Whether a command writes any keys.
+fn is_of_many(verb: &str) -> bool {
+    verb == "txn"
+}
+
 /// What to do if a read is at a moment that cannot be read.
 fn next_snapshot(refusal: &Refusal) -> Option<&'static str> {
     if let Refusal::SnapshotTooOld { .. } = refusal {
@@ -186,9 +212,34 @@ fn next_snapshot(refusal: &Refusal) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use kv_core::id::Timestamp;
+    use kv_core::id::{RequestId, SessionId, ShardId, Timestamp};
+    use kv_core::txn::TxnId;
 
     use super::*;
+
+    fn failed(call: CallError) -> Failure {
+        Failure::Client(ClientError::Call { call, connections: vec![] })
+    }
+
+    #[test]
+    fn unknown_outcome_of_a_transaction_says_what_to_ask() {
+        let session = SessionId { opened_ts: Timestamp(17), nonce: 0xab };
+        let request = RequestId { session, sequence: 9, acked_below: 3 };
+        let id = OutcomeId::new(ShardId(2), TxnId { session, number: 4 }, request);
+        let failure = failed(CallError::UnknownOutcome { request, id: Some(id) });
+        assert_eq!(failure.exit_code(), ExitCode::Unknown);
+        let next = "Ask how it ended with 'kv outcome s2-17-00000000000000ab-4-9'.";
+        assert_eq!(failure.next_step("txn"), next);
+        let plain = failed(CallError::UnknownOutcome { request, id: None });
+        assert!(plain.next_step("put").contains("put is safe"));
+
+        let forgotten = failed(CallError::OutcomeForgotten { id });
+        assert_eq!(forgotten.exit_code(), ExitCode::Unknown);
+        assert_eq!(forgotten.changed("outcome").0, "unknown");
+        let unanswered = failed(CallError::Unavailable { last: None });
+        assert_eq!(unanswered.exit_code(), ExitCode::Unreachable);
+        assert_eq!(unanswered.changed("outcome").0, "unknown");
+    }
 
     #[test]
     fn read_at_a_wrong_moment_says_what_to_do_next() {

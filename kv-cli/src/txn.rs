@@ -14,7 +14,7 @@ use kv_client::{CasResult, ClientError};
 use kv_core::client::CallError;
 use kv_core::id::Timestamp;
 use kv_core::op::{Found, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use kv_core::txn::OPERATIONS_MAX;
+use kv_core::txn::{OPERATIONS_MAX, OutcomeId, TxnOutcome};
 use serde_json::json;
 
 use crate::args::{CAS_FORMS, Cas, Command, Format, Line, LineCommand, TxnArgs};
@@ -82,7 +82,12 @@ impl Step {
             LineCommand::Begin | LineCommand::Commit | LineCommand::Rollback => {
                 return Err("begin, commit and rollback have no place here".to_owned());
             }
-            LineCommand::Other(Command::Cluster { .. } | Command::Txn(_) | Command::Scan(_)) => {
+            LineCommand::Other(
+                Command::Cluster { .. }
+                | Command::Txn(_)
+                | Command::Outcome { .. }
+                | Command::Scan(_),
+            ) => {
                 return Err("a transaction takes get, get-for-update, put, delete and cas".into());
             }
         };
@@ -178,6 +183,24 @@ pub(crate) fn print_committed(
         }
     }
     Ok(ExitCode::Done)
+}
+
+/// `kv outcome`: how a transaction ended.
+pub(crate) fn print_outcome(
+    session: &Session,
+    id: &OutcomeId,
+    out: &mut dyn Write,
+) -> Result<ExitCode, Failure> {
+    match session.client.outcome(id)? {
+        TxnOutcome::Committed { commit_ts } => print_committed(session, Some(commit_ts), out),
+        TxnOutcome::Aborted => {
+            match session.format {
+                Format::Text => writeln!(out, "aborted")?,
+                Format::Json => writeln!(out, "{}", json!({ "committed": false }))?,
+            }
+            Ok(ExitCode::Aborted)
+        }
+    }
 }
 
 /// Tells that a transaction is where `word` says.

@@ -12,6 +12,7 @@ use kv_core::client::Call;
 use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
+use kv_core::txn::{OutcomeId, TxnOutcome};
 use kv_core::wire::{AdminReply, AdminRequest, MapView};
 
 use crate::driver::{self, CasResult};
@@ -94,6 +95,14 @@ impl Client {
     ) -> Result<CasResult, ClientError> {
         let op = WriteOp::Cas { key: Key::new(key), expect, value: Value::string(value) };
         self.0.call_blocking(Call::Write(op)).map(driver::cas)
+    }
+
+    /// As [`crate::Client::outcome`].
+    ///
+    /// # Errors
+    /// [`ClientError`]; see there.
+    pub fn outcome(&self, id: &OutcomeId) -> Result<TxnOutcome, ClientError> {
+        self.0.call_blocking(Call::Outcome { id: *id }).map(driver::outcome)
     }
 
     /// As [`crate::Client::status`].

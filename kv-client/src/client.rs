@@ -7,7 +7,7 @@ use kv_core::client::{Call, TxnHandle};
 use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Expect, Found, Key, Value, WriteOp};
-use kv_core::txn::Age;
+use kv_core::txn::{Age, OutcomeId, TxnOutcome};
 use kv_core::wire::{AdminReply, AdminRequest, MapView};
 use tokio::sync::{mpsc, oneshot};
 
@@ -107,6 +107,17 @@ impl Client {
     ) -> Result<CasResult, ClientError> {
         let op = WriteOp::Cas { key: Key::new(key), expect, value: Value::string(value) };
         self.call(Call::Write(op)).await.map(driver::cas)
+    }
+
+    /// How a transaction or batch ended whose outcome was unknown ([`ClientError::outcome_id`]). Any
+    /// client may ask, from any process. If nothing is decided by then, it is aborted, so the answer
+    /// never changes.
+    ///
+    /// # Errors
+    /// [`ClientError`]. One that [`ClientError::is_outcome_unknown`] says that nobody remembers it;
+    /// after any other one, ask again.
+    pub async fn outcome(&self, id: &OutcomeId) -> Result<TxnOutcome, ClientError> {
+        self.call(Call::Outcome { id: *id }).await.map(driver::outcome)
     }
 
     /// The view that the node at `address` has of itself.

@@ -17,7 +17,7 @@ use kv_core::id::{Address, NodeId, Timestamp};
 use kv_core::node::Status;
 use kv_core::op::{Found, Page, WriteResult};
 use kv_core::time::Instant;
-use kv_core::txn::Age;
+use kv_core::txn::{Age, TxnOutcome};
 use kv_core::wire::{AdminReply, Frame, MapView, RequestFrame};
 use tokio::sync::{mpsc, oneshot};
 
@@ -287,6 +287,12 @@ pub(crate) fn buffered(answer: Answer) {
 pub(crate) fn committed(answer: Answer) -> Option<Timestamp> {
     let Answer::Committed { commit_ts } = answer else { mismatch(&answer) };
     commit_ts
+}
+
+/// The answer to the question how a transaction ended.
+pub(crate) fn outcome(answer: Answer) -> TxnOutcome {
+    let Answer::Outcome(outcome) = answer else { mismatch(&answer) };
+    outcome
 }
 
 /// The answer to a rollback.

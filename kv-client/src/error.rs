@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kv_core::client::CallError;
 use kv_core::id::Address;
+use kv_core::txn::OutcomeId;
 use kv_core::wire::{FrameError, HelloRefusal, Refusal};
 
 /// A client could not be set up.
@@ -48,7 +49,11 @@ impl ClientError {
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Call {
-                call: CallError::UnknownOutcome { .. } | CallError::AdminUnknown, ..
+                call:
+                    CallError::UnknownOutcome { .. }
+                    | CallError::OutcomeForgotten { .. }
+                    | CallError::AdminUnknown,
+                ..
             }
             | Self::Closed => true,
             Self::Call {
@@ -65,6 +70,15 @@ impl ClientError {
 }
 
 impl ClientError {
+    /// What the outcome of a transaction or batch can be asked for by, with
+    /// [`Client::outcome`](crate::Client::outcome), if it is unknown.
+    pub fn outcome_id(&self) -> Option<OutcomeId> {
+        match self {
+            Self::Call { call: CallError::UnknownOutcome { id, .. }, .. } => *id,
+            Self::Call { .. } | Self::Closed => None,
+        }
+    }
+
     /// Whether a transaction was aborted: nothing of it took effect, and to run it again from its
     /// beginning is safe and makes sense.
     pub fn is_aborted(&self) -> bool {
@@ -88,6 +102,7 @@ impl ClientError {
             Self::Call {
                 call:
                     CallError::UnknownOutcome { .. }
+                    | CallError::OutcomeForgotten { .. }
                     | CallError::AdminUnknown
                     | CallError::Refused(_)
                     | CallError::NoTransaction

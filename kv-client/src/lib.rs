@@ -21,6 +21,7 @@
 //! A call ends at the latest at its deadline (10 s unless [`Client::with_deadline`] says
 //! otherwise), in one of three ways: it was done, nothing was changed, or *the outcome is unknown*.
 //! The last one exists only for writes and commits, and [`ClientError::is_outcome_unknown`] tells it apart.
+//! How a commit ended can be asked later ([`Client::outcome`]).
 //!
 //! A [`Transaction`] reads and writes any keys and takes effect at once or not at all.
 //! [`Client::transact`] runs one, and runs it again if it is aborted.

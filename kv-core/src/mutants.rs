@@ -133,6 +133,9 @@ mutants! {
     /// A participant that asks about a transaction which is not decided is told that it was aborted,
     /// and no entry of the anchor makes that true.
     FenceSkipped = "fence-skipped",
+    /// Whoever asks how a transaction ended is told that it was aborted if the leader of its anchor
+    /// knows of no decision, and no entry makes that true.
+    OutcomeWithoutFence = "outcome-without-fence",
     /// A key is locked though a write of it is on its way.
     LockOverInFlightPut = "lock-over-in-flight-put",
     /// A new leader does not lock what is prepared.

@@ -19,6 +19,8 @@
 //! A [`TxnId`] says whose locks are whose. What must happen once, `prepare` and the decision, goes
 //! by a [`RequestId`] in the session table of the shard's log, as all writes do.
 
+mod outcome;
+
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{RequestId, SessionId, ShardId, Timestamp};
 pub use crate::locks::LockMode;
 use crate::op::{Key, KeyRange, Value};
+pub use outcome::{OutcomeId, OutcomeIdError, TxnOutcome};
 
 /// Operations of one transaction.
 pub const OPERATIONS_MAX: usize = 10_000;
@@ -118,18 +121,6 @@ impl Part {
         });
         reads.chain(writes).chain(ranges).sum()
     }
-}
-
-/// How a transaction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TxnOutcome {
-    /// All of it took effect.
-    Committed {
-        /// At this timestamp, which is the version of what it wrote.
-        commit_ts: Timestamp,
-    },
-    /// None of it did, or will.
-    Aborted,
 }
 
 /// What an entry of the anchor's log, or of the only shard's, is to decide. The first such entry of a

@@ -156,7 +156,7 @@ fn rule_d93_sent_write_without_an_answer_has_an_unknown_outcome() {
             Some(RouterOutput::Send { .. }) | None => {}
         }
     };
-    assert_eq!(result, Err(CallError::UnknownOutcome { request }));
+    assert_eq!(result, Err(CallError::UnknownOutcome { request, id: None }));
     assert_eq!(harness.now, Instant::ZERO + DEADLINE);
 }
 
@@ -330,7 +330,7 @@ fn full_disk_after_an_attempt_that_may_have_run_is_retried_until_the_deadline() 
             None => harness.wait(),
         }
     };
-    assert_eq!(result, Err(CallError::UnknownOutcome { request }));
+    assert_eq!(result, Err(CallError::UnknownOutcome { request, id: None }));
     assert_eq!(harness.now, Instant::ZERO + DEADLINE);
 }
 

@@ -318,6 +318,7 @@ impl Joiner {
                     | ClientRequest::Timestamp
                     | ClientRequest::ReadAt { .. }
                     | ClientRequest::ScanAt { .. }
+                    | ClientRequest::Outcome { .. }
                     | ClientRequest::Write { .. }
                     | ClientRequest::Txn { .. }
                     | ClientRequest::Admin(_) => {

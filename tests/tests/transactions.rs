@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use kv_client::blocking::Transaction;
-use kv_client::{ClientError, Transaction as AsyncTransaction};
+use kv_client::{ClientError, Transaction as AsyncTransaction, WriteBatch};
 use kv_core::op::{Found, Key, Value};
 use kv_core::ring;
 use kv_tests::cluster::Cluster;
@@ -251,4 +251,37 @@ fn transactions_run_as_tasks() {
         }
         assert_eq!(number(client.get("a").await.unwrap()), 4);
     });
+}
+
+/// The majority is gone while a batch is on its way; later, another process asks how it ended.
+#[test]
+fn an_unknown_outcome_is_settled_by_asking() {
+    let mut cluster = Cluster::ready();
+    let client = cluster.client();
+    client.put("a", "old").unwrap();
+    cluster.kill(1);
+    cluster.kill(2);
+    let mut batch = WriteBatch::new();
+    batch.put("a", "new");
+    let error = client.with_deadline(Duration::from_secs(3)).write_batch(batch).unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+    let id = error.outcome_id().expect("it can be asked for").to_string();
+
+    let nobody = cluster.kv(&["outcome", &id, "--timeout", "1"], "");
+    let stderr = check(&nobody, 3, "");
+    assert!(stderr.contains("How the transaction ended is not told"), "{stderr}");
+    cluster.restart(1);
+    cluster.restart(2);
+    cluster.wait_until_ready();
+    let told = cluster.kv(&["outcome", &id], "");
+    let code = told.status.code().unwrap();
+    let value = match code {
+        0 => "new",
+        5 => "old",
+        other => panic!("exit code {other}: {told:?}"),
+    };
+    cluster.check_values(&[("a", Some(value))]);
+    assert_eq!(cluster.kv(&["outcome", &id], ""), told, "it never changes");
+    let stderr = check(&cluster.kv(&["outcome", "s1-2-3"], ""), 2, "");
+    assert!(stderr.contains("s3-17-00000000deadbeef-4-9"), "{stderr}");
 }

@@ -8,7 +8,7 @@ use core::time::Duration;
 use crate::id::{Address, RequestId, Timestamp};
 use crate::node::Status;
 use crate::op::{Found, Key, KeyRange, Page, PageLimit, Value, WriteOp, WriteResult};
-use crate::txn::{AbortReason, Age, TxnWrite};
+use crate::txn::{AbortReason, Age, OutcomeId, TxnOutcome, TxnWrite};
 use crate::wire::{AdminReply, AdminRequest, MapView, Refusal, ReplyFrame, RequestFrame};
 
 /// Configuration of a router.
@@ -132,6 +132,12 @@ pub enum Call {
         /// The writes.
         writes: Vec<TxnWrite>,
     },
+    /// How a transaction ended whose commit was not answered. If nothing is decided yet, it is aborted
+    /// by this. Answered by [`Answer::Outcome`], or fails with [`CallError::OutcomeForgotten`].
+    Outcome {
+        /// What [`CallError::UnknownOutcome`] has named.
+        id: OutcomeId,
+    },
     /// The status of one node.
     Status {
         /// The node's address.
@@ -170,6 +176,8 @@ pub enum Answer {
     },
     /// To a rollback.
     RolledBack,
+    /// To the question how a transaction ended.
+    Outcome(TxnOutcome),
     /// To a status call.
     Status(Status),
     /// To a map call.
@@ -189,6 +197,15 @@ pub enum CallError {
     UnknownOutcome {
         /// The id under which it was sent.
         request: RequestId,
+        /// Of a transaction or batch: what its outcome can be asked for by, with [`Call::Outcome`].
+        id: Option<OutcomeId>,
+    },
+    /// It is not remembered any more how the transaction ended. *It may have taken effect; it will not
+    /// from here on.*
+    #[error("the outcome {id} is forgotten; the transaction may have taken effect")]
+    OutcomeForgotten {
+        /// What was asked for.
+        id: OutcomeId,
     },
     /// The deadline passed after an operator's request had been sent. *It may have been decided.* To
     /// repeat it does no harm.

@@ -178,6 +178,7 @@ impl Job {
                 | Call::WriteBatch { .. }
                 | Call::Timestamp
                 | Call::ScanAt { .. }
+                | Call::Outcome { .. }
                 | Call::Status { .. }
                 | Call::Map
                 | Call::Admin(_)
@@ -198,6 +199,7 @@ impl Job {
             Goal::User(Call::Admin(AdminRequest::TransferLeader { shard, .. })) => Some(*shard),
             Goal::User(Call::Admin(AdminRequest::Plan { .. } | AdminRequest::Join { .. })) => None,
             Goal::User(Call::Admin(_)) => Some(ShardId::META),
+            Goal::User(Call::Outcome { id }) => Some(id.anchor),
             Goal::Step(step) => Some(step.shard),
             Goal::Part(part) => Some(part.shard),
             Goal::User(_) | Goal::FetchMap | Goal::Watch(_) => {
@@ -221,7 +223,7 @@ impl Job {
         }
         match self.request {
             Some(request) if self.is_write() && self.sent_count > 0 => {
-                CallError::UnknownOutcome { request }
+                CallError::UnknownOutcome { request, id: None }
             }
             _ if self.is_change() && self.sent_count > 0 => CallError::AdminUnknown,
             Some(_) | None => CallError::Unavailable { last: self.last_refusal.clone() },

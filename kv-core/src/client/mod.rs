@@ -26,8 +26,8 @@
 //! that was sent once, whose refusal is then the fate of its only copy (a connection delivers no
 //! copy of a request on its own); any other gets the unknown outcome.
 //!
-//! **What this leaves out:** requests that share a frame, a circuit breaker, a retry budget, and asking for an outcome
-//! later.
+//! **What this leaves out:** requests that share a frame, a circuit breaker, a retry budget, and asking
+//! later for the outcome of a write that is no transaction.
 
 mod api;
 mod job;
@@ -38,6 +38,6 @@ mod transaction;
 pub use api::{
     Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput, TxnHandle, TxnOp,
 };
-pub use router::Router;
+pub use router::{Router, UNKNOWN_AGE_MAX, UNKNOWN_MAX};
 pub use scan::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 pub use transaction::check_operations;

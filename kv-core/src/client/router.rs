@@ -2,6 +2,7 @@
 
 mod batch;
 mod commit;
+mod outcome;
 mod refusal;
 mod scan;
 mod scanning;
@@ -10,6 +11,7 @@ mod transaction;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+pub use self::outcome::{UNKNOWN_AGE_MAX, UNKNOWN_MAX};
 use self::scan::Scan;
 use super::job::{Goal, Job, LATE_MAX, Stage};
 use super::transaction::Transaction;
@@ -43,6 +45,8 @@ pub struct Router {
     next_sequence: u64,
     /// Sequences of writes that have not ended.
     unfinished: BTreeSet<u64>,
+    /// Sequences of commits of this session whose outcome is unknown, and may be asked for.
+    unknown: BTreeSet<u64>,
     jobs: BTreeMap<CallId, Job>,
     last_call: u64,
     scans: BTreeMap<CallId, Scan>,
@@ -75,6 +79,7 @@ impl Router {
             session: None,
             next_sequence: 1,
             unfinished: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             jobs: BTreeMap::new(),
             last_call: 0,
             scans: BTreeMap::new(),
@@ -273,7 +278,10 @@ impl Router {
         }
         let is_for_shard = matches!(
             job.goal,
-            Goal::OpenSession { .. } | Goal::Step(_) | Goal::Part(_) | Goal::User(Call::Admin(_))
+            Goal::OpenSession { .. }
+                | Goal::Step(_)
+                | Goal::Part(_)
+                | Goal::User(Call::Admin(_) | Call::Outcome { .. })
         );
         let needs_map = job.key().is_some() || is_for_shard;
         let needs_session = job.is_write() && job.request.is_none();
@@ -284,6 +292,8 @@ impl Router {
             self.set_stage(id, Stage::Parked);
             let open = |rng: &mut Rng| Goal::OpenSession { nonce: rng.next_u64() };
             self.ensure_own_job(&|goal| matches!(goal, Goal::OpenSession { .. }), open);
+        } else if let Some(Err(error)) = self.outcome_of(id).map(|id| self.check_outcome(id)) {
+            self.finish(id, Err(error));
         } else {
             self.send(id);
         }
@@ -395,7 +405,10 @@ impl Router {
         }
         match reply.body {
             ClientReply::Refused(refusal) => self.on_refused(id, refusal),
-            ClientReply::Txn(reply) => self.on_step_reply(id, reply),
+            ClientReply::Txn(reply) => match self.outcome_of(id) {
+                Some(asked) => self.on_outcome(id, asked, reply),
+                None => self.on_step_reply(id, reply),
+            },
             ClientReply::Map(view) => self.on_map(id, view),
             ClientReply::SessionOpened(session) => self.on_session(id, session),
             ClientReply::Read(found) => self.finish(id, Ok(Answer::Got(found))),
@@ -431,6 +444,7 @@ impl Router {
 
     fn on_session(&mut self, id: CallId, session: SessionId) {
         self.remove_job(id);
+        self.unknown.clear();
         self.session = Some(session);
         self.advance_parked();
     }
@@ -462,7 +476,9 @@ fn is_in_kind(goal: &Goal, reply: &ClientReply) -> bool {
         ClientReply::Admin(_) => {
             matches!(goal, Goal::User(Call::Admin(_) | Call::Join { .. }))
         }
-        ClientReply::Txn(_) => matches!(goal, Goal::Step(_)),
+        ClientReply::Txn(_) => {
+            matches!(goal, Goal::Step(_) | Goal::User(Call::Outcome { .. }))
+        }
     }
 }
 
@@ -491,6 +507,10 @@ fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
             ClientRequest::Txn { shard, epoch, txn, age, grant, step: step.request.clone() }
         }
         Goal::User(Call::Timestamp) => ClientRequest::Timestamp,
+        Goal::User(Call::Outcome { id }) => {
+            let (_, epoch) = placement()?;
+            ClientRequest::Outcome { epoch, id: *id }
+        }
         Goal::User(Call::GetAt { key, at }) => {
             let (shard, epoch) = placement()?;
             ClientRequest::ReadAt { shard, epoch, at: *at, key: key.clone() }

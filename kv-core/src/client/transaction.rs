@@ -17,8 +17,8 @@ use crate::op::{Found, KEY_BYTES_MAX, Key, KeyRange, Page, PageLimit, VALUE_BYTE
 use crate::ring;
 use crate::time::Instant;
 use crate::txn::{
-    AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, Part, RANGES_PER_SHARD_MAX, TxnId, TxnWrite,
-    VERSION_BUFFERED, WRITE_BYTES_MAX,
+    AbortReason, Age, Grant, LockMode, OPERATIONS_MAX, OutcomeId, Part, RANGES_PER_SHARD_MAX,
+    TxnId, TxnWrite, VERSION_BUFFERED, WRITE_BYTES_MAX,
 };
 use crate::wire::{Refusal, TxnRequest};
 
@@ -121,6 +121,8 @@ pub(super) struct Transaction {
     pub(super) phase: Phase,
     /// Identity of the decision.
     pub(super) request: Option<RequestId>,
+    /// What it can be asked for by; set with `request`.
+    pub(super) outcome: Option<OutcomeId>,
     /// The shards that may know of it.
     pub(super) shards: BTreeMap<ShardId, Touched>,
     /// The call of its user that is out.
@@ -155,6 +157,7 @@ impl Transaction {
             id: None,
             phase: Phase::Open,
             request: None,
+            outcome: None,
             shards: BTreeMap::new(),
             call: None,
             watch,

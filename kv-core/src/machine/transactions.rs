@@ -25,8 +25,8 @@
 //!    nobody is prepared any more; and a later commit is refused for the same reason, because what
 //!    is forgotten stays forgotten.
 //!
-//! So only a participant may take the answer to a fence for the outcome. A client that has given its
-//! own request up cannot learn from it whether it was committed.
+//! So only a participant may take every answer to a fence for the outcome. To a client, what is given up
+//! or forgotten says nothing about whether it was committed.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;

@@ -56,6 +56,7 @@ mod membership;
 mod moves;
 mod oracle;
 mod outbox;
+mod outcomes;
 mod reading;
 mod replica;
 mod requests;
@@ -432,6 +433,7 @@ impl Node {
             | ClientRequest::ScanAt { .. }
             | ClientRequest::Write { .. }
             | ClientRequest::Txn { .. }
+            | ClientRequest::Outcome { .. }
             | ClientRequest::Admin(_) => ClientReply::Refused(refusal),
         };
         self.reply(handle, reply);

@@ -60,6 +60,9 @@ impl Node {
             ClientRequest::Txn { shard, epoch, txn, age, grant, step } => {
                 return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, grant }, step);
             }
+            ClientRequest::Outcome { epoch, id } => {
+                self.settle_outcome(handle, epoch, id).map_err(ClientReply::Refused)
+            }
             ClientRequest::Write { shard, epoch, request, op } => self
                 .check_placement(shard, epoch, op.key())
                 .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))
@@ -135,7 +138,7 @@ impl Node {
         self.check_epoch(shard, epoch)
     }
 
-    fn check_epoch(&self, shard: ShardId, epoch: Epoch) -> Result<(), Refusal> {
+    pub(super) fn check_epoch(&self, shard: ShardId, epoch: Epoch) -> Result<(), Refusal> {
         let map = self.map.as_ref().ok_or(Refusal::NotReady)?;
         if self.replicas.contains_key(&shard) {
             // Its own log says who serves it; the map may be behind, here or there.

@@ -409,7 +409,7 @@ impl Node {
     }
 
     /// Answers a commit that has no locks by how it ended, or by that it never will have.
-    fn decide_to_abort(
+    pub(super) fn decide_to_abort(
         &mut self,
         shard: ShardId,
         txn: TxnId,

@@ -14,7 +14,7 @@ use crate::machine::plan::{Change, Move};
 use crate::node::Status;
 use crate::op::{Found, Key, KeyRange, Page, PageLimit, WriteOp, WriteResult};
 use crate::storage::StorageDamage;
-use crate::txn::{AbortReason, Age, Grant, LockMode, Part, TxnId};
+use crate::txn::{AbortReason, Age, Grant, LockMode, OutcomeId, Part, TxnId};
 
 /// A request on a client connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +111,16 @@ pub enum ClientRequest {
         range: KeyRange,
         /// How much may be answered at once, if the node does not set narrower limits.
         limit: PageLimit,
+    },
+    /// How a transaction ended, at the leader of the shard that decides. Asking settles it: if nothing
+    /// is decided, the decision to abort is. Answered by [`TxnReply::Committed`] or
+    /// [`TxnReply::Aborted`]; refused as [`Refusal::Superseded`] or [`Refusal::SessionExpired`] if it
+    /// is forgotten.
+    Outcome {
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// What the transaction's decision goes by.
+        id: OutcomeId,
     },
 }
 
@@ -301,7 +311,7 @@ pub enum ClientReply {
     Refused(Refusal),
     /// Answer to `Admin`.
     Admin(AdminReply),
-    /// Answer to `Txn`.
+    /// Answer to `Txn` and `Outcome`.
     Txn(TxnReply),
     /// Answer to `Timestamp`.
     Timestamp(Timestamp),

@@ -141,7 +141,7 @@ fn deadline_of_a_batch_is_unknown_once_the_anchor_was_asked_and_an_abort_before(
     let mut harness = Harness::new();
     let call = start(&mut harness, vec![write(1, Some("a"))]);
     let (sent, result) = harness.starve(call);
-    assert_eq!(result, Err(CallError::UnknownOutcome { request: request_of(&sent[0]) }));
+    assert_eq!(result, unknown(ShardId(1), sent[0].txn, request_of(&sent[0])));
     assert!(!sent.iter().any(|sent| sent.step == TxnRequest::Rollback));
     harness.assert_idle();
 

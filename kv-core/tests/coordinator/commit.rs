@@ -204,7 +204,7 @@ fn deadline_of_the_commit_has_an_unknown_outcome_and_nothing_is_rolled_back() {
     let request = request_of(&prepares[0]);
     prepares.iter().for_each(|prepare| harness.reply(prepare, good_reply(prepare)));
     let (sent, result) = harness.starve(call);
-    assert_eq!(result, Err(CallError::UnknownOutcome { request }));
+    assert_eq!(result, unknown(ShardId(1), prepares[0].txn, request));
     assert!(!sent.iter().any(|sent| sent.step == TxnRequest::Rollback), "{sent:?}");
     harness.assert_idle();
 }
@@ -217,7 +217,7 @@ fn deadline_of_the_only_shards_commit_has_an_unknown_outcome() {
     let call = harness.start(txn, TxnOp::Commit);
     let (sent, result) = harness.starve(call);
     let request = request_of(&sent[0]);
-    assert_eq!(result, Err(CallError::UnknownOutcome { request }));
+    assert_eq!(result, unknown(ShardId(1), sent[0].txn, request));
     harness.assert_idle();
 }
 
@@ -239,7 +239,7 @@ fn forgotten_session_is_an_abort_only_if_the_commit_was_sent_once() {
             harness.refuse(&commit, refusal.clone());
             let result = harness.result(call);
             match is_repeated {
-                true => assert_eq!(result, Err(CallError::UnknownOutcome { request })),
+                true => assert_eq!(result, unknown(ShardId(1), commit.txn, request)),
                 false => assert!(matches!(result, Err(CallError::Aborted(_))), "{result:?}"),
             }
         }

@@ -14,7 +14,7 @@ use kv_core::id::{
 use kv_core::op::{Found, Key, Page, Value};
 use kv_core::ring;
 use kv_core::time::Instant;
-use kv_core::txn::{AbortReason, Age, Grant, TxnId};
+use kv_core::txn::{AbortReason, Age, Grant, OutcomeId, TxnId};
 use kv_core::wire::{
     ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, TxnReply, TxnRequest,
 };
@@ -42,6 +42,8 @@ pub(crate) struct Harness {
     pub(crate) done: BTreeMap<CallId, Result<Answer, CallError>>,
     /// Requests of the same kind.
     pub(crate) sent: Vec<Sent>,
+    /// Questions for outcomes that were sent: to whom, under which number, for what.
+    pub(crate) asked: Vec<(Address, u64, OutcomeId)>,
     pub(crate) is_mute: bool,
 }
 
@@ -130,6 +132,7 @@ impl Harness {
             now: Instant::ZERO,
             done: BTreeMap::new(),
             sent: Vec::new(),
+            asked: Vec::new(),
             is_mute: false,
         }
     }
@@ -164,6 +167,10 @@ impl Harness {
                 ClientRequest::Txn { shard, txn, age, grant, step, .. } => {
                     assert_eq!(age, AGE);
                     self.sent.push(Sent { to, correlation, shard, txn, grant, step });
+                    continue;
+                }
+                ClientRequest::Outcome { id, .. } => {
+                    self.asked.push((to, correlation, id));
                     continue;
                 }
                 other => panic!("nobody asked for {other:?}"),
@@ -273,4 +280,13 @@ impl Harness {
 /// How an aborted transaction ends a call.
 pub(crate) fn aborted(reason: AbortReason) -> Result<Answer, CallError> {
     Err(CallError::Aborted(reason))
+}
+
+/// How a commit ends a call that was not answered.
+pub(crate) fn unknown(
+    anchor: ShardId,
+    txn: TxnId,
+    request: RequestId,
+) -> Result<Answer, CallError> {
+    Err(CallError::UnknownOutcome { request, id: Some(OutcomeId::new(anchor, txn, request)) })
 }

@@ -6,5 +6,6 @@
 mod batch;
 mod commit;
 mod harness;
+mod outcome;
 mod scans;
 mod steps;

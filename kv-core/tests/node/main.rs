@@ -12,6 +12,7 @@ mod idle;
 mod lease;
 mod membership;
 mod oracle;
+mod outcomes;
 mod reads;
 mod repair;
 mod scans;

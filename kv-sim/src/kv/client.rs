@@ -235,6 +235,7 @@ fn encode_call(call: &Call, out: &mut Vec<u8>) {
         | Call::ScanAt { .. }
         | Call::Txn { .. }
         | Call::WriteBatch { .. }
+        | Call::Outcome { .. }
         | Call::Status { .. }
         | Call::Map
         | Call::Join { .. } => {
@@ -255,6 +256,7 @@ fn encode_result(result: &Result<Answer, CallError>, out: &mut Vec<u8>) {
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack
+            | Answer::Outcome(_)
             | Answer::Status(_)
             | Answer::Map(_),
         ) => unreachable!("workloads of single keys ask for none of these"),

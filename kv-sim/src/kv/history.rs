@@ -53,7 +53,11 @@ impl Recorder {
                 self.operations.ok += 1;
                 EventKind::Ok
             }
-            Some(Err(CallError::UnknownOutcome { .. } | CallError::AdminUnknown)) => {
+            Some(Err(
+                CallError::UnknownOutcome { .. }
+                | CallError::OutcomeForgotten { .. }
+                | CallError::AdminUnknown,
+            )) => {
                 self.operations.unknown += 1;
                 EventKind::Info
             }
@@ -85,6 +89,7 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack
+            | Answer::Outcome(_)
             | Answer::Status(_)
             | Answer::Map(_)
             | Answer::Admin(_),
@@ -124,6 +129,7 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
         | Call::ScanAt { .. }
         | Call::Txn { .. }
         | Call::WriteBatch { .. }
+        | Call::Outcome { .. }
         | Call::Status { .. }
         | Call::Map
         | Call::Admin(_)
@@ -146,6 +152,7 @@ fn read(key: &Key, answer: Option<&Answer>) -> MicroOp {
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack
+            | Answer::Outcome(_)
             | Answer::Status(_)
             | Answer::Map(_)
             | Answer::Admin(_),

@@ -280,6 +280,12 @@ pub(super) const ALL: &[Mutant] = &[
         check: "strict-serializability",
     },
     Mutant {
+        id: Core::OutcomeWithoutFence.id(),
+        summary: "an unknown outcome is told as an abort that no entry decides",
+        scenario: "sim-scenarios/zoo/transactions.toml",
+        check: "strict-serializability",
+    },
+    Mutant {
         id: Core::LockOverInFlightPut.id(),
         summary: "a key is locked though a write of it is on its way",
         scenario: "sim-scenarios/zoo/transactions.toml",

@@ -211,7 +211,10 @@ impl Operator {
                 task.is_unsure = true;
             }
             Err(
-                CallError::Aborted(_) | CallError::NoTransaction | CallError::TxnTooLarge { .. },
+                CallError::Aborted(_)
+                | CallError::OutcomeForgotten { .. }
+                | CallError::NoTransaction
+                | CallError::TxnTooLarge { .. },
             ) => unreachable!("an operator asks for no transactions"),
         }
     }

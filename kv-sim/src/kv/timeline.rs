@@ -120,6 +120,7 @@ impl Timeline {
             | Call::Map
             | Call::Txn { .. }
             | Call::WriteBatch { .. }
+            | Call::Outcome { .. }
             | Call::Admin(_)
             | Call::Join { .. } => None,
         };

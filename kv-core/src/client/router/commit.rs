@@ -11,7 +11,7 @@ use crate::client::transaction::Phase;
 use crate::client::{Answer, CallError, CallId, TxnHandle};
 use crate::id::{RequestId, SessionId, ShardId, Timestamp};
 use crate::mutants::{self, Mutant};
-use crate::txn::AbortReason;
+use crate::txn::{AbortReason, OutcomeId};
 use crate::wire::{Refusal, TxnRequest};
 
 impl Router {
@@ -34,8 +34,9 @@ impl Router {
         let Some(txn) = self.txns.get_mut(&handle) else {
             return;
         };
-        txn.request = Some(request);
         let anchor = txn.anchor(shard_count).expect("a transaction that did something has one");
+        txn.request = Some(request);
+        txn.outcome = Some(OutcomeId::new(anchor, id, request));
         let mut parts = txn.parts(shard_count);
         let part = parts.remove(&anchor).unwrap_or_default();
         txn.phase = Phase::Preparing {
@@ -56,7 +57,7 @@ impl Router {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.unfinished.insert(sequence);
-        let acked_below = self.unfinished.first().copied().unwrap_or(sequence);
+        let acked_below = self.acked_below(sequence);
         RequestId { session, sequence, acked_below }
     }
 
@@ -133,7 +134,9 @@ impl Router {
 
     /// Ends the transaction without knowing how it ended. It is not rolled back: it may be committed.
     fn leave(&mut self, handle: TxnHandle, request: RequestId) {
-        self.end_call(handle, Err(CallError::UnknownOutcome { request }));
+        let id = self.txns.get(&handle).and_then(|txn| txn.outcome);
+        self.keep_unknown(request);
+        self.end_call(handle, Err(CallError::UnknownOutcome { request, id }));
         self.end(handle);
     }
 

@@ -21,6 +21,9 @@ impl Router {
                 self.drop_step(id);
             }
         }
+        if let Some(asked) = self.outcome_of(id).filter(|_| is_final(&refusal)) {
+            return self.on_outcome_refused(id, asked, refusal);
+        }
         if is_final(&refusal) && self.part_of(id).is_some() {
             return self.on_part_fatal(id, refusal);
         }

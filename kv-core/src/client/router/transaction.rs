@@ -432,6 +432,7 @@ impl Router {
                 | Call::Timestamp
                 | Call::GetAt { .. }
                 | Call::ScanAt { .. }
+                | Call::Outcome { .. }
                 | Call::Write(_)
                 | Call::Status { .. }
                 | Call::Map

@@ -1,7 +1,9 @@
 //! A client that runs transactions, one at a time.
 //!
 //! What was aborted is begun again with the same age, some times. Whatever fails otherwise is rolled
-//! back and given up; only a commit without an answer leaves open what happened. In the liveness phase
+//! back and given up; only a commit without an answer leaves open what happened. Then the client asks
+//! how it ended, half of the time, and the answer goes into the history as if the commit had been
+//! answered so: a wrong one shows. In the liveness phase
 //! a client ends what is out, is quiet for as long as a client of single keys, and then commits what
 //! falls to it, however often it must try.
 
@@ -15,7 +17,7 @@ use kv_core::client::{
 };
 use kv_core::op::{Found, WriteOp, WriteResult};
 use kv_core::time::Instant;
-use kv_core::txn::{AbortReason, Age};
+use kv_core::txn::{AbortReason, Age, TxnOutcome};
 use kv_core::wire::{self, Frame};
 
 use super::attempt::Attempt;
@@ -36,6 +38,9 @@ const BACKOFF: Duration = Duration::from_millis(20);
 /// A client that dies in the middle of a transaction dies after so many messages at most: some
 /// locks, preparations, and a commit.
 const LIFE_SENDS_MAX: u64 = 10;
+
+/// How many of the commits without an answer are asked for, in a million.
+const ASK_RATE: u32 = 500_000;
 
 /// A client of transactions.
 #[derive(Debug)]
@@ -96,6 +101,10 @@ struct Current {
     /// What was asked for.
     op: TxnOp,
     deadline: Instant,
+    /// Whether it writes anything.
+    has_written: bool,
+    /// Whether the commit was not answered, and it asks for the outcome.
+    is_asking: bool,
     /// Messages after which the client dies; none: it does not.
     sends_left: Option<u64>,
 }
@@ -199,6 +208,8 @@ impl TxnClient {
             call,
             op,
             deadline,
+            has_written: false,
+            is_asking: false,
             sends_left,
         });
     }
@@ -308,6 +319,19 @@ impl TxnClient {
         if let Ok(Answer::Timestamp(at)) = &result {
             out.note(Note::Timestamp(*at));
         }
+        current.has_written |= matches!(result, Ok(Answer::Buffered));
+        if let Err(CallError::UnknownOutcome { id: Some(id), .. }) = result
+            && self.rng.chance(ASK_RATE)
+        {
+            current.is_asking = true;
+            current.call = self.call(now, Call::Outcome { id }, now + self.timeout, out);
+            self.current = Some(current);
+            return;
+        }
+        if current.is_asking {
+            let next = end_of_question(&result, current.has_written, &mut current.attempt.found);
+            return self.follow(now, current, next, out);
+        }
         let Current { attempt, op, snapshot, txn, .. } = &mut current;
         let next = match (snapshot, *txn) {
             (Some(snapshot), _) => match snapshot.turn(result, attempt, op) {
@@ -322,6 +346,10 @@ impl TxnClient {
             (None, Some(_)) => next(op, result, &mut attempt.found),
             (None, None) => end_of_plain(result),
         };
+        self.follow(now, current, next, out);
+    }
+
+    fn follow(&mut self, now: Instant, mut current: Current, next: Next, out: &mut Outbox<Note>) {
         match next {
             Next::Continue => {
                 current.op = current.attempt.next_op();
@@ -431,6 +459,25 @@ pub(super) fn next(
         }
         // No commit was asked for, so it will never take effect; its locks are not needed.
         (_, Err(_)) => Next::Rollback,
+    }
+}
+
+/// How a transaction ended whose outcome was asked for.
+fn end_of_question(
+    result: &Result<Answer, CallError>,
+    has_written: bool,
+    found: &mut Vec<Option<Found>>,
+) -> Next {
+    match result {
+        Ok(Answer::Outcome(TxnOutcome::Committed { commit_ts })) => {
+            let (found, commit_ts) = (std::mem::take(found), has_written.then_some(*commit_ts));
+            Next::End(TxnEnd::Committed { found, commit_ts, at: None })
+        }
+        Ok(Answer::Outcome(TxnOutcome::Aborted)) => {
+            Next::Retry(TxnEnd::failed("it is told that it was aborted"))
+        }
+        Ok(answer) => panic!("a question for an outcome was answered with {answer:?}"),
+        Err(_) => Next::End(TxnEnd::Unknown),
     }
 }
 

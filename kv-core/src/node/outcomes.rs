@@ -1,0 +1,40 @@
+//! How a transaction ended, for whoever has its name.
+//!
+//! Nothing is said here because something is not known: a leader may be deposed, and the commit may
+//! be on its way. So the question itself goes into the log of the anchor, as a decision to abort. If
+//! the commit was first, its entry says how it ended; if not, no copy of the commit counts any more.
+//! What was decided and is forgotten is told as forgotten.
+
+use super::Node;
+use crate::id::{Epoch, RequestHandle, ShardId};
+use crate::mutants::{self, Mutant};
+use crate::txn::{AbortReason, OutcomeId};
+use crate::wire::Refusal;
+
+impl Node {
+    /// Somebody asks how a transaction ended.
+    pub(super) fn settle_outcome(
+        &mut self,
+        handle: RequestHandle,
+        epoch: Epoch,
+        id: OutcomeId,
+    ) -> Result<(), Refusal> {
+        let OutcomeId { anchor, txn, .. } = id;
+        let count = self.map.as_ref().ok_or(Refusal::NotReady)?.shard_count();
+        if anchor == ShardId::META || anchor.0 > count {
+            let reason = alloc::format!("{anchor} decides about no transactions");
+            return Err(Refusal::InvalidStep { reason });
+        }
+        self.check_epoch(anchor, epoch)?;
+        self.check_session(txn.session)?;
+        let Some(replica) = self.replicas.get(&anchor).filter(|replica| replica.is_leader()) else {
+            return Err(self.refusal(anchor));
+        };
+        let is_known = replica.locking.transactions.decided.contains_key(&txn);
+        if mutants::is_active(Mutant::OutcomeWithoutFence) && !is_known {
+            self.reply(handle, super::transactions::aborted(AbortReason::GivenUp));
+            return Ok(());
+        }
+        self.decide_to_abort(anchor, txn, id.request(), handle)
+    }
+}
