@@ -26,7 +26,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{RequestId, SessionId, ShardId, Timestamp};
+use crate::id::{RequestId, SessionId, ShardId, Term, Timestamp};
 pub use crate::locks::LockMode;
 use crate::op::{Key, KeyRange, Value};
 pub use outcome::{OutcomeId, OutcomeIdError, TxnOutcome};
@@ -75,6 +75,23 @@ pub struct Age(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Grant(pub u64);
+
+impl Grant {
+    /// The grant of that number of the leader of a term. No other process leads in the same term.
+    pub(crate) const fn new(term: Term, number: u64) -> Self {
+        Self((term.0 << 32) | (number & 0xffff_ffff))
+    }
+
+    /// Whether the leader of that term gave it.
+    pub(crate) const fn is_of(self, term: Term) -> bool {
+        self.0 >> 32 == term.0 & 0xffff_ffff
+    }
+
+    /// Whether the leader of one term gave both.
+    pub(crate) const fn is_of_term_of(self, other: Self) -> bool {
+        self.0 >> 32 == other.0 >> 32
+    }
+}
 
 /// A buffered write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,17 +194,24 @@ pub enum AbortReason {
     /// It did not get a lock in time.
     #[error("a lock was not free in time")]
     LockTimeout,
-    /// A shard on which it held locks has another leader, or the leader gave its locks up because it
-    /// heard nothing of the coordinator.
-    #[error("its locks on {shard} were lost")]
+    /// The leader of a shard on which it held locks gave them up, because it heard nothing of the
+    /// coordinator; or the shard has forgotten the session.
+    #[error("its locks on {shard} were lost, because nothing was heard of the client")]
     LocksLost {
         /// The shard.
         shard: ShardId,
     },
-    /// The decision to abort came first: the coordinator was silent for too long.
+    /// The decision to abort came first: the coordinator was silent for too long, or somebody asked
+    /// for the outcome.
     #[error("it was given up before it committed")]
     GivenUp,
     /// Its time is over.
     #[error("it took longer than a transaction may")]
     TooOld,
+    /// A shard on which it held locks has another leader, which knows nothing of them.
+    #[error("its locks on {shard} went with the leader of the shard")]
+    LeaderChanged {
+        /// The shard.
+        shard: ShardId,
+    },
 }

@@ -22,7 +22,9 @@ use kv_core::oracle::Raise;
 use kv_core::raft::Configuration;
 use kv_core::ring;
 use kv_core::storage::{StateHash, StorageDamage};
-use kv_core::txn::{AbortReason, Age, Grant, LockMode, Part, TxnId, TxnOutcome, TxnWrite};
+use kv_core::txn::{
+    AbortReason, Age, Grant, LockMode, OutcomeId, Part, TxnId, TxnOutcome, TxnWrite,
+};
 use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, Elsewhere,
     FormationMessage, ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Issued,
@@ -245,6 +247,10 @@ fn txn() -> TxnId {
     TxnId { session: request().session, number: 5 }
 }
 
+fn outcome_id() -> OutcomeId {
+    OutcomeId::new(ShardId(9), txn(), request())
+}
+
 fn commit_ts() -> Timestamp {
     Timestamp::at_millis(1_767_225_600_000)
 }
@@ -296,6 +302,7 @@ fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
         ("locks lost", aborted(AbortReason::LocksLost { shard })),
         ("given up", aborted(AbortReason::GivenUp)),
         ("too old", aborted(AbortReason::TooOld)),
+        ("leader changed", aborted(AbortReason::LeaderChanged { shard })),
     ]
 }
 
@@ -432,6 +439,7 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
                 limit: PageLimit { rows: 5, bytes: 70 },
             }),
         ),
+        ("outcome", ask(ClientRequest::Outcome { epoch: Epoch(1), id: outcome_id() })),
         ("put", ask(write(put))),
         ("delete", ask(write(WriteOp::Delete { key: key() }))),
         ("cas by value", ask(write(cas(Expect::Value(Value::string("old")))))),

@@ -27,7 +27,7 @@ use crate::mutants::{self, Mutant};
 use crate::op::{Key, KeyRange, PageLimit};
 use crate::storage::Outcome;
 use crate::time::Instant;
-use crate::txn::{Age, Grant, Part, Prepared, TxnId};
+use crate::txn::{AbortReason, Age, Grant, Part, Prepared, TxnId};
 
 /// Who holds a lock, or waits for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +49,8 @@ pub(super) enum Hold {
     Write(u64),
     /// What a transaction has locked. The entry is its preparation or its decision.
     Txn(TxnId),
+    /// Nothing; the entry decides to abort a commit, for this reason unless it was decided before.
+    Abort(AbortReason),
     /// Nothing; the entry decides a transaction that a participant has asked about.
     Resolve {
         /// The transaction.
@@ -354,7 +356,7 @@ impl Locking {
             Hold::Resolve { txn, participant } => {
                 self.resolving.remove(&(*txn, *participant));
             }
-            Hold::Nothing | Hold::Finish { .. } => {}
+            Hold::Nothing | Hold::Abort(_) | Hold::Finish { .. } => {}
         }
     }
 

@@ -35,6 +35,6 @@ impl Node {
             self.reply(handle, super::transactions::aborted(AbortReason::GivenUp));
             return Ok(());
         }
-        self.decide_to_abort(anchor, txn, id.request(), handle)
+        self.decide_to_abort(anchor, txn, id.request(), handle, AbortReason::GivenUp)
     }
 }

@@ -288,7 +288,16 @@ impl Node {
                 ClientReply::Txn(TxnReply::Committed { commit_ts })
             }
             Outcome::Decided { outcome: TxnOutcome::Aborted, .. } => {
-                ClientReply::Txn(TxnReply::Aborted(AbortReason::GivenUp))
+                let reason = match hold {
+                    Hold::Abort(reason) => reason,
+                    Hold::Nothing
+                    | Hold::InFlight(_)
+                    | Hold::Write(_)
+                    | Hold::Txn(_)
+                    | Hold::Resolve { .. }
+                    | Hold::Finish { .. } => AbortReason::GivenUp,
+                };
+                ClientReply::Txn(TxnReply::Aborted(reason))
             }
             outcome @ (Outcome::None
             | Outcome::MapChanged(_)

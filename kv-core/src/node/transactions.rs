@@ -106,11 +106,24 @@ impl Node {
     ) -> Result<(), Refusal> {
         let TxnPlace { shard, txn, .. } = place;
         match step {
-            Step::Commit { request, .. } => self.decide_to_abort(shard, txn, request, handle),
+            Step::Commit { request, .. } => {
+                let reason = self.reason_of_loss(place);
+                self.decide_to_abort(shard, txn, request, handle, reason)
+            }
             Step::Lock { .. } | Step::Scan(_) | Step::Prepare { .. } => {
-                self.reply(handle, aborted(AbortReason::LocksLost { shard }));
+                self.reply(handle, aborted(self.reason_of_loss(place)));
                 Ok(())
             }
+        }
+    }
+
+    /// Why a transaction has no locks here: another leader gave them, or this one took them back.
+    fn reason_of_loss(&self, place: TxnPlace) -> AbortReason {
+        let TxnPlace { shard, grant, .. } = place;
+        let term = self.replicas.get(&shard).map(|replica| replica.group.term());
+        match (grant, term) {
+            (Some(grant), Some(term)) if !grant.is_of(term) => AbortReason::LeaderChanged { shard },
+            (Some(_) | None, _) => AbortReason::LocksLost { shard },
         }
     }
 
@@ -170,6 +183,7 @@ impl Node {
     fn take_step(&mut self, handle: RequestHandle, place: TxnPlace, step: TxnRequest) -> Taken {
         let TxnPlace { shard, txn, grant, .. } = place;
         let now = self.now;
+        let lost = self.reason_of_loss(place);
         let replica = self.replicas.get_mut(&shard).expect("it was checked");
         if let Some(live) = replica.locking.live.get_mut(&txn) {
             live.heard_at = now;
@@ -184,7 +198,7 @@ impl Node {
                 let is_here = live.is_some_and(|live| grant == Some(live.grant));
                 let reply = match is_here || prepared.is_some() {
                     true => TxnReply::Alive,
-                    false => TxnReply::Aborted(AbortReason::LocksLost { shard }),
+                    false => TxnReply::Aborted(lost),
                 };
                 Taken::Answered(reply)
             }
@@ -270,7 +284,7 @@ impl Node {
         }
         // No other process leads in the same term.
         self.last_grant += 1;
-        let grant = Grant((replica.group.term().0 << 32) | (self.last_grant & 0xffff_ffff));
+        let grant = Grant::new(replica.group.term(), self.last_grant);
         let live = locking.live.entry(txn).or_insert(Live {
             age,
             grant,
@@ -408,16 +422,18 @@ impl Node {
         }
     }
 
-    /// Answers a commit that has no locks by how it ended, or by that it never will have.
+    /// Answers a commit that has no locks by how it ended, or by that it never will have, for a
+    /// reason.
     pub(super) fn decide_to_abort(
         &mut self,
         shard: ShardId,
         txn: TxnId,
         request: RequestId,
         asker: RequestHandle,
+        reason: AbortReason,
     ) -> Result<(), Refusal> {
         let command = Command::Decide { request, txn, decision: Decision::Abort };
-        self.propose_holding(shard, Some(asker.into()), &command, Hold::Nothing)
+        self.propose_holding(shard, Some(asker.into()), &command, Hold::Abort(reason))
     }
 
     /// Frees what a transaction has locked, unless its end is on its way, and tells who waits.
@@ -426,7 +442,9 @@ impl Node {
         if let Some(WaitingStep { asker, step, bytes, .. }) = replica.locking.drop_live(txn) {
             self.pending_bytes -= bytes;
             let result = match step {
-                Step::Commit { request, .. } => self.decide_to_abort(shard, txn, request, asker),
+                Step::Commit { request, .. } => {
+                    self.decide_to_abort(shard, txn, request, asker, reason)
+                }
                 Step::Lock { .. } | Step::Scan(_) | Step::Prepare { .. } => {
                     self.reply(asker, aborted(reason));
                     Ok(())

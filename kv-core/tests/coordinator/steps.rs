@@ -66,16 +66,22 @@ fn upgrade_asks_again_and_shows_the_grant_of_the_first_lock() {
 
 #[test]
 fn lock_of_another_grant_than_the_first_one_is_no_lock() {
-    let mut harness = Harness::new();
-    let txn = harness.begin();
-    harness.step(txn, get(1)).unwrap();
-    let call = harness.start(txn, TxnOp::Get { key: key_of(1, 1) });
-    let sent = harness.sent();
-    harness.reply(&sent, TxnReply::Locked { grant: Grant(6), found: None });
-    let reason = AbortReason::LocksLost { shard: ShardId(1) };
-    assert_eq!(harness.done.remove(&call), Some(Err(CallError::Aborted(reason))));
-    assert_eq!(harness.rolled_back(), [1]);
-    harness.assert_idle();
+    let shard = ShardId(1);
+    let cases = [
+        (Grant(6), AbortReason::LocksLost { shard }),
+        (Grant(6 << 32), AbortReason::LeaderChanged { shard }),
+    ];
+    for (grant, reason) in cases {
+        let mut harness = Harness::new();
+        let txn = harness.begin();
+        harness.step(txn, get(1)).unwrap();
+        let call = harness.start(txn, TxnOp::Get { key: key_of(1, 1) });
+        let sent = harness.sent();
+        harness.reply(&sent, TxnReply::Locked { grant, found: None });
+        assert_eq!(harness.done.remove(&call), Some(Err(CallError::Aborted(reason))));
+        assert_eq!(harness.rolled_back(), [1]);
+        harness.assert_idle();
+    }
 }
 
 #[test]

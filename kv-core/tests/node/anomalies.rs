@@ -130,10 +130,7 @@ fn words(result: Result<Answer, CallError>) -> String {
         Ok(Answer::Buffered) => String::new(),
         Ok(Answer::Committed { .. }) => "committed".into(),
         Ok(Answer::RolledBack) => "rolled back".into(),
-        // A commit that waits and gives way is decided through the log, which keeps no reasons.
-        Err(CallError::Aborted(AbortReason::Deadlock { .. } | AbortReason::GivenUp)) => {
-            "gives way".into()
-        }
+        Err(CallError::Aborted(AbortReason::Deadlock { .. })) => "gives way".into(),
         other => format!("{other:?}"),
     }
 }

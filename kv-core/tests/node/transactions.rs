@@ -413,7 +413,7 @@ fn locks_are_lost_with_the_leadership() {
     lead(&mut cluster, shard, new);
     cluster.call(write(&keys[0], "other")).expect("nothing is locked there");
     let reason = aborted(cluster.commit(txn));
-    assert!(matches!(reason, AbortReason::LocksLost { .. } | AbortReason::GivenUp), "{reason:?}");
+    assert_eq!(reason, AbortReason::LeaderChanged { shard });
     assert_eq!(cluster.get(&keys[0]).as_deref(), Some("other"));
 }
 
@@ -569,4 +569,58 @@ fn repeated_commit_that_gives_way_hears_how_it_was_decided() {
     assert!(cluster.replies.is_empty(), "it waits: {:?}", cluster.replies);
     cluster.run(Duration::from_secs(1));
     assert_eq!(cluster.replies.remove(&second), decided);
+}
+
+/// Why a step finds no locks: their leader is gone, or it heard nothing of the coordinator. Also the
+/// commit, which goes through the log, and also a beat.
+#[test]
+fn lost_locks_are_told_with_their_reason() {
+    for leader_changes in [false, true] {
+        let (mut cluster, keys) = (Cluster::formed(3), keys());
+        let (key, shard) = (keys[0].clone(), shard_of(&keys[0], 4));
+        let old = cluster.leader(shard).expect("somebody leads");
+        let mode = LockMode::Exclusive;
+        let lock = step_of(shard, None, TxnRequest::Lock { key: key.clone(), mode });
+        let handle = cluster.ask(old, lock);
+        cluster.run(Duration::from_millis(50));
+        let reply = cluster.replies.remove(&handle);
+        let Some(ClientReply::Txn(TxnReply::Locked { grant, .. })) = reply else {
+            panic!("{reply:?}")
+        };
+        let reason = if leader_changes {
+            let new = (1..=3).map(NodeId).find(|id| *id != old).expect("there are three");
+            lead(&mut cluster, shard, new);
+            AbortReason::LeaderChanged { shard }
+        } else {
+            cluster.run(Duration::from_secs(4));
+            AbortReason::LocksLost { shard }
+        };
+        let leader = cluster.leader(shard).expect("somebody leads");
+        let beat = step_of(shard, Some(grant), TxnRequest::Beat);
+        let handles = [beat, commit_of(&key, Some(grant))].map(|step| cluster.ask(leader, step));
+        cluster.run(Duration::from_millis(50));
+        for handle in handles {
+            let reply = cluster.replies.remove(&handle);
+            assert_eq!(reply, Some(aborted_reply(reason.clone())));
+        }
+    }
+}
+
+/// The youngest of two commits that wait for each other hears of the cycle, though its end goes
+/// through the log.
+#[test]
+fn commit_that_gives_way_in_a_deadlock_hears_of_the_cycle() {
+    let (mut cluster, keys) = (Cluster::formed(3), keys());
+    let (old, young) = (cluster.begin(1), cluster.begin(2));
+    for (txn, locked, written) in [(old, 0, 1), (young, 1, 0)] {
+        cluster.lock(txn, &keys[locked]).unwrap();
+        cluster.put(txn, &keys[written], "new");
+    }
+    // The anchors are the keys that are written: the waits are those of the decisions.
+    let calls = [old, young].map(|txn| cluster.start_step(txn, TxnOp::Commit));
+    cluster.run(Duration::from_secs(2));
+    let reason = aborted(cluster.done.remove(&calls[1]).expect("the youngest is told"));
+    let AbortReason::Deadlock { cycle } = &reason else { panic!("{reason:?}") };
+    assert_eq!(cycle.len(), 2, "{reason:?}");
+    assert_committed(cluster.done.remove(&calls[0]).expect("the other one goes on"));
 }

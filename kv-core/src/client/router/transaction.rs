@@ -263,8 +263,13 @@ impl Router {
             txn.beat_at = beat_at;
         }
         let touched = txn.shards.entry(shard).or_default();
-        if *touched.grant.get_or_insert(grant) != grant {
-            self.fail(handle, CallError::Aborted(AbortReason::LocksLost { shard }));
+        let before = *touched.grant.get_or_insert(grant);
+        if before != grant {
+            let reason = match before.is_of_term_of(grant) {
+                true => AbortReason::LocksLost { shard },
+                false => AbortReason::LeaderChanged { shard },
+            };
+            self.fail(handle, CallError::Aborted(reason));
             return None;
         }
         self.txns.get_mut(&handle)
