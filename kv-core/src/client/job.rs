@@ -128,6 +128,18 @@ impl Job {
         }
     }
 
+    /// The same, to be changed.
+    pub(super) fn step_mut(&mut self) -> Option<&mut Step> {
+        match &mut self.goal {
+            Goal::Step(step) => Some(step),
+            Goal::User(_)
+            | Goal::FetchMap
+            | Goal::OpenSession { .. }
+            | Goal::Part(_)
+            | Goal::Watch(_) => None,
+        }
+    }
+
     /// The part of a scan that it is to get, if it is for one.
     pub(super) fn part(&self) -> Option<&Part> {
         match &self.goal {

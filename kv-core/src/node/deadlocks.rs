@@ -6,6 +6,14 @@
 //! count that were reported before a poll was sent and again in answer to it. Each of them existed
 //! when the poll was sent; a wait that ended in between and began again has another number.
 //!
+//! # Waits of which nobody knows
+//!
+//! A step may wait that its coordinator has long got an answer to, elsewhere: a copy of it that came
+//! late, to who leads the shard by now. If it counted, somebody would be aborted for waiting for a
+//! transaction that waits for nothing. So whoever waits is asked, once, and only with the answer the
+//! wait counts: the step again, with the grant that this leader has given, which only a coordinator
+//! has that has heard of it.
+//!
 //! The youngest on a cycle gives way ([`deadlock`]).
 //!
 //! Without a meta leader deadlocks last until a wait takes too long.
@@ -15,14 +23,14 @@ use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
 
-use super::locking::{Locking, Owner};
+use super::locking::{Locking, Owner, WaitingStep};
 use super::{Node, Replica};
 use crate::deadlock::{self, EDGES_MAX};
 use crate::id::{NodeId, ShardId};
 use crate::mutants::{self, Mutant};
 use crate::time::Instant;
 use crate::txn::{AbortReason, Age, TxnId};
-use crate::wire::{PeerMessage, TxnMessage, Wait};
+use crate::wire::{ClientReply, PeerMessage, TxnMessage, TxnReply, Wait};
 
 /// Shorter waits are not reported.
 const WAIT_MIN: Duration = Duration::from_millis(50);
@@ -64,6 +72,21 @@ impl Node {
         let waits = self.waits(self.now - WAIT_MIN);
         if !waits.is_empty() {
             self.send_to_detector(TxnMessage::Waits { poll: 0, waits });
+        }
+    }
+
+    /// Asks those who wait on a shard, and have not shown that they know it, to ask again.
+    pub(super) fn confirm_waits(&mut self, shard: ShardId) {
+        let Some(replica) = self.replicas.get_mut(&shard) else { return };
+        let mut asked = Vec::new();
+        for live in replica.locking.live.values_mut() {
+            let waiting = live.waiting.as_mut().filter(|waiting| !waiting.is_confirmed);
+            if let Some(asker) = waiting.and_then(|waiting| waiting.asker.take()) {
+                asked.push((asker, live.grant));
+            }
+        }
+        for (asker, grant) in asked {
+            self.reply(asker, ClientReply::Txn(TxnReply::Waiting { grant }));
         }
     }
 
@@ -203,7 +226,8 @@ impl Node {
 fn waits_of(locking: &Locking, begun_until: Instant) -> Vec<Wait> {
     let mut waits = Vec::new();
     for (txn, live) in &locking.live {
-        let Some(waiting) = live.waiting.as_ref().filter(|it| it.since <= begun_until) else {
+        let counts = |it: &&WaitingStep| it.is_confirmed && it.since <= begun_until;
+        let Some(waiting) = live.waiting.as_ref().filter(counts) else {
             continue;
         };
         let mut seen = BTreeSet::new();

@@ -133,7 +133,10 @@ impl Step {
 /// A step that waits for locks.
 #[derive(Debug)]
 pub(super) struct WaitingStep {
-    pub(super) asker: RequestHandle,
+    /// Who is to be answered; none while it is asked whether it still wants the step.
+    pub(super) asker: Option<RequestHandle>,
+    /// Whether it has shown the grant of this leader, and so knows that it waits here.
+    pub(super) is_confirmed: bool,
     pub(super) step: Step,
     /// What it takes of the node's budget.
     pub(super) bytes: usize,
@@ -405,13 +408,14 @@ impl Locking {
     pub(super) fn close(&mut self) -> (Vec<Asker>, usize) {
         let Self { live, writes, early, blocked, transactions, .. } = mem::take(self);
         *self = Self::new(transactions);
-        let steps = live.into_values().filter_map(|live| live.waiting);
-        let steps = steps.map(|waiting| (waiting.asker.into(), waiting.bytes));
+        let steps: Vec<_> = live.into_values().filter_map(|live| live.waiting).collect();
+        let step_bytes: usize = steps.iter().map(|waiting| waiting.bytes).sum();
+        let steps = steps.into_iter().filter_map(|waiting| Some((waiting.asker?.into(), 0)));
         let writes = writes.into_values().chain(early);
         let writes = writes.map(|write| (write.asker, write.bytes));
         let reads = blocked.into_iter().map(|query| (query.handle.into(), 0));
         let (askers, bytes): (Vec<_>, Vec<usize>) = steps.chain(writes).chain(reads).unzip();
-        (askers, bytes.iter().sum())
+        (askers, step_bytes + bytes.iter().sum::<usize>())
     }
 }
 

@@ -298,6 +298,7 @@ impl Node {
             // A copy of what is on its way already: it is answered when that is applied.
             return Err(Refusal::Overloaded);
         }
+        let live_grant = live.grant;
         live.step_count += 1;
         check_count("steps", live.step_count, STEPS_MAX)?;
         let before = live.waiting.take();
@@ -319,12 +320,15 @@ impl Node {
         let (since, number) =
             repeated.map_or((now, self.last_wait + 1), |before| (before.since, before.number));
         self.last_wait = self.last_wait.max(number);
-        let waiting = WaitingStep { asker: handle, step, bytes, since, number };
+        let is_confirmed =
+            place.grant == Some(live_grant) || repeated.is_some_and(|before| before.is_confirmed);
+        let asker = Some(handle);
+        let waiting = WaitingStep { asker, is_confirmed, step, bytes, since, number };
         let is_waiting = locking.table.is_waiting(Owner::Txn(txn));
         if let Some(live) = locking.live.get_mut(&txn).filter(|_| is_waiting) {
             live.waiting = Some(waiting);
         } else {
-            self.run_step(shard, txn, waiting);
+            self.run_step(shard, txn, handle, waiting);
         }
         self.give_up_step(before);
         Ok(())
@@ -334,13 +338,15 @@ impl Node {
     fn give_up_step(&mut self, step: Option<WaitingStep>) {
         if let Some(WaitingStep { asker, bytes, .. }) = step {
             self.pending_bytes -= bytes;
-            self.reply(asker, ClientReply::Refused(Refusal::Overloaded));
+            if let Some(asker) = asker {
+                self.reply(asker, ClientReply::Refused(Refusal::Overloaded));
+            }
         }
     }
 
     /// Takes a step that has its locks.
-    fn run_step(&mut self, shard: ShardId, txn: TxnId, waiting: WaitingStep) {
-        let WaitingStep { asker, step, bytes, .. } = waiting;
+    fn run_step(&mut self, shard: ShardId, txn: TxnId, asker: RequestHandle, step: WaitingStep) {
+        let WaitingStep { step, bytes, .. } = step;
         let replica = self.replicas.get_mut(&shard).expect("steps are taken at a replica");
         if let Some(live) = replica.locking.live.get_mut(&txn) {
             live.is_ending = step.part().is_some();
@@ -415,8 +421,11 @@ impl Node {
             Owner::Txn(_) if locking.table.is_waiting(owner) => {}
             Owner::Txn(txn) => {
                 let live = locking.live.get_mut(&txn);
-                if let Some(waiting) = live.and_then(|live| live.waiting.take()) {
-                    self.run_step(shard, txn, waiting);
+                let Some(waiting) = live.and_then(|live| live.waiting.take()) else { return };
+                match waiting.asker {
+                    Some(asker) => self.run_step(shard, txn, asker, waiting),
+                    // It has been asked, and finds its locks if it asks again.
+                    None => self.pending_bytes -= waiting.bytes,
                 }
             }
         }
@@ -439,8 +448,10 @@ impl Node {
     /// Frees what a transaction has locked, unless its end is on its way, and tells who waits.
     pub(super) fn drop_transaction(&mut self, shard: ShardId, txn: TxnId, reason: AbortReason) {
         let Some(replica) = self.replicas.get_mut(&shard) else { return };
+        self.touched.insert(shard);
         if let Some(WaitingStep { asker, step, bytes, .. }) = replica.locking.drop_live(txn) {
             self.pending_bytes -= bytes;
+            let Some(asker) = asker else { return };
             let result = match step {
                 Step::Commit { request, .. } => {
                     self.decide_to_abort(shard, txn, request, asker, reason)
@@ -454,7 +465,6 @@ impl Node {
                 self.reply(asker, ClientReply::Refused(refusal));
             }
         }
-        self.touched.insert(shard);
     }
 
     /// Transactions are to be looked after.
@@ -467,6 +477,7 @@ impl Node {
             self.drop_silent(shard);
             self.resolve_overdue(shard);
             self.tell_decisions(shard);
+            self.confirm_waits(shard);
         }
         self.report_waits();
         self.find_deadlocks();

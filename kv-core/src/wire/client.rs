@@ -208,6 +208,12 @@ pub enum TxnReply {
         /// Those that exist.
         page: Page,
     },
+    /// The step waits for a lock, and this attempt of it is over: who still wants it repeats it at
+    /// once, and keeps its place in the queue.
+    Waiting {
+        /// To be shown with all further steps on the shard, this one included.
+        grant: Grant,
+    },
 }
 
 /// What an operator asks of a cluster.

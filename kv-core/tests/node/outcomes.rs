@@ -36,7 +36,7 @@ fn step(shard: ShardId, step: TxnRequest) -> ClientRequest {
 
 fn part(key: &Key) -> Part {
     let writes = vec![TxnWrite { key: key.clone(), value: Some(value("new")) }];
-    Part { reads: Vec::new(), writes }
+    Part { writes, ..Part::default() }
 }
 
 fn prepare(key: &Key, anchor: ShardId) -> ClientRequest {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError, CallId, TxnHandle, TxnOp};
-use kv_core::id::{Epoch, NodeId, RequestId, SessionId, ShardId, Timestamp};
+use kv_core::id::{Epoch, NodeId, RequestHandle, RequestId, SessionId, ShardId, Timestamp};
 use kv_core::op::{Found, Key, KeyRange, PageLimit, Value, WriteOp};
 use kv_core::ring::shard_of;
 use kv_core::txn::{
@@ -499,6 +499,47 @@ fn late_copy_of_a_lock_brings_no_ended_transaction_back() {
     }
 }
 
+/// What a coordinator is told that is asked whether it waits.
+#[track_caller]
+fn grant_of_wait(cluster: &mut Cluster, asked: RequestHandle) -> Grant {
+    cluster.run(Duration::from_millis(200));
+    match cluster.replies.remove(&asked) {
+        Some(ClientReply::Txn(TxnReply::Waiting { grant })) => grant,
+        other => panic!("it is to be asked: {other:?}"),
+    }
+}
+
+/// A copy of a lock that came late waits at who leads by now, and its coordinator, which has its lock
+/// and goes on, knows nothing of it: nobody is in a deadlock with it. Only with the grant it is a wait.
+#[test]
+fn wait_of_which_the_coordinator_knows_nothing_is_in_no_deadlock() {
+    let (mut cluster, keys) = (Cluster::formed(3), keys());
+    let lock = |key: &Key, grant| {
+        let (key, mode) = (key.clone(), LockMode::Exclusive);
+        step_of(shard_of(&key, 4), grant, TxnRequest::Lock { key, mode })
+    };
+    let leaders =
+        [&keys[0], &keys[1]].map(|key| cluster.leader(shard_of(key, 4)).expect("somebody leads"));
+    let held = cluster.ask(leaders[1], lock(&keys[1], None));
+    let other = cluster.begin(1);
+    cluster.lock(other, &keys[0]).expect("it is free");
+    assert!(matches!(
+        cluster.replies.remove(&held),
+        Some(ClientReply::Txn(TxnReply::Locked { .. }))
+    ));
+    let copy = cluster.ask(leaders[0], lock(&keys[0], None));
+    let waits = cluster.start_step(other, TxnOp::GetForUpdate { key: keys[1].clone() });
+    cluster.run(Duration::from_millis(1_500));
+    assert_eq!(cluster.done.get(&waits), None, "nobody is aborted");
+    let grant = grant_of_wait(&mut cluster, copy);
+    let known = cluster.ask(leaders[0], lock(&keys[0], Some(grant)));
+    cluster.run(Duration::from_millis(900));
+    let reply = cluster.replies.remove(&known);
+    let is_broken =
+        matches!(&reply, Some(ClientReply::Txn(TxnReply::Aborted(AbortReason::Deadlock { .. }))));
+    assert!(is_broken, "{reply:?}");
+}
+
 fn aborted_reply(reason: AbortReason) -> ClientReply {
     ClientReply::Txn(TxnReply::Aborted(reason))
 }
@@ -564,11 +605,14 @@ fn repeated_commit_that_gives_way_hears_how_it_was_decided() {
     assert!(matches!(decided, Some(ClientReply::Txn(TxnReply::Committed { .. }))), "{decided:?}");
     let other = cluster.begin(1);
     cluster.lock(other, &key).expect("nobody holds it");
-    let second = cluster.ask(leader, commit);
+    let second = cluster.ask(leader, commit.clone());
+    let grant = grant_of_wait(&mut cluster, second);
+    let ClientRequest::Txn { step, .. } = commit else { panic!("{commit:?}") };
+    let third = cluster.ask(leader, step_of(shard, Some(grant), step));
     cluster.run(Duration::from_secs(3));
     assert!(cluster.replies.is_empty(), "it waits: {:?}", cluster.replies);
     cluster.run(Duration::from_secs(1));
-    assert_eq!(cluster.replies.remove(&second), decided);
+    assert_eq!(cluster.replies.remove(&third), decided);
 }
 
 /// Why a step finds no locks: their leader is gone, or it heard nothing of the coordinator. Also the

@@ -67,6 +67,8 @@ impl Router {
             TxnReply::Aborted(_) => TxnOutcome::Aborted,
             // No answer to this request: it is as if none had come.
             TxnReply::Locked { .. }
+            | TxnReply::Scanned { .. }
+            | TxnReply::Waiting { .. }
             | TxnReply::Alive
             | TxnReply::RolledBack
             | TxnReply::Prepared { .. } => return,

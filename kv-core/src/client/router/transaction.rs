@@ -218,8 +218,16 @@ impl Router {
                 self.drop_step(id);
                 self.on_aborted(handle, shard, &request, reason);
             }
-            // No answer to this request: it is as if none had come.
             (
+                TxnRequest::Lock { .. }
+                | TxnRequest::Scan { .. }
+                | TxnRequest::Prepare { .. }
+                | TxnRequest::Commit { .. },
+                TxnReply::Waiting { grant },
+            ) => self.on_waiting(id, grant),
+            // No answer to this request: it is as if none had come.
+            (TxnRequest::Beat, TxnReply::Waiting { .. })
+            | (
                 TxnRequest::Lock { .. }
                 | TxnRequest::Scan { .. }
                 | TxnRequest::Prepare { .. }
@@ -233,6 +241,30 @@ impl Router {
                 | TxnReply::Committed { .. },
             ) => {}
         }
+    }
+
+    /// The leader of a shard asks whether a step that waits there is still wanted. It is, unless
+    /// another leader has given locks on the shard meanwhile: then it is repeated with the grant.
+    fn on_waiting(&mut self, id: CallId, grant: Grant) {
+        let Some(step) = self.jobs.get(&id).and_then(|job| job.step()) else {
+            return;
+        };
+        let (handle, shard) = (step.handle, step.shard);
+        let beat_at = self.now + BEAT_INTERVAL;
+        let Some(txn) = self.txns.get_mut(&handle) else {
+            return;
+        };
+        if !txn.holds_locks() {
+            txn.beat_at = beat_at;
+        }
+        if *txn.shards.entry(shard).or_default().grant.get_or_insert(grant) != grant {
+            return;
+        }
+        if let Some(step) = self.jobs.get_mut(&id).and_then(|job| job.step_mut()) {
+            step.grant = Some(grant);
+        }
+        self.watch(handle);
+        self.send(id);
     }
 
     fn on_locked(
