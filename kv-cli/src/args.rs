@@ -248,8 +248,8 @@ pub(crate) struct ScanArgs {
 /// A transaction from a file.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TxnArgs {
-    /// A line per operation: get, get-for-update, put, delete or cas, as at the prompt; - is standard
-    /// input. It is committed at its end, and rolled back at a cas that is not applied.
+    /// A line per operation: get, get-for-update, scan, put, delete or cas, as at the prompt; - is
+    /// standard input. It is committed at its end, and rolled back at a cas that is not applied.
     #[arg(long, value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// How often to run it again if it is aborted; left out: until the time is over.

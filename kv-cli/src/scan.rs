@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::output;
 
 /// The range that the options name.
-fn range(args: &ScanArgs) -> KeyRange {
+pub(crate) fn range(args: &ScanArgs) -> KeyRange {
     let key = |option: &Option<OsString>| option.clone().map(OsString::into_vec);
     if let Some(prefix) = key(&args.prefix) {
         return KeyRange::prefix(prefix);
@@ -62,7 +62,8 @@ fn print_range(
     Ok(ExitCode::Done)
 }
 
-fn print_row(row: &Row, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
+/// Prints a row.
+pub(crate) fn print_row(row: &Row, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
     let Key { bytes: key, .. } = &row.key;
     match format {
         Format::Text => {

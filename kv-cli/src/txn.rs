@@ -11,17 +11,17 @@ use std::path::Path;
 use clap::Parser as _;
 use kv_client::blocking::Transaction;
 use kv_client::{CasResult, ClientError};
-use kv_core::client::CallError;
+use kv_core::client::{CallError, PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use kv_core::id::Timestamp;
-use kv_core::op::{Found, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use kv_core::op::{Found, KEY_BYTES_MAX, KeyRange, PageLimit, Row, VALUE_BYTES_MAX};
 use kv_core::txn::{OPERATIONS_MAX, OutcomeId, TxnOutcome};
 use serde_json::json;
 
-use crate::args::{CAS_FORMS, Cas, Command, Format, Line, LineCommand, TxnArgs};
+use crate::args::{CAS_FORMS, Cas, Command, Format, Line, LineCommand, ScanArgs, TxnArgs};
 use crate::commands::{Session, text_of};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::{output, repl};
+use crate::{output, repl, scan};
 
 /// The longest file: more than fills any transaction.
 const FILE_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -50,6 +50,13 @@ pub(crate) enum Step {
     },
     /// Sets a key if it is as expected.
     Cas(Cas),
+    /// Reads a range.
+    Scan {
+        /// The range.
+        range: KeyRange,
+        /// How many keys, at most.
+        limit: u64,
+    },
 }
 
 /// What a step answered.
@@ -57,6 +64,7 @@ enum Answer {
     Found(Option<Found>),
     Buffered,
     Cas(CasResult),
+    Rows(Vec<Row>),
 }
 
 impl Step {
@@ -82,23 +90,32 @@ impl Step {
             LineCommand::Begin | LineCommand::Commit | LineCommand::Rollback => {
                 return Err("begin, commit and rollback have no place here".to_owned());
             }
+            LineCommand::Other(Command::Scan(ScanArgs { at: Some(_), .. })) => {
+                return Err(
+                    "a transaction reads what is, not what was: scan takes no --at in it".into()
+                );
+            }
+            LineCommand::Other(Command::Scan(args)) => {
+                Self::Scan { range: scan::range(&args), limit: args.limit.unwrap_or(u64::MAX) }
+            }
             LineCommand::Other(
-                Command::Cluster { .. }
-                | Command::Txn(_)
-                | Command::Outcome { .. }
-                | Command::Scan(_),
+                Command::Cluster { .. } | Command::Txn(_) | Command::Outcome { .. },
             ) => {
-                return Err("a transaction takes get, get-for-update, put, delete and cas".into());
+                return Err(
+                    "a transaction takes get, get-for-update, scan, put, delete and cas".into()
+                );
             }
         };
         step.check_size()?;
         Ok(step)
     }
 
+    /// The key that it is about; of a scan the first one.
     fn key(&self) -> &[u8] {
         match self {
             Self::Get { key, .. } | Self::Put { key, .. } | Self::Delete { key } => key,
             Self::Cas(cas) => &cas.key,
+            Self::Scan { range, .. } => &range.start.bytes,
         }
     }
 
@@ -106,10 +123,14 @@ impl Step {
         let value_bytes = match self {
             Self::Put { value, .. } => value.len(),
             Self::Cas(cas) => cas.value.len(),
-            Self::Get { .. } | Self::Delete { .. } => 0,
+            Self::Get { .. } | Self::Delete { .. } | Self::Scan { .. } => 0,
         };
-        let sizes =
-            [("key", self.key().len(), KEY_BYTES_MAX), ("value", value_bytes, VALUE_BYTES_MAX)];
+        let end_bytes = match self {
+            Self::Scan { range, .. } => range.end.as_ref().map_or(0, |end| end.bytes.len()),
+            Self::Get { .. } | Self::Put { .. } | Self::Delete { .. } | Self::Cas(_) => 0,
+        };
+        let key_bytes = self.key().len().max(end_bytes);
+        let sizes = [("key", key_bytes, KEY_BYTES_MAX), ("value", value_bytes, VALUE_BYTES_MAX)];
         for (what, bytes, bytes_max) in sizes {
             if bytes > bytes_max {
                 return Err(format!("{bytes} bytes of {what} exceed the limit of {bytes_max}"));
@@ -131,6 +152,7 @@ impl Step {
             Self::Cas(Cas { key, expect, value }) => {
                 txn.cas(key.clone(), expect.clone(), value.clone()).map(Answer::Cas)
             }
+            Self::Scan { range, limit } => rows(txn, range, *limit).map(Answer::Rows),
         }
     }
 
@@ -143,6 +165,10 @@ impl Step {
         match answer {
             Answer::Found(found) => session.print_found(self.key(), found.as_ref(), out),
             Answer::Cas(result) => session.print_cas(self.key(), *result, out),
+            Answer::Rows(rows) => {
+                rows.iter().try_for_each(|row| scan::print_row(row, session.format, out))?;
+                Ok(ExitCode::Done)
+            }
             Answer::Buffered => {
                 match session.format {
                     Format::Text => writeln!(out, "ok")?,
@@ -155,6 +181,22 @@ impl Step {
             }
         }
     }
+}
+
+/// The first rows of a range.
+fn rows(txn: &mut Transaction, range: &KeyRange, limit: u64) -> Result<Vec<Row>, ClientError> {
+    let (mut range, mut rows) = (range.clone(), vec![]);
+    while (rows.len() as u64) < limit {
+        let left = u32::try_from(limit - rows.len() as u64).unwrap_or(u32::MAX);
+        let limit = PageLimit { rows: left.min(PAGE_ROWS_MAX), bytes: PAGE_BYTES_MAX };
+        let page = txn.page(range.clone(), limit)?;
+        rows.extend(page.rows);
+        match page.next {
+            Some(next) => range.start = next,
+            None => break,
+        }
+    }
+    Ok(rows)
 }
 
 /// Runs one step at the prompt.
@@ -331,10 +373,13 @@ mod tests {
         check_wrong(b"\n\nget \xff\n", "line 3: not UTF-8");
         check_wrong(b"put a b\ncommit\n", "line 2: begin, commit and rollback");
         check_wrong(b"cluster status\n", "line 1: a transaction takes");
-        check_wrong(b"scan\n", "line 1: a transaction takes");
+        check_wrong(b"scan --at 7\n", "line 1: a transaction reads what is");
+        check_wrong(b"scan a\n", "line 1: unexpected argument");
         check_wrong(b"get --at 7 a\n", "line 1: a transaction reads what is");
         let long = [b"get a\nput ", "k".repeat(KEY_BYTES_MAX + 1).as_bytes(), b" v"].concat();
         check_wrong(&long, "line 2: 8193 bytes of key exceed");
+        let long = [b"scan --to ", "k".repeat(KEY_BYTES_MAX + 1).as_bytes()].concat();
+        check_wrong(&long, "line 1: 8193 bytes of key exceed");
         let many = b"get a\n".repeat(OPERATIONS_MAX + 1);
         check_wrong(&many, "line 10001: more than 10000 operations");
     }

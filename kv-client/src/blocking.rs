@@ -3,6 +3,7 @@
 mod batch;
 mod snapshot;
 mod transaction;
+mod transaction_scan;
 
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::error::{ClientError, ConnectError};
 
 pub use snapshot::{Scan, Snapshot};
 pub use transaction::Transaction;
+pub use transaction_scan::TransactionScan;
 
 /// A handle to a cluster whose connections live on a thread of their own. Clones share it; the last
 /// one to go ends it.

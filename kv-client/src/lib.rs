@@ -45,6 +45,7 @@ mod error;
 mod random;
 mod snapshot;
 mod transaction;
+mod transaction_scan;
 
 pub use batch::{Compare, Op, TxnResult, WriteBatch};
 pub use client::{Client, DEADLINE_DEFAULT};
@@ -52,6 +53,7 @@ pub use driver::CasResult;
 pub use error::{ClientError, ConnectError, ConnectionError, ConnectionFailure};
 pub use snapshot::{Scan, Snapshot};
 pub use transaction::Transaction;
+pub use transaction_scan::TransactionScan;
 
 /// Compiles the examples of the guide.
 #[cfg(doctest)]

@@ -36,6 +36,7 @@ impl Recorder {
             | WorkloadKind::WriteSkew
             | WorkloadKind::LongFork
             | WorkloadKind::CausalReverse
+            | WorkloadKind::Phantom
             | WorkloadKind::Deadlock
             | WorkloadKind::Ordered
             | WorkloadKind::HotKeys => unreachable!("transactions have another history"),

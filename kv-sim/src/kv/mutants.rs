@@ -334,6 +334,18 @@ pub(super) const ALL: &[Mutant] = &[
         check: "strict-serializability",
     },
     Mutant {
+        id: Core::ScanLocksRowsOnly.id(),
+        summary: "a scan locks the keys that it finds, and not those between them",
+        scenario: "sim-scenarios/txn/phantom.toml",
+        check: "strict-serializability",
+    },
+    Mutant {
+        id: Core::PreparedRangesForgotten.id(),
+        summary: "a new leader does not lock the ranges of what is prepared",
+        scenario: "sim-scenarios/zoo/phantom.toml",
+        check: "strict-serializability",
+    },
+    Mutant {
         id: Core::CommitWithoutReadLocks.id(),
         summary: "a commit does not ask whether what was read is still locked",
         scenario: "sim-scenarios/zoo/transactions.toml",

@@ -26,8 +26,8 @@
 //!
 //! [workload]
 //! kind = "register"              # few keys: read, write, cas; or "kv": many keys; or transactions:
-//!                                # bank, list-append, rw-register, write-skew, long-fork, deadlock,
-//!                                # ordered, hot-keys
+//!                                # bank, list-append, rw-register, write-skew, long-fork, phantom,
+//!                                # deadlock, ordered, hot-keys
 //! clients = 10
 //! rate_per_client = 10.0         # operations per second; absent: the next when the last has ended
 //! keys = 8                       # default: 10,000 for kv, 16 for rw-register and write-skew, 3 for

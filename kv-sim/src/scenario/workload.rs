@@ -46,6 +46,8 @@ pub enum WorkloadKind {
     /// Single writes of the keys of a group, one after the other, and reads of all of them at a
     /// timestamp.
     CausalReverse,
+    /// Transactions that scan a group of keys and put one into it, depending on what is there.
+    Phantom,
     /// Transactions that wait for each other in a circle.
     Deadlock,
     /// Transactions that lock what all want, in one order.
@@ -65,6 +67,7 @@ impl WorkloadKind {
             | Self::WriteSkew
             | Self::LongFork
             | Self::CausalReverse
+            | Self::Phantom
             | Self::Deadlock
             | Self::Ordered
             | Self::HotKeys => true,
@@ -85,7 +88,7 @@ pub struct Mix {
     pub cas: u32,
 }
 
-const KINDS: [(&str, WorkloadKind); 11] = [
+const KINDS: [(&str, WorkloadKind); 12] = [
     ("register", WorkloadKind::Register),
     ("kv", WorkloadKind::Kv),
     ("bank", WorkloadKind::Bank),
@@ -94,6 +97,7 @@ const KINDS: [(&str, WorkloadKind); 11] = [
     ("write-skew", WorkloadKind::WriteSkew),
     ("long-fork", WorkloadKind::LongFork),
     ("causal-reverse", WorkloadKind::CausalReverse),
+    ("phantom", WorkloadKind::Phantom),
     ("deadlock", WorkloadKind::Deadlock),
     ("ordered", WorkloadKind::Ordered),
     ("hot-keys", WorkloadKind::HotKeys),
@@ -110,6 +114,7 @@ fn keys_default(kind: WorkloadKind) -> u64 {
         | WorkloadKind::ListAppend
         | WorkloadKind::LongFork
         | WorkloadKind::CausalReverse
+        | WorkloadKind::Phantom
         | WorkloadKind::Deadlock
         | WorkloadKind::Ordered => 8,
     }
@@ -153,7 +158,7 @@ fn check_keys(reader: &Reader<'_>, kind: WorkloadKind) {
         WorkloadKind::Bank | WorkloadKind::WriteSkew | WorkloadKind::HotKeys => {
             &["mix", "value_bytes", "operations_max"]
         }
-        WorkloadKind::LongFork | WorkloadKind::CausalReverse => {
+        WorkloadKind::LongFork | WorkloadKind::CausalReverse | WorkloadKind::Phantom => {
             &["mix", "value_bytes", "operations_max", "keys"]
         }
         WorkloadKind::Deadlock => &["mix", "value_bytes", "operations_max", "keys", "abandon_rate"],
@@ -184,6 +189,7 @@ fn check_count(reader: &Reader<'_>, workload: &Workload) {
         | WorkloadKind::WriteSkew
         | WorkloadKind::LongFork
         | WorkloadKind::CausalReverse
+        | WorkloadKind::Phantom
         | WorkloadKind::Deadlock
         | WorkloadKind::Ordered
         | WorkloadKind::HotKeys => {}

@@ -1,16 +1,19 @@
 //! One attempt of a transaction: what comes next, given what it has read.
 
 use kv_core::client::TxnOp;
-use kv_core::op::{Found, Key, Value};
+use kv_core::op::{Found, Key, Page, Value};
 
 use super::bank;
 use super::lists;
+use super::scan::LockingScan;
 use super::transaction::{Op, Transaction};
 
 /// An attempt under way.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) transaction: Transaction,
+    /// The scan with which it begins, until that is done.
+    scan: Option<LockingScan>,
     /// The next operation.
     next: usize,
     /// What its reads have found, in order.
@@ -28,11 +31,23 @@ enum Step {
 
 impl Attempt {
     pub(super) fn new(transaction: Transaction) -> Self {
-        Self { transaction, next: 0, found: Vec::new() }
+        let scan = LockingScan::new(&transaction);
+        Self { transaction, scan, next: 0, found: Vec::new() }
+    }
+
+    /// Takes a page of the scan.
+    pub(super) fn take_page(&mut self, page: Page) {
+        let scan = self.scan.as_mut().expect("a page was asked for");
+        if let Some(found) = scan.take(page, &self.transaction.ops) {
+            (self.next, self.found, self.scan) = (found.len(), found, None);
+        }
     }
 
     /// What to ask for next; at the end, a commit or a rollback.
     pub(super) fn next_op(&mut self) -> TxnOp {
+        if let Some(scan) = &self.scan {
+            return scan.op();
+        }
         while let Some(op) = self.transaction.ops.get(self.next) {
             self.next += 1;
             match self.step(op) {
@@ -61,6 +76,10 @@ impl Attempt {
                 }
             }
             Op::Write { key, value } => put(key, value.to_string()),
+            Op::Insert { key, value, rows_max } => match self.found.iter().flatten().count() {
+                count if count < *rows_max => put(key, value.to_string()),
+                _ => Step::GiveUp,
+            },
             Op::Open { key, read } => match self.found.get(*read) {
                 Some(Some(_)) => Step::Skip,
                 Some(None) | None => put(key, bank::BALANCE_FIRST.to_string()),

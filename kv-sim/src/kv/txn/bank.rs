@@ -6,7 +6,7 @@
 use kv_core::op::{Found, Key};
 
 use super::operations::{Source, placed_key, text_of};
-use super::transaction::{Op, Transaction};
+use super::transaction::{Op, Style, Transaction};
 use crate::engine::Draw;
 
 /// What an account begins with.
@@ -42,7 +42,9 @@ impl Bank {
             return if source.client == 0 { self.open() } else { self.look() };
         }
         if source.rng.below(READ_ONE_IN) == 0 {
-            return Transaction::drawn_reads(self.balances().ops, &mut source.rng);
+            let reads = Transaction::drawn_reads(self.balances().ops, &mut source.rng);
+            let scans = reads.style == Style::Locking && source.rng.chance(500_000);
+            return if scans { reads.in_style(Style::LockingScan) } else { reads };
         }
         let from = source.rng.index(self.accounts.len());
         let to = (from + 1 + source.rng.index(self.accounts.len() - 1)) % self.accounts.len();

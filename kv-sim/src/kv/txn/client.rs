@@ -189,7 +189,7 @@ impl TxnClient {
             transaction: transaction.clone(),
             end: None,
         })));
-        let is_locking = transaction.style == Style::Locking;
+        let is_locking = matches!(transaction.style, Style::Locking | Style::LockingScan);
         let txn = is_locking.then(|| self.router.begin(now, age));
         let snapshot = Snapshot::new(transaction.style, &transaction.ops);
         let mut attempt = Attempt::new(transaction);
@@ -232,6 +232,7 @@ impl TxnClient {
             TxnOp::Put { .. } => current.txn.is_none(),
             TxnOp::Get { .. }
             | TxnOp::GetForUpdate { .. }
+            | TxnOp::Scan { .. }
             | TxnOp::Delete { .. }
             | TxnOp::Rollback => false,
         };
@@ -343,7 +344,13 @@ impl TxnClient {
                 Turn::End(end) => Next::End(end),
                 Turn::Retry(end) => Next::Retry(end),
             },
-            (None, Some(_)) => next(op, result, &mut attempt.found),
+            (None, Some(_)) => match (&*op, result) {
+                (TxnOp::Scan { .. }, Ok(Answer::Page(page))) => {
+                    attempt.take_page(page);
+                    Next::Continue
+                }
+                (op, result) => next(op, result, &mut attempt.found),
+            },
             (None, None) => end_of_plain(result),
         };
         self.follow(now, current, next, out);

@@ -38,7 +38,8 @@ pub(super) fn judge(recorder: &TxnRecorder, scenario: &Scenario) -> Vec<Check> {
         | WorkloadKind::RwRegister
         | WorkloadKind::WriteSkew
         | WorkloadKind::LongFork
-        | WorkloadKind::CausalReverse => Vec::new(),
+        | WorkloadKind::CausalReverse
+        | WorkloadKind::Phantom => Vec::new(),
     }
 }
 

@@ -77,6 +77,7 @@ impl TxnRecorder {
             | WorkloadKind::WriteSkew
             | WorkloadKind::LongFork
             | WorkloadKind::CausalReverse
+            | WorkloadKind::Phantom
             | WorkloadKind::Deadlock
             | WorkloadKind::Ordered
             | WorkloadKind::HotKeys => Workload::RwRegister,
@@ -194,7 +195,7 @@ fn micro_operations(
         let key = name(op.key());
         match op {
             Op::Append { element, .. } => format!("[:append {key} {element}]"),
-            Op::Write { value, .. } => format!("[:w {key} {value}]"),
+            Op::Write { value, .. } | Op::Insert { value, .. } => format!("[:w {key} {value}]"),
             Op::Read { .. } | Op::Lock { .. } => {
                 let read = found.as_mut().and_then(|found| found.next().and_then(Option::as_ref));
                 let read = read.map(|found| observed(kind, found));

@@ -6,6 +6,7 @@ use kv_core::ring;
 
 use super::bank::Bank;
 use super::lists::{self, Lists};
+use super::phantoms::Phantoms;
 use super::registers::{self, Groups, Registers};
 use super::transaction::{Op, Transaction};
 use crate::engine::Rng;
@@ -47,6 +48,7 @@ enum Kind {
     Pairs(Registers),
     Groups(Groups),
     Chains(Groups),
+    Phantoms(Phantoms),
     Ordered(Registers),
     HotKeys(Registers),
 }
@@ -68,6 +70,7 @@ impl Operations {
             }
             WorkloadKind::LongFork => Kind::Groups(Groups::new(shard_count)),
             WorkloadKind::CausalReverse => Kind::Chains(Groups::new(shard_count)),
+            WorkloadKind::Phantom => Kind::Phantoms(Phantoms::new(shard_count)),
             WorkloadKind::Ordered => {
                 Kind::Ordered(Registers::new(workload.keys, operations_max, shard_count))
             }
@@ -98,6 +101,7 @@ impl Operations {
             Kind::Pairs(pairs) => pairs.next_of_pair(source),
             Kind::Groups(groups) => groups.next(source),
             Kind::Chains(groups) => groups.next_of_chain(source),
+            Kind::Phantoms(groups) => groups.next(source),
             Kind::Ordered(registers) => registers.next_in_order(source),
             Kind::HotKeys(registers) => registers.next_hot(source),
         }
@@ -120,6 +124,7 @@ impl Operations {
             | Kind::Pairs(_)
             | Kind::Groups(_)
             | Kind::Chains(_)
+            | Kind::Phantoms(_)
             | Kind::Ordered(_)
             | Kind::HotKeys(_) => {}
         }
@@ -143,6 +148,7 @@ impl Operations {
                 keys.map(|(_, key)| key.clone()).collect()
             }
             Kind::Groups(groups) | Kind::Chains(groups) => groups.last(),
+            Kind::Phantoms(groups) => groups.last(),
         };
         let reads = keys.chunks(FINAL_READS_PER_TXN).map(|keys| {
             Transaction::new(keys.iter().map(|key| Op::Read { key: key.clone() }).collect())
@@ -168,6 +174,7 @@ impl Operations {
                 | Kind::Pairs(_)
                 | Kind::Groups(_)
                 | Kind::Chains(_)
+                | Kind::Phantoms(_)
                 | Kind::HotKeys(_) => ops.push(Op::Write { key, value }),
             }
         }

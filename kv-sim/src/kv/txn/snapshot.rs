@@ -5,10 +5,11 @@
 
 use kv_core::client::{Answer, Call, CallError, TxnOp};
 use kv_core::id::Timestamp;
-use kv_core::op::{Found, Key, KeyRange, PageLimit, Row};
+use kv_core::op::{KeyRange, PageLimit, Row};
 use kv_core::wire::Refusal;
 
 use super::attempt::Attempt;
+use super::scan::{found_in, range_of};
 use super::transaction::{Op, Style, TxnEnd};
 
 /// Rows of a page: few, so that a scan takes some pages.
@@ -39,15 +40,11 @@ impl Snapshot {
     /// For a transaction of reads; none if it is not to be read at a timestamp.
     pub(super) fn new(style: Style, ops: &[Op]) -> Option<Self> {
         let is_scan = match style {
-            Style::Locking | Style::Plain => return None,
+            Style::Locking | Style::LockingScan | Style::Plain => return None,
             Style::Snapshot => false,
             Style::Scan => true,
         };
-        let start = ops.iter().map(Op::key).min()?.clone();
-        let last = ops.iter().map(Op::key).max()?;
-        let end = Key { bytes: [&last.bytes[..], &[0]].concat().into(), ..last.clone() };
-        let range = KeyRange { start, end: Some(end) };
-        Some(Self { at: None, is_scan, range, rows: Vec::new() })
+        Some(Self { at: None, is_scan, range: range_of(ops)?, rows: Vec::new() })
     }
 
     /// What to ask for next; none when all is read.
@@ -101,13 +98,7 @@ impl Snapshot {
 
     /// What the transaction's keys hold, as the scan has shown it.
     fn end_of_scan(&self, attempt: &Attempt) -> TxnEnd {
-        let is_ordered = self.rows.windows(2).all(|rows| rows[0].key < rows[1].key);
-        assert!(is_ordered, "a scan shows each key once, in order");
-        let found = |op: &Op| -> Option<Found> {
-            let row = self.rows.binary_search_by(|row| row.key.cmp(op.key())).ok()?;
-            Some(self.rows[row].found.clone())
-        };
-        let found = attempt.transaction.ops.iter().map(found).collect();
+        let found = found_in(&self.rows, &attempt.transaction.ops);
         TxnEnd::Committed { found, commit_ts: None, at: self.at }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kv_core::client::TxnOp;
 use kv_core::id::Timestamp;
-use kv_core::op::{Found, Key, Value};
+use kv_core::op::{Found, Key, Page, Row, Value};
 use kv_core::ring;
 use kv_core::time::Instant;
 
@@ -21,8 +21,8 @@ use super::transaction::{Op, TxnEnd, TxnEvent};
 use crate::engine::CheckVerdict;
 use crate::scenario::{Scenario, WorkloadKind};
 
-const KINDS: [&str; 6] =
-    ["bank", "list-append", "rw-register", "write-skew", "long-fork", "ordered"];
+const KINDS: [&str; 7] =
+    ["bank", "list-append", "rw-register", "write-skew", "long-fork", "phantom", "ordered"];
 
 fn scenario(kind: &str) -> Scenario {
     let text = format!("workload.kind = \"{kind}\"\nworkload.clients = 3");
@@ -77,6 +77,17 @@ impl Serial {
                     let found = own.or_else(|| held.cloned());
                     self.clients[client].see(&key, found.as_ref());
                     attempt.found.push(found);
+                }
+                TxnOp::Scan { range, limit } => {
+                    assert!(writes.is_empty(), "a scan comes first");
+                    let rows = self.held.iter().filter(|(key, _)| range.contains(key));
+                    let mut rows: Vec<Row> = rows
+                        .map(|(key, found)| Row { key: key.clone(), found: found.clone() })
+                        .collect();
+                    let at = rows.len().min(limit.rows as usize);
+                    let rest = rows.split_off(at);
+                    attempt
+                        .take_page(Page { rows, next: rest.into_iter().next().map(|row| row.key) });
                 }
                 TxnOp::Put { key, value } => drop(writes.insert(key, value)),
                 TxnOp::Delete { key } => panic!("nobody deletes {key:?}"),

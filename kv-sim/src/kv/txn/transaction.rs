@@ -19,6 +19,8 @@ pub(super) enum Op {
     Append { key: Key, element: u64 },
     /// Overwrites a value.
     Write { key: Key, value: u64 },
+    /// Writes a value, unless so many keys or more were found by the reads.
+    Insert { key: Key, value: u64, rows_max: usize },
     /// Gives an account its first balance, unless read number `read` has found one.
     Open { key: Key, read: usize },
     /// Takes so much, or what there is, from the account of read 0.
@@ -34,6 +36,7 @@ impl Op {
             | Self::Lock { key }
             | Self::Append { key, .. }
             | Self::Write { key, .. }
+            | Self::Insert { key, .. }
             | Self::Open { key, .. }
             | Self::Debit { key, .. }
             | Self::Credit { key, .. } => key,
@@ -43,7 +46,9 @@ impl Op {
     /// The value that makes this write unlike all others.
     pub(super) fn unique(&self) -> Option<u64> {
         match self {
-            Self::Append { element: value, .. } | Self::Write { value, .. } => Some(*value),
+            Self::Append { element: value, .. }
+            | Self::Write { value, .. }
+            | Self::Insert { value, .. } => Some(*value),
             Self::Read { .. }
             | Self::Lock { .. }
             | Self::Open { .. }
@@ -73,6 +78,8 @@ pub(super) struct Transaction {
 pub(super) enum Style {
     /// With locks.
     Locking,
+    /// The same, but the reads with which it begins are done by scanning the range of their keys.
+    LockingScan,
     /// Its only operation, a read or a write, is asked for without a transaction.
     Plain,
     /// Its reads are done at one timestamp, key by key.
@@ -127,7 +134,10 @@ impl Transaction {
     /// The same with other values.
     pub(super) fn renew(&mut self, mut next_value: impl FnMut() -> u64) {
         for op in &mut self.ops {
-            if let Op::Append { element: value, .. } | Op::Write { value, .. } = op {
+            if let Op::Append { element: value, .. }
+            | Op::Write { value, .. }
+            | Op::Insert { value, .. } = op
+            {
                 *value = next_value();
             }
         }
