@@ -32,7 +32,7 @@ pub(crate) struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 key missing, or cas not applied; 2 usage, or refused: nothing changed;
+Exit codes: 0 done; 1 key missing, or cas or conditions not met; 2 usage, or refused: nothing changed;
 3 cluster unreachable, nothing changed; 4 the outcome of a write or of a change is unknown;
 5 transaction aborted, nothing changed. 'kv outcome' answers with 0, 4 or 5.
 With --output json, a key or value that is not UTF-8 is printed as {\"b64\": \"...\"}.
@@ -109,6 +109,8 @@ pub(crate) enum Command {
     /// Runs the operations of a file as one transaction: all of them take effect, or none. At the
     /// prompt, begin and commit do the same.
     Txn(TxnArgs),
+    /// Writes the keys of a file at once, if what the file says of others holds: all of it, or nothing.
+    Batch(BatchArgs),
     /// Tells how a transaction ended whose outcome was unknown, with the exit code that it would have
     /// had: 0 committed, 5 aborted; 4 if that is forgotten. One that is undecided is aborted by this.
     Outcome {
@@ -255,6 +257,16 @@ pub(crate) struct TxnArgs {
     /// How often to run it again if it is aborted; left out: until the time is over.
     #[arg(long, value_name = "COUNT")]
     pub(crate) retries: Option<u32>,
+}
+
+/// A batch from a file.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BatchArgs {
+    /// A line per condition, if-value KEY VALUE, if-version KEY V or if-absent KEY; then a line per
+    /// write, put KEY VALUE or delete KEY, or get KEY; then perhaps else, and a line for each that is
+    /// done if not all conditions hold, with exit code 1. - is standard input.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) file: PathBuf,
 }
 
 /// What to say if a compare-and-set has none of its forms.

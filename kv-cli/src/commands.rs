@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::args::{Args, CAS_FORMS, CasArgs, ClusterCommand, Command, Format};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
-use crate::{members, output, scan, status, txn};
+use crate::{batch, members, output, scan, status, txn};
 
 /// A client and how to print.
 pub(crate) struct Session {
@@ -53,6 +53,7 @@ impl Session {
             Command::Delete { .. } => "delete",
             Command::Cas(_) => "cas",
             Command::Txn(_) => "txn",
+            Command::Batch(_) => "batch",
             Command::Outcome { .. } => "outcome",
             Command::Cluster { .. } => "cluster",
         };
@@ -87,6 +88,10 @@ impl Session {
                 Err(Failure::Usage("the prompt reads standard input; use begin".to_owned()))
             }
             Command::Txn(args) => txn::run_file(self, &args, out),
+            Command::Batch(args) if self.is_prompt && args.file.as_os_str() == "-" => {
+                Err(Failure::Usage("the prompt reads standard input; name a file".to_owned()))
+            }
+            Command::Batch(args) => batch::run(self, &args, out),
             Command::Outcome { id } => txn::print_outcome(self, &id, out),
             Command::Cluster { command } => self.cluster(command, out),
         }
@@ -229,7 +234,7 @@ pub(crate) fn row_json(key: &[u8], found: Option<&Found>) -> serde_json::Value {
 }
 
 /// A "no" for people goes to standard error: standard output holds values and nothing else.
-fn say(message: &str) {
+pub(crate) fn say(message: &str) {
     // Nothing can be done about a standard error that is closed.
     let _ = writeln!(io::stderr(), "{message}");
 }

@@ -178,7 +178,7 @@ impl Failure {
                 "Repeating this delete is safe as long as nobody writes the key from here on, you \
                  included; it may then say 'not found'."
             }
-            (ExitCode::Unknown, "txn" | "outcome") => {
+            (ExitCode::Unknown, "txn" | "batch" | "outcome") => {
                 "Read what it was to write before you decide whether to run it again."
             }
             (ExitCode::Aborted, _) => "To run it again, from its beginning, is safe.",
@@ -196,7 +196,7 @@ impl Failure {
 
 /// Whether a command writes any keys.
 fn is_of_many(verb: &str) -> bool {
-    verb == "txn"
+    matches!(verb, "txn" | "batch")
 }
 
 /// What to do if a read is at a moment that cannot be read.

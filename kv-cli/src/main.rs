@@ -6,6 +6,7 @@
 //! changed.
 
 mod args;
+mod batch;
 mod commands;
 mod exit;
 mod failure;

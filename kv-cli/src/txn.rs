@@ -99,7 +99,10 @@ impl Step {
                 Self::Scan { range: scan::range(&args), limit: args.limit.unwrap_or(u64::MAX) }
             }
             LineCommand::Other(
-                Command::Cluster { .. } | Command::Txn(_) | Command::Outcome { .. },
+                Command::Cluster { .. }
+                | Command::Txn(_)
+                | Command::Batch(_)
+                | Command::Outcome { .. },
             ) => {
                 return Err(
                     "a transaction takes get, get-for-update, scan, put, delete and cas".into()
@@ -300,8 +303,13 @@ fn not_applied(line: usize, version: Option<Timestamp>) -> Failure {
     Failure::RolledBack(format!("line {line}: cas not applied: {why}"))
 }
 
-/// The steps of a file, each with the number of its line; `-` is standard input.
+/// The steps of a file, each with the number of its line.
 fn read(path: &Path) -> Result<Vec<(usize, Step)>, String> {
+    parse(&read_bytes(path)?)
+}
+
+/// What a file holds; `-` is standard input.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display();
     let mut bytes = vec![];
     let source: io::Result<Box<dyn Read>> = if path.as_os_str() == "-" {
@@ -316,7 +324,7 @@ fn read(path: &Path) -> Result<Vec<(usize, Step)>, String> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("{shown} has more than {FILE_BYTES_MAX} bytes"));
     }
-    parse(&bytes)
+    Ok(bytes)
 }
 
 /// Empty lines, and those that begin with `#`, are no steps.

@@ -135,3 +135,48 @@ fn every_conditional_increment_counts_once() {
     });
     cluster.check_values(&[("a", Some("6")), ("bee", Some("6")), ("c", Some("done"))]);
 }
+
+/// What `kv batch` prints to standard output, without versions, and its exit code.
+fn run(cluster: &Cluster, args: &[&str], lines: &str) -> (i32, String) {
+    let output = cluster.kv(args, lines);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let words = |line: &str| line.split_once(", version ").map_or(line, |it| it.0).to_owned();
+    let printed: Vec<_> = printed.lines().map(words).collect();
+    (output.status.code().unwrap(), printed.join("\n"))
+}
+
+#[test]
+fn a_batch_on_the_command_line_takes_effect_at_once_or_not_at_all() {
+    let cluster = Cluster::ready();
+    let client = cluster.client();
+    let batch = |lines: &str| run(&cluster, &["batch"], lines);
+    let committed = |code: i32| (code, "committed".to_owned());
+    assert_eq!(batch("# three shards\nput a 1\nput bee 'two 2'\nput c 3\n"), committed(0));
+    cluster.check_values(&[("a", Some("1")), ("bee", Some("two 2")), ("c", Some("3"))]);
+    let versions = ["a", "bee", "c"].map(|key| client.get(key).unwrap().unwrap().version);
+    assert!(versions.iter().all(|version| *version == versions[0]), "one commit: {versions:?}");
+
+    let file = cluster.path("batch");
+    let lines = "if-value a 1\nif-absent d\nput d 4\ndelete c\nget d\nelse\nget d\nget a\n";
+    std::fs::write(&file, lines).unwrap();
+    let from_file = ["batch", "--file", file.to_str().unwrap()];
+    assert_eq!(run(&cluster, &from_file, ""), (0, "4\ncommitted".to_owned()));
+    cluster.check_values(&[("c", None), ("d", Some("4"))]);
+    assert_eq!(run(&cluster, &from_file, ""), (1, "4\n1".to_owned()));
+
+    assert_eq!(batch("if-absent a\nput bee 9\n"), (1, String::new()));
+    assert_eq!(batch("if-version a 1\nput bee 9\nelse\nput c 5\n"), committed(1));
+    assert_eq!(batch(&format!("if-version a {}\nput d 6\n", versions[0])), committed(0));
+    let values = [("bee", Some("two 2")), ("c", Some("5")), ("d", Some("6"))];
+    cluster.check_values(&values);
+
+    // A line that is wrong is found before anything is sent.
+    assert_eq!(batch("put a 7\nputt bee 7\n"), (2, String::new()));
+    cluster.check_values(&[("a", Some("1"))]);
+
+    let output = cluster.kv(&["--output", "json", "batch"], "if-absent a\nput a 9\n");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let expected = serde_json::json!({ "committed": true, "met": false, "version": null });
+    assert_eq!((output.status.code(), answer), (Some(1), expected));
+}

@@ -154,6 +154,7 @@ fn the_examples_of_the_guide_print_what_it_says() {
         let args: &[&str] = match input.0.as_str() {
             "session" => &[],
             "steps" => &["txn", "--file", "-"],
+            "batch" => &["batch"],
             _ => continue,
         };
         let printed = cluster.kv(args, &format!("{}\n", input.1));
@@ -163,8 +164,9 @@ fn the_examples_of_the_guide_print_what_it_says() {
         assert_eq!((output.0.as_str(), output.1.as_str()), ("output", &*printed.join("\n")));
         count += 1;
     }
-    assert_eq!(count, 2, "the examples are found");
+    assert_eq!(count, 3, "the examples are found");
     cluster.check_values(&[("balance/ann", Some("60")), ("balance/bob", Some("40"))]);
+    cluster.check_values(&[("lock", Some("ann")), ("state", Some("busy"))]);
 }
 
 fn number(found: Option<Found>) -> u64 {
