@@ -11,6 +11,7 @@ mod hints;
 mod idle;
 mod lease;
 mod membership;
+mod message_counts;
 mod oracle;
 mod outcomes;
 mod reads;

@@ -74,6 +74,10 @@ pub(crate) struct Cluster {
     boot_count: u64,
     /// Whether leaders read by leases, and how bad clocks may be.
     lease: Option<LeaseConfig>,
+    /// Every request of the client that has reached a node.
+    pub(crate) requested: Vec<ClientRequest>,
+    /// How many frames had been sent when the last call was answered.
+    pub(crate) answered_at: usize,
     /// Every frame that was ever sent.
     pub(crate) sent: Vec<PeerFrame>,
     /// Links that carry nothing, by sender and receiver.
@@ -129,6 +133,8 @@ impl Cluster {
             last_handle: 0,
             boot_count: 0,
             lease,
+            requested: Vec::new(),
+            answered_at: 0,
             sent: Vec::new(),
             cut: Vec::new(),
             hidden: BTreeSet::new(),
@@ -452,6 +458,7 @@ impl Cluster {
         while let Some(output) = self.router.poll_output() {
             match output {
                 RouterOutput::Done { call, result } => {
+                    self.answered_at = self.sent.len();
                     assert!(self.done.insert(call, result).is_none(), "a call ends once");
                 }
                 RouterOutput::Send { to, request } => self.deliver_request(&to, request),
@@ -473,6 +480,7 @@ impl Cluster {
         if self.processes[&id].node.is_none() {
             return self.router.handle(self.now, RouterInput::Unreachable { to: to.clone() });
         }
+        self.requested.push(request.body.clone());
         self.last_handle += 1;
         let handle = RequestHandle(self.last_handle);
         self.requests.insert(handle, (id, request.correlation));
