@@ -202,7 +202,11 @@ impl Conditional {
 fn written_key(op: &TxnOp) -> Option<&Key> {
     match op {
         TxnOp::Put { key, .. } | TxnOp::Delete { key } => Some(key),
-        TxnOp::Get { .. } | TxnOp::GetForUpdate { .. } | TxnOp::Commit | TxnOp::Rollback => None,
+        TxnOp::Get { .. }
+        | TxnOp::GetForUpdate { .. }
+        | TxnOp::Scan { .. }
+        | TxnOp::Commit
+        | TxnOp::Rollback => None,
     }
 }
 

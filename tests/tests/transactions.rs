@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use kv_client::blocking::Transaction;
 use kv_client::{ClientError, Transaction as AsyncTransaction, WriteBatch};
-use kv_core::op::{Found, Key, Value};
+use kv_core::op::{Found, Key, KeyRange, PageLimit, Value};
 use kv_core::ring;
 use kv_tests::cluster::Cluster;
 use kv_tests::workspace_root;
@@ -94,6 +94,59 @@ fn a_block_at_the_prompt_is_one_transaction() {
     assert!(said.contains("was not committed"), "{said}");
     cluster.check_values(&[("a", Some("1"))]);
     assert_eq!(cluster.kv(&[], "commit\n").status.code(), Some(2));
+}
+
+#[test]
+fn a_block_and_a_file_scan_with_what_they_have_written() {
+    let cluster = Cluster::ready();
+    let client = cluster.client();
+    for key in ["row/a", "row/b", "row/c", "rows"] {
+        client.put(key, "old").unwrap();
+    }
+    let block = "begin\nput row/b new\ndelete row/c\nput row/d more\nscan --prefix row/\n\
+                 scan --from row/b --limit 2\ncommit\n";
+    let rows = "row/a\told\nrow/b\tnew\nrow/d\tmore\nrow/b\tnew\nrow/d\tmore";
+    check(&cluster.kv(&[], block), 0, &format!("begun\nok\nok\nok\n{rows}\ncommitted"));
+    let file = "scan --to row/b\nput row/e 5\nscan --from row/d --to rows\n";
+    let rows = "row/a\told\nok\nrow/d\tmore\nrow/e\t5";
+    let printed = cluster.kv(&["txn", "--file", "-"], file);
+    check(&printed, 0, &format!("{rows}\ncommitted"));
+    let printed = cluster.kv(&["--output", "json", "txn", "--file", "-"], "scan --from row/e\n");
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.starts_with("{\"key\":\"row/e\",\"value\":\"5\",\"version\":"), "{printed}");
+    check(&cluster.kv(&[], "begin\nscan --at 7\nrollback\n"), 0, "begun\nrolled back");
+}
+
+#[test]
+fn nothing_comes_into_what_a_transaction_has_scanned() {
+    let cluster = Cluster::ready();
+    let client = cluster.client();
+    for at in 0..20 {
+        client.put(format!("row/{at:02}"), "old").unwrap();
+    }
+    let mut txn = client.begin().unwrap();
+    let pages = |txn: &mut Transaction| {
+        let mut scan = txn.scan(KeyRange::prefix("row/"));
+        scan = scan.with_limit(PageLimit { rows: 7, bytes: u32::MAX });
+        let mut rows = vec![];
+        while let Some(page) = scan.next_page().unwrap() {
+            assert!(page.len() <= 7);
+            rows.extend(page);
+        }
+        rows
+    };
+    let before = pages(&mut txn);
+    assert_eq!(before.len(), 20);
+    let other = client.clone();
+    let put = thread::spawn(move || other.put("row/055", "phantom"));
+    client.put("elsewhere", "free").unwrap();
+    assert_eq!(pages(&mut txn), before);
+    let page = txn.page("row/05".."row/07", PageLimit::MAX).unwrap();
+    assert_eq!(page.rows, before[5..7]);
+    assert!(!put.is_finished(), "it waits for the end");
+    txn.put("row/00", "new").unwrap();
+    let version = txn.commit().unwrap().expect("it has written");
+    assert!(put.join().unwrap().unwrap() > version);
 }
 
 #[test]
