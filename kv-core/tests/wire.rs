@@ -291,6 +291,7 @@ fn frames_of_coordinators() -> Vec<(&'static str, Frame)> {
         ("commit", later(commit)),
         ("scan and lock", later(scan)),
         ("scanned", reply(TxnReply::Scanned { grant: Grant(4), page })),
+        ("waiting", reply(TxnReply::Waiting { grant: Grant(4) })),
         ("locked", reply(TxnReply::Locked { grant: Grant(4), found: Some(found) })),
         ("locked, not found", reply(TxnReply::Locked { grant: Grant(4), found: None })),
         ("alive", reply(TxnReply::Alive)),

@@ -64,6 +64,39 @@ fn upgrade_asks_again_and_shows_the_grant_of_the_first_lock() {
     assert!(harness.result(call).is_ok());
 }
 
+/// Whoever waits is asked whether it still does. It asks again at once, with the grant that shows that
+/// it knows of the wait; if another leader has given one before, it does not.
+#[test]
+fn step_that_waits_is_repeated_with_the_grant() {
+    let mut harness = Harness::new();
+    let txn = harness.begin();
+    let call = harness.start(txn, get(1));
+    let first = harness.sent();
+    harness.reply(&first, TxnReply::Waiting { grant: Grant(5) });
+    let second = harness.sent();
+    assert_eq!((second.grant, &second.step), (Some(Grant(5)), &first.step));
+    harness.reply(&first, TxnReply::Waiting { grant: Grant(6) });
+    assert!(harness.take_sent().is_empty(), "it waits elsewhere");
+    harness.reply(&second, locked());
+    assert_eq!(harness.result(call), Ok(Answer::Got(old())));
+}
+
+#[test]
+fn commit_that_waits_is_repeated_with_the_grant() {
+    let mut harness = Harness::new();
+    let txn = harness.begin();
+    harness.step(txn, put(1)).unwrap();
+    let call = harness.start(txn, TxnOp::Commit);
+    let first = harness.sent();
+    assert!(is_commit(&first) && first.grant.is_none());
+    harness.reply(&first, TxnReply::Waiting { grant: Grant(5) });
+    let second = harness.sent();
+    assert_eq!((second.grant, &second.step), (Some(Grant(5)), &first.step));
+    let commit_ts = Timestamp(50);
+    harness.reply(&second, TxnReply::Committed { commit_ts });
+    assert_eq!(harness.result(call), Ok(Answer::Committed { commit_ts: Some(commit_ts) }));
+}
+
 #[test]
 fn lock_of_another_grant_than_the_first_one_is_no_lock() {
     let shard = ShardId(1);
