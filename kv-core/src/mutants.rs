@@ -173,6 +173,16 @@ mutants! {
     /// All who are in a deadlock give way, not one of them.
     EverybodyGivesWay = "everybody-gives-way",
 
+    // Reads at replicas.
+    /// A replica answers a session with less than the session has seen.
+    SessionTokenIgnored = "session-token-ignored",
+    /// A safe time is given out above what a prepared transaction may commit at.
+    SafeTimePassesPrepared = "safe-time-passes-prepared",
+    /// A safe time is given out before what is proposed is applied, with too low an index.
+    SafeTimeBeforeProposed = "safe-time-before-proposed",
+    /// A replica is read at a safe time before it has applied what belongs to it.
+    ReplicaServesBeforeApplied = "replica-serves-before-applied",
+
     // Leases.
     /// A lease is as long as the time for which voters refuse others, as if all clocks ran equally
     /// fast.

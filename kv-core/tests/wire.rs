@@ -29,8 +29,8 @@ use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, Elsewhere,
     FormationMessage, ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Issued,
     Lead, LocalIdentity, MapView, NodeRequest, OracleMessage, PROTOCOL_VERSION, PeerFrame,
-    PeerHello, PeerMessage, RaftMessage, Receipt, Refusal, ReplyFrame, RequestFrame, Standing,
-    TxnMessage, TxnReply, TxnRequest, VoteKind, Wait,
+    PeerHello, PeerMessage, RaftMessage, ReadLevel, Receipt, Refusal, ReplyFrame, RequestFrame,
+    SafeTime, SafeTimeMessage, Standing, TxnMessage, TxnReply, TxnRequest, VoteKind, Wait,
 };
 use proptest::prelude::*;
 
@@ -226,6 +226,28 @@ fn diverged(majority: Option<u64>) -> PeerMessage {
     PeerMessage::Diverged { shard, term, index, majority }
 }
 
+fn read_replica(level: ReadLevel) -> ClientRequest {
+    ClientRequest::ReadReplica { shard: ShardId(3), epoch: Epoch(1), key: key(), level }
+}
+
+fn found_9() -> Found {
+    Found { version: Timestamp(9), value: Value::string("v") }
+}
+
+/// What replicas ask of leaders, and hear.
+fn frames_of_safe_times() -> Vec<(&'static str, Frame)> {
+    let (shard, boot, number) = (ShardId(3), 7, 9);
+    let message = |message| peer(vec![PeerMessage::SafeTime(message)]);
+    let ask = SafeTimeMessage::Ask { shard, boot, number, at_least: Timestamp(3) };
+    let answer = |result| message(SafeTimeMessage::Answer { shard, boot, number, result });
+    let told = SafeTime { safe: Timestamp(8), index: LogIndex(70), issued: Timestamp(9) };
+    vec![
+        ("safe time, please", message(ask)),
+        ("safe time", answer(Ok(told))),
+        ("no safe time here", answer(Err(Elsewhere { leader: Some(NodeId(1)) }))),
+    ]
+}
+
 fn frames_of_oracle() -> Vec<(&'static str, Frame)> {
     let (asker, boot, number, count) = (NodeId(2), 7, 9, 300);
     let first = Timestamp::at_millis(1_767_225_600_000);
@@ -329,6 +351,7 @@ fn frames_of_participants() -> Vec<(&'static str, Frame)> {
 fn frames() -> Vec<(&'static str, Frame)> {
     let mut frames = frames_of_members();
     frames.extend(frames_of_oracle());
+    frames.extend(frames_of_safe_times());
     frames.extend(frames_of_operators());
     frames.extend(frames_of_coordinators());
     frames.extend(frames_of_participants());
@@ -441,6 +464,8 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
             }),
         ),
         ("outcome", ask(ClientRequest::Outcome { epoch: Epoch(1), id: outcome_id() })),
+        ("read in a session", ask(read_replica(ReadLevel::Sequential { after: Timestamp(9) }))),
+        ("read of an age", ask(read_replica(ReadLevel::Stale { max_age_ms: 5_000 }))),
         ("put", ask(write(put))),
         ("delete", ask(write(WriteOp::Delete { key: key() }))),
         ("cas by value", ask(write(cas(Expect::Value(Value::string("old")))))),
@@ -459,6 +484,10 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
         ("not found", answer(ClientReply::Read(None))),
         ("timestamp issued", answer(ClientReply::Timestamp(Timestamp(9)))),
         ("page", answer(ClientReply::Page(page))),
+        (
+            "read at a replica",
+            answer(ClientReply::ReplicaRead { found: Some(found_9()), at: Timestamp(9) }),
+        ),
         (
             "cas result",
             answer(ClientReply::Written(WriteResult::Cas {

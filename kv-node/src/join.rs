@@ -319,6 +319,7 @@ impl Joiner {
                     | ClientRequest::ReadAt { .. }
                     | ClientRequest::ScanAt { .. }
                     | ClientRequest::Outcome { .. }
+                    | ClientRequest::ReadReplica { .. }
                     | ClientRequest::Write { .. }
                     | ClientRequest::Txn { .. }
                     | ClientRequest::Admin(_) => {

@@ -85,6 +85,19 @@ pub enum TxnOp {
     Rollback,
 }
 
+/// How fresh what a replica answers must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// At least all that the session of this router has seen
+    /// ([`Router::session_token`](super::Router::session_token)).
+    Sequential,
+    /// All that was acknowledged before `max_age` ago.
+    Stale {
+        /// In whole milliseconds; what is left of one is cut off.
+        max_age: Duration,
+    },
+}
+
 /// What the user asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -92,6 +105,13 @@ pub enum Call {
     Get {
         /// The key.
         key: Key,
+    },
+    /// A read at any replica of the key's shard. Answered by [`Answer::GotReplica`].
+    GetReplica {
+        /// The key.
+        key: Key,
+        /// How fresh it must be.
+        level: Level,
     },
     /// A timestamp of the oracle, from any node: above that of everything that was acknowledged
     /// before.
@@ -161,6 +181,13 @@ pub enum Call {
 pub enum Answer {
     /// To a get; none if the key does not exist.
     Got(Option<Found>),
+    /// To a read at a replica.
+    GotReplica {
+        /// What the key held; none if it did not exist.
+        found: Option<Found>,
+        /// At which timestamp.
+        at: Timestamp,
+    },
     /// To a call for a timestamp.
     Timestamp(Timestamp),
     /// To a scan.

@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 
 use super::transaction::Step;
-use super::{Call, CallError, CallId, TxnHandle};
+use super::{Call, CallError, CallId, Level, TxnHandle};
 use crate::id::{Address, NodeId, RequestId, ShardId, Timestamp};
 use crate::op::{Key, KeyRange, PageLimit};
 use crate::time::Instant;
@@ -37,6 +37,9 @@ pub(super) enum Goal {
     FetchMap,
     /// The router's own session.
     OpenSession { nonce: u64 },
+    /// The router's own timestamp, above all that its session has seen without being told when:
+    /// so many times by now.
+    CloseGap { gap_count: u64 },
     /// A request of a transaction.
     Step(Step),
     /// A shard's part of a scan.
@@ -106,7 +109,7 @@ impl Job {
     /// Whether the router has it for other jobs, and drops it when there are none.
     pub(super) fn is_own(&self) -> bool {
         match self.goal {
-            Goal::FetchMap | Goal::OpenSession { .. } => true,
+            Goal::FetchMap | Goal::OpenSession { .. } | Goal::CloseGap { .. } => true,
             Goal::User(_) | Goal::Step(_) | Goal::Part(_) | Goal::Watch(_) => false,
         }
     }
@@ -123,6 +126,7 @@ impl Job {
             Goal::User(_)
             | Goal::FetchMap
             | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
             | Goal::Part(_)
             | Goal::Watch(_) => None,
         }
@@ -147,6 +151,7 @@ impl Job {
             Goal::User(_)
             | Goal::FetchMap
             | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
             | Goal::Step(_)
             | Goal::Watch(_) => None,
         }
@@ -162,6 +167,20 @@ impl Job {
         matches!(self.goal, Goal::User(Call::WriteBatch { .. }))
     }
 
+    /// How fresh what it reads at a replica must be, if it does that.
+    pub(super) fn level(&self) -> Option<Level> {
+        match &self.goal {
+            Goal::User(Call::GetReplica { level, .. }) => Some(*level),
+            Goal::User(_)
+            | Goal::FetchMap
+            | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
+            | Goal::Step(_)
+            | Goal::Part(_)
+            | Goal::Watch(_) => None,
+        }
+    }
+
     pub(super) fn is_write(&self) -> bool {
         matches!(self.goal, Goal::User(Call::Write(_)))
     }
@@ -174,6 +193,7 @@ impl Job {
             Goal::User(_)
             | Goal::FetchMap
             | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
             | Goal::Step(_)
             | Goal::Part(_)
             | Goal::Watch(_) => false,
@@ -183,7 +203,9 @@ impl Job {
     /// The key that decides the shard, if one does.
     pub(super) fn key(&self) -> Option<&Key> {
         match &self.goal {
-            Goal::User(Call::Get { key } | Call::GetAt { key, .. }) => Some(key),
+            Goal::User(
+                Call::Get { key } | Call::GetAt { key, .. } | Call::GetReplica { key, .. },
+            ) => Some(key),
             Goal::User(Call::Write(op)) => Some(op.key()),
             Goal::User(
                 Call::Txn { .. }
@@ -198,6 +220,7 @@ impl Job {
             )
             | Goal::FetchMap
             | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
             | Goal::Step(_)
             | Goal::Part(_)
             | Goal::Watch(_) => None,
@@ -214,7 +237,7 @@ impl Job {
             Goal::User(Call::Outcome { id }) => Some(id.anchor),
             Goal::Step(step) => Some(step.shard),
             Goal::Part(part) => Some(part.shard),
-            Goal::User(_) | Goal::FetchMap | Goal::Watch(_) => {
+            Goal::User(_) | Goal::FetchMap | Goal::CloseGap { .. } | Goal::Watch(_) => {
                 self.key().map(|key| crate::ring::shard_of(key, shard_count))
             }
         }

@@ -15,6 +15,8 @@
 //! A scan asks every shard for its part of the range, all at one timestamp, and merges the parts into
 //! one page.
 //!
+//! A read at a replica goes to whichever is drawn, and carries what the session has seen.
+//!
 //! A batch is a transaction that begins with its commit; the router runs it again if it is aborted.
 //!
 //! # How a call ends
@@ -36,7 +38,8 @@ mod scan;
 mod transaction;
 
 pub use api::{
-    Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput, TxnHandle, TxnOp,
+    Answer, Call, CallError, CallId, Level, RouterConfig, RouterInput, RouterOutput, TxnHandle,
+    TxnOp,
 };
 pub use router::{Router, UNKNOWN_AGE_MAX, UNKNOWN_MAX};
 pub use scan::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};

@@ -2,6 +2,7 @@
 
 mod batch;
 mod commit;
+mod level;
 mod outcome;
 mod refusal;
 mod scan;
@@ -11,13 +12,16 @@ mod transaction;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use self::level::{Seen, read_level};
 pub use self::outcome::{UNKNOWN_AGE_MAX, UNKNOWN_MAX};
 use self::scan::Scan;
 use super::job::{Goal, Job, LATE_MAX, Stage};
 use super::transaction::Transaction;
-use super::{Answer, Call, CallError, CallId, RouterConfig, RouterInput, RouterOutput, TxnHandle};
+use super::{
+    Answer, Call, CallError, CallId, Level, RouterConfig, RouterInput, RouterOutput, TxnHandle,
+};
 use crate::cluster::{ClusterMap, ShardEntry};
-use crate::id::{Address, NodeId, SessionId, ShardId};
+use crate::id::{Address, NodeId, SessionId, ShardId, Timestamp};
 use crate::rng::Rng;
 use crate::time::Instant;
 use crate::wire::{AdminRequest, ClientReply, ClientRequest, MapView, ReplyFrame, RequestFrame};
@@ -50,6 +54,8 @@ pub struct Router {
     jobs: BTreeMap<CallId, Job>,
     last_call: u64,
     scans: BTreeMap<CallId, Scan>,
+    /// What the session has seen.
+    seen: Seen,
     txns: BTreeMap<TxnHandle, Transaction>,
     last_txn: u64,
     /// Number of the last transaction that was named.
@@ -83,6 +89,7 @@ impl Router {
             jobs: BTreeMap::new(),
             last_call: 0,
             scans: BTreeMap::new(),
+            seen: Seen::default(),
             txns: BTreeMap::new(),
             last_txn: 0,
             last_txn_number: 0,
@@ -171,7 +178,8 @@ impl Router {
     }
 
     fn finish(&mut self, id: CallId, result: Result<Answer, CallError>) {
-        if self.remove_job(id).is_some() {
+        if let Some(job) = self.remove_job(id) {
+            self.note_seen(&job.goal, &result);
             self.outputs.push_back(RouterOutput::Done { call: id, result });
         }
     }
@@ -221,7 +229,9 @@ impl Router {
     /// taken for the leader.
     fn on_attempt_failed(&mut self, id: CallId) {
         let shard_count = self.map.as_ref().map_or(1, ClusterMap::shard_count);
-        if let Some(shard) = self.jobs.get(&id).and_then(|job| job.shard(shard_count)) {
+        if self.jobs.get(&id).is_some_and(Job::asks_any_replica) {
+            self.avoid_asked(id);
+        } else if let Some(shard) = self.jobs.get(&id).and_then(|job| job.shard(shard_count)) {
             self.leaders.remove(&shard);
         }
         if !self.may_retry(id) {
@@ -285,6 +295,7 @@ impl Router {
         );
         let needs_map = job.key().is_some() || is_for_shard;
         let needs_session = job.is_write() && job.request.is_none();
+        let needs_token = job.level() == Some(Level::Sequential) && self.seen.has_gap();
         if needs_map && self.map.is_none() {
             self.set_stage(id, Stage::Parked);
             self.ensure_own_job(&|goal| matches!(goal, Goal::FetchMap), |_| Goal::FetchMap);
@@ -294,6 +305,11 @@ impl Router {
             self.ensure_own_job(&|goal| matches!(goal, Goal::OpenSession { .. }), open);
         } else if let Some(Err(error)) = self.outcome_of(id).map(|id| self.check_outcome(id)) {
             self.finish(id, Err(error));
+        } else if needs_token {
+            self.set_stage(id, Stage::Parked);
+            let gap_count = self.seen.gap_count();
+            let is_it = |goal: &Goal| matches!(goal, Goal::CloseGap { .. });
+            self.ensure_own_job(&is_it, |_| Goal::CloseGap { gap_count });
         } else {
             self.send(id);
         }
@@ -327,7 +343,7 @@ impl Router {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let Some(body) = request_body(job, self.map.as_ref()) else {
+        let Some(body) = request_body(job, self.map.as_ref(), self.seen.at()) else {
             return self.pause(id);
         };
         let to = self.target(id);
@@ -358,7 +374,9 @@ impl Router {
         let Some(ShardEntry { shard, voters, .. }) = entry else {
             return self.any_endpoint();
         };
-        let node = self.leaders.get(shard).copied().or_else(|| {
+        let asks_any = job.is_some_and(Job::asks_any_replica);
+        let leader = self.leaders.get(shard).copied().filter(|_| !asks_any);
+        let node = leader.or_else(|| {
             let avoided = job.and_then(|job| job.avoided);
             let others: Vec<_> = voters.iter().filter(|voter| Some(**voter) != avoided).collect();
             let at = self.rng.below(others.len().max(1) as u64);
@@ -412,7 +430,10 @@ impl Router {
             ClientReply::Map(view) => self.on_map(id, view),
             ClientReply::SessionOpened(session) => self.on_session(id, session),
             ClientReply::Read(found) => self.finish(id, Ok(Answer::Got(found))),
-            ClientReply::Timestamp(at) => self.finish(id, Ok(Answer::Timestamp(at))),
+            ClientReply::ReplicaRead { found, at } => {
+                self.finish(id, Ok(Answer::GotReplica { found, at }));
+            }
+            ClientReply::Timestamp(at) => self.on_timestamp(id, at),
             ClientReply::Page(page) => self.on_page(id, page),
             ClientReply::Written(result) => self.finish(id, Ok(Answer::Written(result))),
             ClientReply::Status(status) => self.finish(id, Ok(Answer::Status(status))),
@@ -469,7 +490,10 @@ fn is_in_kind(goal: &Goal, reply: &ClientReply) -> bool {
         ClientReply::Read(_) => {
             matches!(goal, Goal::User(Call::Get { .. } | Call::GetAt { .. }))
         }
-        ClientReply::Timestamp(_) => matches!(goal, Goal::User(Call::Timestamp)),
+        ClientReply::ReplicaRead { .. } => matches!(goal, Goal::User(Call::GetReplica { .. })),
+        ClientReply::Timestamp(_) => {
+            matches!(goal, Goal::User(Call::Timestamp) | Goal::CloseGap { .. })
+        }
         ClientReply::Page(_) => matches!(goal, Goal::Part(_)),
         ClientReply::Written(_) => matches!(goal, Goal::User(Call::Write(_))),
         ClientReply::Status(_) => matches!(goal, Goal::User(Call::Status { .. })),
@@ -482,8 +506,9 @@ fn is_in_kind(goal: &Goal, reply: &ClientReply) -> bool {
     }
 }
 
-/// The request that gets the job done; none while the map lacks the shard.
-fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
+/// The request that gets the job done, of a session that has seen what is up to `seen`; none while the
+/// map lacks the shard.
+fn request_body(job: &Job, map: Option<&ClusterMap>, seen: Timestamp) -> Option<ClientRequest> {
     let placement = || {
         let map = map?;
         let shard = job.shard(map.shard_count())?;
@@ -506,11 +531,16 @@ fn request_body(job: &Job, map: Option<&ClusterMap>) -> Option<ClientRequest> {
             let (txn, age, grant) = (step.txn, step.age, step.grant);
             ClientRequest::Txn { shard, epoch, txn, age, grant, step: step.request.clone() }
         }
-        Goal::User(Call::Timestamp) => ClientRequest::Timestamp,
         Goal::User(Call::Outcome { id }) => {
             let (_, epoch) = placement()?;
             ClientRequest::Outcome { epoch, id: *id }
         }
+        Goal::User(Call::GetReplica { key, level }) => {
+            let (shard, epoch) = placement()?;
+            let level = read_level(*level, seen);
+            ClientRequest::ReadReplica { shard, epoch, key: key.clone(), level }
+        }
+        Goal::User(Call::Timestamp) | Goal::CloseGap { .. } => ClientRequest::Timestamp,
         Goal::User(Call::GetAt { key, at }) => {
             let (shard, epoch) = placement()?;
             ClientRequest::ReadAt { shard, epoch, at: *at, key: key.clone() }

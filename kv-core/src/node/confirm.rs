@@ -129,8 +129,11 @@ impl Node {
         let begun = self.rounds.begun;
         let waited_for = self.reading.iter().filter_map(|shard| {
             let confirmed = self.confirmed_round(*shard);
-            let mut rounds = self.replicas.get(shard)?.reads.iter().map(|read| read.round);
-            rounds.find(|round| *round > confirmed)
+            let replica = self.replicas.get(shard)?;
+            let mut reads = replica.reads.iter().map(|read| read.round);
+            let questions = replica.questions.iter().map(|question| question.round);
+            let is_open = |round: &Round| *round > confirmed;
+            reads.find(is_open).into_iter().chain(questions.filter(is_open)).min()
         });
         let rounds = waited_for.chain(self.rounds_of_oracle());
         let (mut is_needed, mut is_out) = (false, false);

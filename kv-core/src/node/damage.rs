@@ -66,7 +66,7 @@ impl Node {
             Some(damage) => Refusal::Damaged { node: self.config.id, damage },
             None => Refusal::Removed { node: self.config.id },
         };
-        for handle in self.stamps.clear() {
+        for handle in self.stamps.clear().into_iter().chain(self.levels.clear()) {
             self.reply(handle, ClientReply::Refused(refusal.clone()));
         }
         self.oracle = Oracle::new(self.now);

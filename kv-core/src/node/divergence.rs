@@ -66,6 +66,11 @@ enum Verdict {
 }
 
 impl States {
+    /// After which entry the replicas differ, if no state of theirs has a majority.
+    pub(super) fn undecided(&self) -> Option<LogIndex> {
+        self.undecided
+    }
+
     fn note(&mut self, node: NodeId, state: StateHash) {
         self.hashes.entry(state.index).or_default().insert(node, state.hash);
         while self.hashes.len() > CHECKPOINTS_MAX {

@@ -209,6 +209,8 @@ pub enum TimerReason {
     Forward,
     /// A request for timestamps is repeated or given up, or a round of confirmation is begun for one.
     Oracle,
+    /// Reads at this replica are given up, or a question about their safe time is repeated.
+    SafeTime,
     /// Transactions are looked after: locks fall, participants ask, waits are reported.
     Transactions,
     /// A replica without a leader campaigns, or a leader checks that a quorum still answers. Not for

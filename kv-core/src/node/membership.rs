@@ -177,6 +177,7 @@ impl Node {
     /// Ends a replica, and returns what must stay of it.
     pub(super) fn drop_replica(&mut self, shard: ShardId) -> Option<HardState> {
         self.refuse_waiting(shard);
+        self.refuse_levels(shard);
         let replica = self.replicas.remove(&shard)?;
         replica.filed_deadline.map(|at| self.deadlines.remove(&(at, shard)));
         for link in self.links.values_mut() {

@@ -35,7 +35,10 @@
 //! all shards but one, and have that one decide. The leaders see to it that all hear of the decision
 //! ([`finishing`]), and that nobody waits in a circle ([`deadlocks`]).
 //!
-//! **What this leaves out:** reads at followers.
+//! # Reads at replicas
+//!
+//! `Request(ReadReplica)` → a safe time that the leader gives out ([`safe_time`]) → its index is
+//! applied here → `Store(Read)` at the safe time → the value answers the client ([`levels`]).
 
 mod admin;
 mod config;
@@ -50,6 +53,7 @@ mod forward;
 mod hints;
 mod io;
 mod lease;
+mod levels;
 mod link;
 mod locking;
 mod membership;
@@ -60,6 +64,7 @@ mod outcomes;
 mod reading;
 mod replica;
 mod requests;
+mod safe_time;
 mod scanning;
 mod snapshots;
 mod stamps;
@@ -96,6 +101,7 @@ use deadlocks::Deadlocks;
 use formation::Formation;
 use forward::Forwards;
 use hints::Hints;
+use levels::Levels;
 use link::Link;
 use membership::Removing;
 use oracle::Oracle;
@@ -192,6 +198,8 @@ pub struct Node {
     /// The last grant of this process.
     last_grant: u64,
     deadlocks: Deadlocks,
+    /// Reads at this node's replicas, whoever leads.
+    levels: Levels,
     /// Until then the disk counts as slow.
     slow_until: Instant,
     /// What other members tell; none while the node does not run.
@@ -255,6 +263,7 @@ impl Node {
             last_wait: 0,
             last_grant: 0,
             deadlocks: Deadlocks::default(),
+            levels: Levels::default(),
             slow_until: Instant::ZERO,
             hints: None,
         };
@@ -328,7 +337,8 @@ impl Node {
         let stamps = asking.into_iter().chain(self.oracle.deadline(self.now)).min();
         let stamps = stamps.map(|at| (at, TimerReason::Oracle));
         let txns = self.txn_tick_at.map(|at| (at, TimerReason::Transactions));
-        let timers = [formation, heartbeat, contact, forward, stamps, txns, gossip, raft];
+        let levels = self.levels.deadline().map(|at| (at, TimerReason::SafeTime));
+        let timers = [formation, heartbeat, contact, forward, stamps, levels, txns, gossip, raft];
         timers.into_iter().flatten().min()
     }
 
@@ -417,6 +427,7 @@ impl Node {
         self.on_contact_timeout();
         self.on_forward_timeout();
         self.on_stamps_timeout();
+        self.on_levels_timeout();
         self.on_txn_tick();
         self.on_gossip_timeout();
         self.on_deadlines();
@@ -431,6 +442,7 @@ impl Node {
             | ClientRequest::Timestamp
             | ClientRequest::ReadAt { .. }
             | ClientRequest::ScanAt { .. }
+            | ClientRequest::ReadReplica { .. }
             | ClientRequest::Write { .. }
             | ClientRequest::Txn { .. }
             | ClientRequest::Outcome { .. }
@@ -512,6 +524,7 @@ impl Node {
             PeerMessage::Gossip(message) => self.on_gossip(from, message),
             PeerMessage::Txn(message) => self.on_txn_message(Some(from), message),
             PeerMessage::Oracle(message) => self.on_oracle_message(from, message),
+            PeerMessage::SafeTime(message) => self.on_safe_time_message(from, message),
             PeerMessage::Diverged { shard, term, index, majority } => {
                 self.on_diverged(from, shard, term, index, majority);
             }
@@ -550,9 +563,10 @@ impl Node {
                     self.on_outcome(shard, index, outcome);
                 }
             }
-            StorageReply::Read { handle, result } => {
-                self.on_read(handle, result.map(Content::Found));
-            }
+            StorageReply::Read { handle, result } => match self.levels.take_served(handle) {
+                Some(served) => self.on_replica_read(served, result),
+                None => self.on_read(handle, result.map(Content::Found)),
+            },
             StorageReply::Scanned { handle, result } => {
                 self.on_read(handle, result.map(Content::Page));
             }
@@ -635,6 +649,8 @@ impl Node {
                 self.begin_early_writes(*shard);
                 self.serve_locks(*shard);
                 self.serve_reads(*shard);
+                self.serve_safe_times(*shard);
+                self.serve_levels(*shard);
                 self.file_deadline(*shard);
             }
             if touched.contains(&ShardId::META) {

@@ -135,6 +135,7 @@ fn size(message: &PeerMessage) -> usize {
         | PeerMessage::Confirmed(_)
         | PeerMessage::Oracle(_)
         | PeerMessage::Txn(_)
+        | PeerMessage::SafeTime(_)
         | PeerMessage::Diverged { .. } => 64,
         PeerMessage::Gossip(_) => MESSAGE_BYTES_MAX,
     }

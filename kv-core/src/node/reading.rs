@@ -233,7 +233,7 @@ impl Node {
             }
             self.outbox.push(Output::Store(storage_request(shard, query, index)));
         }
-        if replica.reads.is_empty() {
+        if replica.reads.is_empty() && replica.questions.is_empty() {
             self.reading.remove(&shard);
         }
     }

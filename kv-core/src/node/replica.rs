@@ -8,6 +8,7 @@ use super::divergence::States;
 use super::forward::Asker;
 use super::locking::{Hold, Locking};
 use super::reading::{Query, WaitingRead};
+use super::safe_time::WaitingQuestion;
 use super::stamps::Unstamped;
 use crate::id::{AppendId, Epoch, LogIndex, NodeId, Round, Term, Timestamp};
 use crate::machine::Transactions;
@@ -57,7 +58,7 @@ impl Reported {
 
 /// One shard on this node.
 ///
-/// - `pending`, `unstamped`, `fenced` and `reads` are empty unless the group leads.
+/// - `pending`, `unstamped`, `fenced`, `reads` and `questions` are empty unless the group leads.
 /// - Rounds of `reads` never shrink along the queue.
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -75,6 +76,8 @@ pub(super) struct Replica {
     /// is proposed.
     pub(super) fenced: VecDeque<(u64, Query)>,
     pub(super) reads: VecDeque<WaitingRead>,
+    /// Questions for a safe time that have their timestamp: at most one of each node.
+    pub(super) questions: Vec<WaitingQuestion>,
     /// Who has locked what.
     pub(super) locking: Locking,
     /// What the store has applied.
@@ -108,6 +111,7 @@ impl Replica {
             registered_count: 0,
             fenced: VecDeque::new(),
             reads: VecDeque::new(),
+            questions: Vec::new(),
             locking: Locking::new(transactions),
             store_applied,
             flushed: store_applied,

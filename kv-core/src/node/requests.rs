@@ -57,6 +57,10 @@ impl Node {
                 .map(|()| Subject::Range { range, limit: limit.clamped() })
                 .and_then(|subject| self.start_read_at(shard, handle, subject, at))
                 .map_err(ClientReply::Refused),
+            ClientRequest::ReadReplica { shard, epoch, key, level } => self
+                .check_placement(shard, epoch, &key)
+                .and_then(|()| self.start_replica_read(shard, handle, key, level))
+                .map_err(ClientReply::Refused),
             ClientRequest::Txn { shard, epoch, txn, age, grant, step } => {
                 return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, grant }, step);
             }
@@ -316,6 +320,7 @@ impl Node {
         if shard == ShardId::META {
             self.close_oracle();
         }
+        self.drop_safe_questions(shard);
         let refusal = self.refusal(shard);
         let Some(replica) = self.replicas.get_mut(&shard) else {
             return;

@@ -24,9 +24,10 @@
 //!
 //! # Readers
 //!
-//! Some want a timestamp and write nothing: clients that begin to read at one, and reads at a
-//! timestamp that this node has not seen passed ([`reading`](super::reading)). One timestamp of a
-//! request serves all of them that came before it left.
+//! Some want a timestamp and write nothing: clients that begin to read at one, reads at a timestamp
+//! that this node has not seen passed ([`reading`](super::reading)), and questions for a safe time
+//! ([`safe_time`](super::safe_time)). One timestamp of a request serves all of them that came before
+//! it left.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -38,6 +39,7 @@ use super::locking::{Begun, Hold};
 use super::reading::Query;
 use super::replica::PendingWrite;
 use super::requests::PENDING_BYTES_MAX;
+use super::safe_time::Question;
 use super::{Node, Replica};
 use crate::id::{NodeId, RequestHandle, RequestId, ShardId, Term, Timestamp};
 use crate::machine::Command;
@@ -114,13 +116,25 @@ enum Reader {
     Client(RequestHandle),
     /// A read at a timestamp that must be below it.
     Check { shard: ShardId, query: Query },
+    /// A replica that wants to know up to when it may be read.
+    SafeTime { shard: ShardId, question: Question },
 }
 
 impl Reader {
-    fn handle(&self) -> RequestHandle {
+    /// The request of a client that waits; none if it is a node that does.
+    fn handle(&self) -> Option<RequestHandle> {
         match self {
-            Self::Client(handle) => *handle,
-            Self::Check { query, .. } => query.handle,
+            Self::Client(handle) => Some(*handle),
+            Self::Check { query, .. } => Some(query.handle),
+            Self::SafeTime { .. } => None,
+        }
+    }
+
+    /// Whether it is an earlier question of a node that asks anew.
+    fn is_question_of(&self, node: NodeId, about: ShardId) -> bool {
+        match self {
+            Self::Client(_) | Self::Check { .. } => false,
+            Self::SafeTime { shard, question } => (question.node, *shard) == (node, about),
         }
     }
 }
@@ -208,7 +222,7 @@ impl Stamps {
         let asked = self.asked.iter_mut().flat_map(|asked| mem::take(&mut asked.readers));
         let readers: Vec<_> = asked.chain(mem::take(&mut self.readers)).collect();
         *self = Self { last_number: self.last_number, used: self.used, ..Self::default() };
-        readers.into_iter().map(|reader| reader.handle()).collect()
+        readers.into_iter().filter_map(|reader| reader.handle()).collect()
     }
 
     fn add_reader(&mut self, reader: Reader) -> Result<(), Refusal> {
@@ -232,6 +246,17 @@ impl Node {
         self.stamps.add_reader(Reader::Check { shard, query })
     }
 
+    /// Lets a question for a safe time wait for a timestamp. It takes the place of an earlier one of
+    /// the same node.
+    pub(super) fn stamp_question(
+        &mut self,
+        shard: ShardId,
+        question: Question,
+    ) -> Result<(), Refusal> {
+        self.stamps.readers.retain(|reader| !reader.is_question_of(question.node, shard));
+        self.stamps.add_reader(Reader::SafeTime { shard, question })
+    }
+
     /// Gives readers their timestamp.
     fn serve_readers(&mut self, readers: Vec<Reader>, timestamp: Timestamp) {
         for reader in readers {
@@ -239,6 +264,9 @@ impl Node {
                 Reader::Client(handle) => self.reply(handle, ClientReply::Timestamp(timestamp)),
                 Reader::Check { shard, query } if query.at < timestamp => {
                     self.restart_read(shard, query);
+                }
+                Reader::SafeTime { shard, question } => {
+                    self.on_question_stamped(shard, question, timestamp);
                 }
                 Reader::Check { query, .. } => {
                     let refusal = Refusal::FutureTimestamp { at: query.at, newest: timestamp };

@@ -65,6 +65,19 @@ impl Group {
         self.send_appends(now);
     }
 
+    /// As leader: tells a follower what is committed, before the next entry or heartbeat would, unless
+    /// it knows or entries are on their way to it.
+    pub fn tell_commit(&mut self, peer: NodeId) {
+        let commit = self.hard_state.commit;
+        let is_uninformed = self.progress(peer).is_some_and(|progress| {
+            let is_idle = matches!(progress.mode, Mode::Replicate) && progress.in_flight.is_empty();
+            is_idle && progress.commit < commit
+        });
+        if is_uninformed {
+            self.send_append(peer, LogIndex(0));
+        }
+    }
+
     /// As leader: whether some follower lacks entries, is suspect, or does not know what is committed
     /// or what all hold.
     pub fn needs_heartbeat(&self) -> bool {

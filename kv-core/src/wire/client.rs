@@ -122,6 +122,34 @@ pub enum ClientRequest {
         /// What the transaction's decision goes by.
         id: OutcomeId,
     },
+    /// A read of one key at any replica of its shard, as fresh as the level says. Answered by
+    /// [`ClientReply::ReplicaRead`].
+    ReadReplica {
+        /// The shard that the client takes the key to be in.
+        shard: ShardId,
+        /// The client's version of the shard's placement.
+        epoch: Epoch,
+        /// The key.
+        key: Key,
+        /// How fresh.
+        level: ReadLevel,
+    },
+}
+
+/// How fresh what a replica answers must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadLevel {
+    /// It holds every write up to a timestamp: the last one that a session has seen.
+    Sequential {
+        /// The timestamp. It must have been issued; zero asks for nothing.
+        after: Timestamp,
+    },
+    /// It holds every write that was acknowledged before so much time passed until the replica got
+    /// the request, by the monotonic clock of the replica.
+    Stale {
+        /// How much, in milliseconds.
+        max_age_ms: u32,
+    },
 }
 
 /// A step of a transaction on one shard.
@@ -323,6 +351,13 @@ pub enum ClientReply {
     Timestamp(Timestamp),
     /// Answer to `ScanAt`.
     Page(Page),
+    /// Answer to `ReadReplica`.
+    ReplicaRead {
+        /// What the key held; none if it did not exist.
+        found: Option<Found>,
+        /// When: the newest version at or below this was read.
+        at: Timestamp,
+    },
 }
 
 /// A map together with what the node believes of leaders.

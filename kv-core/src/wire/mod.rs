@@ -18,7 +18,7 @@ mod peer;
 use alloc::vec::Vec;
 
 pub use client::{
-    AdminReply, AdminRequest, ClientReply, ClientRequest, MapView, Refusal, ReplyFrame,
+    AdminReply, AdminRequest, ClientReply, ClientRequest, MapView, ReadLevel, Refusal, ReplyFrame,
     RequestFrame, TxnReply, TxnRequest,
 };
 pub use frame::{
@@ -27,8 +27,8 @@ pub use frame::{
 pub use handshake::{Hello, HelloRefusal, HelloReply, LocalIdentity, PeerHello, Welcome};
 pub use peer::{
     Confirmation, Elsewhere, FormationMessage, ForwardMessage, Issued, Lead, MapMessage,
-    NodeRequest, OracleMessage, PeerFrame, PeerMessage, RaftMessage, Receipt, SnapshotMessage,
-    Standing, TxnMessage, VoteKind, Wait,
+    NodeRequest, OracleMessage, PeerFrame, PeerMessage, RaftMessage, Receipt, SafeTime,
+    SafeTimeMessage, SnapshotMessage, Standing, TxnMessage, VoteKind, Wait,
 };
 
 /// Encodes a frame: header, checksum and body.

@@ -87,6 +87,50 @@ pub enum PeerMessage {
         /// can have a majority.
         majority: Option<u64>,
     },
+    /// Up to when replicas of a shard may be read.
+    SafeTime(SafeTimeMessage),
+}
+
+/// Messages between a replica that is to be read and the leader of its shard. Any of them may be
+/// lost: who waits asks again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SafeTimeMessage {
+    /// A safe time, please, from the leader of the shard.
+    Ask {
+        /// The shard.
+        shard: ShardId,
+        /// Drawn by the asker's process when it started, echoed in the answer.
+        boot: u64,
+        /// Chosen by the asker, echoed in the answer. A question with a higher one replaces it.
+        number: u64,
+        /// An answer below this is of no use, and better waited for; zero if any is.
+        at_least: Timestamp,
+    },
+    /// The answer.
+    Answer {
+        /// The shard.
+        shard: ShardId,
+        /// Of the process that asked.
+        boot: u64,
+        /// Of the question.
+        number: u64,
+        /// The safe time, unless the sender does not lead the shard.
+        result: Result<SafeTime, Elsewhere>,
+    },
+}
+
+/// Up to when a shard can be read at a replica. Every write with a timestamp at or below `safe` is in
+/// the log at or below `index`, and no other one will ever be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SafeTime {
+    /// The timestamp to read at.
+    pub safe: Timestamp,
+    /// What a replica must have applied.
+    pub index: LogIndex,
+    /// A timestamp that was issued after the question had come; `safe`, or above it while a
+    /// transaction has prepared that may commit in between. What was acknowledged before the question
+    /// was asked is below it.
+    pub issued: Timestamp,
 }
 
 /// Messages between the leaders of a transaction's shards. Any of them may be lost: who waits says it

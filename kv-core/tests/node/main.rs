@@ -10,6 +10,7 @@ mod frames;
 mod hints;
 mod idle;
 mod lease;
+mod levels;
 mod membership;
 mod message_counts;
 mod oracle;

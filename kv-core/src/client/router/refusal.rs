@@ -1,6 +1,7 @@
 //! What a refusal means for the job and for what the router believes.
 
 use super::Router;
+use crate::client::job::Job;
 use crate::client::{CallError, CallId};
 use crate::cluster::ShardEntry;
 use crate::id::{NodeId, ShardId};
@@ -26,6 +27,9 @@ impl Router {
         }
         if is_final(&refusal) && self.part_of(id).is_some() {
             return self.on_part_fatal(id, refusal);
+        }
+        if self.jobs.get(&id).is_some_and(Job::asks_any_replica) {
+            self.avoid_asked(id);
         }
         match refusal {
             Refusal::NotLeader { shard, hint } => self.on_not_leader(id, shard, hint),
@@ -83,9 +87,10 @@ impl Router {
         };
         hint.into_iter().for_each(|node| self.check_known(node));
         let is_first = self.jobs.get(&id).is_some_and(|job| job.failure_count == 0);
+        let asks_any = self.jobs.get(&id).is_some_and(Job::asks_any_replica);
         if self.map.is_none() {
             self.pause(id);
-        } else if is_first && hint.is_some() && hint != known {
+        } else if is_first && (asks_any || (hint.is_some() && hint != known)) {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.failure_count += 1;
             }

@@ -470,6 +470,7 @@ impl Router {
                 | Call::GetAt { .. }
                 | Call::ScanAt { .. }
                 | Call::Outcome { .. }
+                | Call::GetReplica { .. }
                 | Call::Write(_)
                 | Call::Status { .. }
                 | Call::Map
@@ -478,6 +479,7 @@ impl Router {
             )
             | Goal::FetchMap
             | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
             | Goal::Step(_)
             | Goal::Part(_)
             | Goal::Watch(_) => None,
