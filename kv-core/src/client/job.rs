@@ -139,6 +139,7 @@ impl Job {
             Goal::User(_)
             | Goal::FetchMap
             | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
             | Goal::Part(_)
             | Goal::Watch(_) => None,
         }

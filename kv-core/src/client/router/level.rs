@@ -19,6 +19,7 @@ use crate::client::job::{Goal, Job, Stage};
 use crate::client::{Answer, Call, CallError, CallId, Level};
 use crate::id::Timestamp;
 use crate::op::WriteResult;
+use crate::txn::TxnOutcome;
 use crate::wire::ReadLevel;
 
 /// So many attempts go to replicas at random before the leader is asked.
@@ -115,9 +116,11 @@ impl Router {
             Answer::Written(WriteResult::Put { version }) => self.seen.raise(*version),
             Answer::Written(WriteResult::Delete { .. }) => self.seen.see(None),
             Answer::Written(WriteResult::Cas { version, .. }) => self.seen.see(*version),
+            Answer::Outcome(TxnOutcome::Committed { commit_ts }) => self.seen.raise(*commit_ts),
             Answer::Committed { commit_ts } => commit_ts.iter().for_each(|ts| self.seen.raise(*ts)),
             Answer::Timestamp(_)
             | Answer::Page(_)
+            | Answer::Outcome(TxnOutcome::Aborted)
             | Answer::Buffered
             | Answer::RolledBack
             | Answer::Status(_)

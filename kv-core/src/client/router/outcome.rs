@@ -54,6 +54,7 @@ impl Router {
             Goal::User(_)
             | Goal::FetchMap
             | Goal::OpenSession { .. }
+            | Goal::CloseGap { .. }
             | Goal::Step(_)
             | Goal::Part(_)
             | Goal::Watch(_) => None,
