@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::operator::Operator;
 use super::replica::Note;
+use super::sessions::SessionClient;
 use super::txn::{Planter, TxnClient};
 use crate::engine::{Input, Machine, Outbox};
 
@@ -13,6 +14,8 @@ pub enum Caller {
     Client(Box<Client>),
     /// Works off a workload of transactions.
     TxnClient(Box<TxnClient>),
+    /// Reads at replicas.
+    SessionClient(Box<SessionClient>),
     /// Plants deadlocks.
     Planter(Box<Planter>),
     /// Changes the members.
@@ -25,6 +28,7 @@ impl Caller {
         match self {
             Self::Client(client) => client.is_done(),
             Self::TxnClient(client) => client.is_done(),
+            Self::SessionClient(client) => client.is_done(),
             Self::Planter(client) => client.is_done(),
             Self::Operator(operator) => operator.is_done(),
         }
@@ -35,6 +39,7 @@ impl Caller {
         match self {
             Self::Client(client) => client.was_refused(),
             Self::TxnClient(client) => client.was_refused(),
+            Self::SessionClient(client) => client.was_refused(),
             Self::Planter(client) => client.was_refused(),
             Self::Operator(_) => false,
         }
@@ -48,6 +53,7 @@ impl Machine for Caller {
         match self {
             Self::Client(client) => client.handle(now, input, out),
             Self::TxnClient(client) => client.handle(now, input, out),
+            Self::SessionClient(client) => client.handle(now, input, out),
             Self::Planter(client) => client.handle(now, input, out),
             Self::Operator(operator) => operator.handle(now, input, out),
         }
@@ -57,6 +63,7 @@ impl Machine for Caller {
         match self {
             Self::Client(client) => client.deadline(),
             Self::TxnClient(client) => client.deadline(),
+            Self::SessionClient(client) => client.deadline(),
             Self::Planter(client) => client.deadline(),
             Self::Operator(operator) => operator.deadline(),
         }

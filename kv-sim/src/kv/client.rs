@@ -232,6 +232,7 @@ fn encode_call(call: &Call, out: &mut Vec<u8>) {
         Call::Admin(request) => codec::encode_into(request, out),
         Call::Timestamp
         | Call::GetAt { .. }
+        | Call::GetReplica { .. }
         | Call::ScanAt { .. }
         | Call::Txn { .. }
         | Call::WriteBatch { .. }
@@ -253,6 +254,7 @@ fn encode_result(result: &Result<Answer, CallError>, out: &mut Vec<u8>) {
         Ok(
             Answer::Timestamp(_)
             | Answer::Page(_)
+            | Answer::GotReplica { .. }
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack

@@ -40,6 +40,7 @@ impl Recorder {
             | WorkloadKind::Deadlock
             | WorkloadKind::Ordered
             | WorkloadKind::HotKeys => unreachable!("transactions have another history"),
+            WorkloadKind::Sessions => unreachable!("sessions have another history"),
         };
         Self { history: History::new(model), operations: Operations::default() }
     }
@@ -87,6 +88,7 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
             Answer::Got(_)
             | Answer::Timestamp(_)
             | Answer::Page(_)
+            | Answer::GotReplica { .. }
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack
@@ -127,6 +129,7 @@ fn micro_operation(call: &Call, answer: Option<&Answer>) -> MicroOp {
         }
         Call::Timestamp
         | Call::GetAt { .. }
+        | Call::GetReplica { .. }
         | Call::ScanAt { .. }
         | Call::Txn { .. }
         | Call::WriteBatch { .. }
@@ -150,6 +153,7 @@ fn read(key: &Key, answer: Option<&Answer>) -> MicroOp {
             Answer::Written(_)
             | Answer::Timestamp(_)
             | Answer::Page(_)
+            | Answer::GotReplica { .. }
             | Answer::Buffered
             | Answer::Committed { .. }
             | Answer::RolledBack

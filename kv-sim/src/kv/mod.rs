@@ -4,7 +4,7 @@
 //! ([`Replica`]): a [`Node`](kv_core::node::Node), its log on that disk, and its applied state, driven
 //! by the engine instead of tokio. A *client* ([`Client`]) drives the same routing core as the client
 //! library, and works off a workload, of single keys or of transactions
-//! ([`TxnClient`]); an *operator* ([`Operator`]) changes the members. All exchange
+//! ([`TxnClient`]), or of sessions that read at replicas ([`SessionClient`]); an *operator* ([`Operator`]) changes the members. All exchange
 //! the real frames, encoded and checked.
 //!
 //! # What is checked
@@ -29,6 +29,7 @@ mod record;
 mod replica;
 mod running;
 mod server;
+mod sessions;
 mod system;
 mod timeline;
 mod txn;
@@ -49,6 +50,7 @@ pub use history::ClientEvent;
 pub use operator::{Operator, OperatorEvent};
 pub use replica::{Applied, Note, Replica};
 pub use server::Server;
+pub use sessions::{Freshness, SessionClient, SessionEnd, SessionEvent, SessionOp};
 pub use system::KvSystem;
 pub use txn::{Planter, Ring, TxnClient, TxnEvent};
 

@@ -322,6 +322,30 @@ pub(super) const ALL: &[Mutant] = &[
         check: "reads-by-timestamp",
     },
     Mutant {
+        id: Core::SessionTokenIgnored.id(),
+        summary: "a replica answers a session with less than it has seen",
+        scenario: "sim-scenarios/txn/sessions.toml",
+        check: "session-guarantees",
+    },
+    Mutant {
+        id: Core::SafeTimePassesPrepared.id(),
+        summary: "a safe time does not end below what is prepared",
+        scenario: "sim-scenarios/txn/sessions.toml",
+        check: "replica-reads",
+    },
+    Mutant {
+        id: Core::SafeTimeBeforeProposed.id(),
+        summary: "a safe time does not wait for what is proposed",
+        scenario: "sim-scenarios/txn/sessions.toml",
+        check: "replica-reads",
+    },
+    Mutant {
+        id: Core::ReplicaServesBeforeApplied.id(),
+        summary: "a replica is read before it has applied what belongs to the safe time",
+        scenario: "sim-scenarios/txn/sessions.toml",
+        check: "replica-reads",
+    },
+    Mutant {
         id: Core::DecisionForgottenEarly.id(),
         summary: "a decision is forgotten before all have applied it",
         scenario: "sim-scenarios/zoo/transactions.toml",

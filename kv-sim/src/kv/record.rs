@@ -1,15 +1,18 @@
-//! What clients asked and heard: single keys or transactions, by the kind of the workload.
+//! What clients asked and heard: single keys, transactions or sessions, by the kind of the workload.
 
 use std::io;
+
+use kv_core::node::Event;
 
 use super::history::Recorder;
 use super::judge;
 use super::replica::Note;
+use super::sessions::{self, SessionRecorder};
 use super::system::KvSystem;
 use super::txn::{self, TxnRecorder};
 use super::version_order;
-use crate::engine::{Check, FaultKind, FaultSpec, Operations, World};
-use crate::scenario::{Expect, Scenario};
+use crate::engine::{Check, FaultKind, FaultSpec, Operations, ProcessId, World};
+use crate::scenario::{Expect, Scenario, WorkloadKind};
 
 /// The clients' history.
 #[derive(Debug)]
@@ -18,11 +21,16 @@ pub(super) enum Record {
     Keys(Recorder),
     /// Of transactions.
     Txns(Box<TxnRecorder>),
+    /// Of sessions, over so many shards.
+    Sessions(Box<SessionRecorder>, u32),
 }
 
 impl Record {
     pub(super) fn new(scenario: &Scenario) -> Self {
         let kind = scenario.workload.kind;
+        if kind == WorkloadKind::Sessions {
+            return Self::Sessions(Box::default(), scenario.cluster.shards);
+        }
         match kind.has_transactions() {
             true => Self::Txns(Box::new(TxnRecorder::new(kind))),
             false => Self::Keys(Recorder::new(kind)),
@@ -36,7 +44,18 @@ impl Record {
             (Self::Txns(recorder), Note::Txn(event)) => recorder.record(now, event),
             (Self::Txns(recorder), Note::Ring(ring)) => recorder.rings.push(*ring),
             (Self::Txns(recorder), Note::Timestamp(at)) => recorder.versions.on_heard(at.0),
-            (Self::Keys(_) | Self::Txns(_), _) => {}
+            (Self::Sessions(recorder, shard_count), Note::Session(event)) => {
+                recorder.record(now, event, *shard_count);
+            }
+            (Self::Keys(_) | Self::Txns(_) | Self::Sessions(..), _) => {}
+        }
+    }
+
+    /// A server has told something about itself.
+    pub(super) fn on_node_event(&mut self, server: ProcessId, event: &Event) {
+        match self {
+            Self::Keys(_) | Self::Txns(_) => {}
+            Self::Sessions(recorder, _) => recorder.on_node_event(server, event),
         }
     }
 
@@ -44,6 +63,7 @@ impl Record {
         match self {
             Self::Keys(recorder) => recorder.history.push_fault(now, &kind.to_string()),
             Self::Txns(recorder) => recorder.push_fault(now, &kind.to_string()),
+            Self::Sessions(..) => {}
         }
     }
 
@@ -51,13 +71,14 @@ impl Record {
         match self {
             Self::Keys(recorder) => recorder.operations,
             Self::Txns(recorder) => recorder.operations,
+            Self::Sessions(recorder, _) => recorder.operations,
         }
     }
 
     /// Milliseconds for which transactions waited for each other.
     pub(super) fn deadlocks_ms(&self) -> Vec<f64> {
         match self {
-            Self::Keys(_) => Vec::new(),
+            Self::Keys(_) | Self::Sessions(..) => Vec::new(),
             Self::Txns(recorder) => {
                 recorder.rings.iter().map(|ring| ring.lasted().as_secs_f64() * 1e3).collect()
             }
@@ -68,6 +89,7 @@ impl Record {
         match self {
             Self::Keys(recorder) => kv_check::write_to(&recorder.history, out),
             Self::Txns(recorder) => out.write_all(recorder.text.as_bytes()),
+            Self::Sessions(recorder, _) => out.write_all(recorder.text.as_bytes()),
         }
     }
 
@@ -76,6 +98,7 @@ impl Record {
         let history = match self {
             Self::Keys(recorder) => &recorder.history,
             Self::Txns(recorder) => return txn::judge(recorder, scenario, world),
+            Self::Sessions(recorder, _) => return sessions::judge(recorder, scenario, world),
         };
         let shard_count = scenario.cluster.shards;
         let mut kinds = scenario.faults.iter().map(FaultSpec::kind);

@@ -32,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::disks::RESERVE_BYTES;
 use super::history::ClientEvent;
 use super::operator::OperatorEvent;
+use super::sessions::SessionEvent;
 use super::txn::{Ring, TxnEvent};
 use super::work::{LogWork, Work, Write, shard_of, takes_no_time};
 use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId};
@@ -50,6 +51,8 @@ pub enum Note {
     Client(Box<ClientEvent>),
     /// A client's transaction.
     Txn(Box<TxnEvent>),
+    /// What a session has done.
+    Session(Box<SessionEvent>),
     /// Transactions of a client that waited for each other.
     Ring(Ring),
     /// A client has got a timestamp to read at.

@@ -26,6 +26,7 @@ use super::operator::Operator;
 use super::record::Record;
 use super::replica::{Note, address_of};
 use super::server::{Server, Settings, empty_identity, node_config};
+use super::sessions::SessionClient;
 use super::timeline::Timeline;
 use super::txn::{Planter, TxnClient};
 use crate::engine::{
@@ -149,6 +150,7 @@ impl KvSystem {
             _ => {}
         }
         self.timeline.on_event(step.now, step.process, event);
+        self.record.on_node_event(step.process, event);
         self.invariants.on_event(step.process, node, self.map.as_ref(), event)
     }
 }
@@ -177,6 +179,9 @@ impl System for KvSystem {
             }
             _ if self.scenario.workload.kind == WorkloadKind::Deadlock => {
                 Caller::Planter(Box::new(Planter::new(&self.scenario, boot)))
+            }
+            _ if self.scenario.workload.kind == WorkloadKind::Sessions => {
+                Caller::SessionClient(Box::new(SessionClient::new(&self.scenario, boot)))
             }
             _ if self.scenario.workload.kind.has_transactions() => {
                 Caller::TxnClient(Box::new(TxnClient::new(&self.scenario, boot)))
@@ -226,6 +231,7 @@ impl System for KvSystem {
                 Note::Forgotten(shard) => self.invariants.on_forgotten(step.process, shard),
                 Note::Client(_)
                 | Note::Txn(_)
+                | Note::Session(_)
                 | Note::Ring(_)
                 | Note::Timestamp(_)
                 | Note::Operator(_) => {}
@@ -250,6 +256,7 @@ impl System for KvSystem {
                 Note::Txn(event) => self.timeline.on_txn(step.now, &event),
                 Note::Operator(event) => self.changes.on_event(event),
                 Note::Node(_)
+                | Note::Session(_)
                 | Note::Ring(_)
                 | Note::Timestamp(_)
                 | Note::Applied(_)

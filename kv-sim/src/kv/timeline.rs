@@ -115,6 +115,7 @@ impl Timeline {
             Call::Get { .. }
             | Call::Timestamp
             | Call::GetAt { .. }
+            | Call::GetReplica { .. }
             | Call::ScanAt { .. }
             | Call::Status { .. }
             | Call::Map

@@ -89,8 +89,13 @@ pub(super) fn key(number: u64) -> Key {
 
 /// A write to `shard`, which shows that it takes writes.
 pub(super) fn final_write(shard: u32, shard_count: u32) -> Call {
+    let key = final_key(shard, shard_count);
+    Call::Write(WriteOp::Put { key, value: Value::string("final") })
+}
+
+/// The key of `shard` that is written at the end.
+pub(super) fn final_key(shard: u32, shard_count: u32) -> Key {
     let keys = (0_u64..).map(|number| Key::new(format!("final{number}").into_bytes()));
     let mut keys = keys.filter(|key| ring::shard_of(key, shard_count) == ShardId(shard));
-    let key = keys.next().expect("every shard has keys");
-    Call::Write(WriteOp::Put { key, value: Value::string("final") })
+    keys.next().expect("every shard has keys")
 }

@@ -27,11 +27,11 @@
 //! [workload]
 //! kind = "register"              # few keys: read, write, cas; or "kv": many keys; or transactions:
 //!                                # bank, list-append, rw-register, write-skew, long-fork, phantom,
-//!                                # deadlock, ordered, hot-keys
+//!                                # deadlock, ordered, hot-keys; or sessions
 //! clients = 10
 //! rate_per_client = 10.0         # operations per second; absent: the next when the last has ended
-//! keys = 8                       # default: 10,000 for kv, 16 for rw-register and write-skew, 3 for
-//!                                # hot-keys, 8 else
+//! keys = 8                       # default: 10,000 for kv, 16 for rw-register, write-skew and
+//!                                # sessions, 3 for hot-keys, 8 else
 //! operations_max = 5             # of a transaction of list-append, rw-register or ordered
 //! abandon_rate = 0               # share of transactions whose client dies in the middle
 //! value_bytes = 16

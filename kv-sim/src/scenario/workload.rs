@@ -54,13 +54,15 @@ pub enum WorkloadKind {
     Ordered,
     /// Transactions that lock and overwrite one of few keys, and how evenly clients get to it.
     HotKeys,
+    /// Sessions that write keys and read them at replicas.
+    Sessions,
 }
 
 impl WorkloadKind {
     /// Whether clients run transactions.
     pub fn has_transactions(self) -> bool {
         match self {
-            Self::Register | Self::Kv => false,
+            Self::Register | Self::Kv | Self::Sessions => false,
             Self::Bank
             | Self::ListAppend
             | Self::RwRegister
@@ -101,13 +103,14 @@ const KINDS: [(&str, WorkloadKind); 12] = [
     ("deadlock", WorkloadKind::Deadlock),
     ("ordered", WorkloadKind::Ordered),
     ("hot-keys", WorkloadKind::HotKeys),
+    ("sessions", WorkloadKind::Sessions),
 ];
 
 /// The keys of a workload, unless it says how many.
 fn keys_default(kind: WorkloadKind) -> u64 {
     match kind {
         WorkloadKind::Kv => 10_000,
-        WorkloadKind::RwRegister | WorkloadKind::WriteSkew => 16,
+        WorkloadKind::RwRegister | WorkloadKind::WriteSkew | WorkloadKind::Sessions => 16,
         WorkloadKind::HotKeys => 3,
         WorkloadKind::Register
         | WorkloadKind::Bank
@@ -158,6 +161,7 @@ fn check_keys(reader: &Reader<'_>, kind: WorkloadKind) {
         WorkloadKind::Bank | WorkloadKind::WriteSkew | WorkloadKind::HotKeys => {
             &["mix", "value_bytes", "operations_max"]
         }
+        WorkloadKind::Sessions => &["mix", "value_bytes", "operations_max", "abandon_rate"],
         WorkloadKind::LongFork | WorkloadKind::CausalReverse | WorkloadKind::Phantom => {
             &["mix", "value_bytes", "operations_max", "keys"]
         }
@@ -192,7 +196,8 @@ fn check_count(reader: &Reader<'_>, workload: &Workload) {
         | WorkloadKind::Phantom
         | WorkloadKind::Deadlock
         | WorkloadKind::Ordered
-        | WorkloadKind::HotKeys => {}
+        | WorkloadKind::HotKeys
+        | WorkloadKind::Sessions => {}
     }
 }
 

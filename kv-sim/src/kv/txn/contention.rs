@@ -39,7 +39,8 @@ pub(super) fn judge(recorder: &TxnRecorder, scenario: &Scenario) -> Vec<Check> {
         | WorkloadKind::WriteSkew
         | WorkloadKind::LongFork
         | WorkloadKind::CausalReverse
-        | WorkloadKind::Phantom => Vec::new(),
+        | WorkloadKind::Phantom
+        | WorkloadKind::Sessions => Vec::new(),
     }
 }
 

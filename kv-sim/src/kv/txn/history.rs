@@ -81,7 +81,7 @@ impl TxnRecorder {
             | WorkloadKind::Deadlock
             | WorkloadKind::Ordered
             | WorkloadKind::HotKeys => Workload::RwRegister,
-            WorkloadKind::Register | WorkloadKind::Kv => {
+            WorkloadKind::Register | WorkloadKind::Kv | WorkloadKind::Sessions => {
                 unreachable!("workloads of single keys have another history")
             }
         }

@@ -78,7 +78,7 @@ impl Operations {
                 Kind::HotKeys(Registers::new(workload.keys, operations_max, shard_count))
             }
             WorkloadKind::Deadlock => unreachable!("who plants deadlocks is another client"),
-            WorkloadKind::Register | WorkloadKind::Kv => {
+            WorkloadKind::Register | WorkloadKind::Kv | WorkloadKind::Sessions => {
                 unreachable!("workloads of single keys have no transactions")
             }
         };
