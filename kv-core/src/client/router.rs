@@ -443,8 +443,10 @@ impl Router {
 
     fn on_map(&mut self, id: CallId, view: MapView) {
         if self.map.as_ref().is_some_and(|map| map.cluster != view.map.cluster) {
-            // Another cluster answers at the old addresses; it knows none of the old sessions.
+            // Another cluster answers at the old addresses; it knows none of the old sessions, and
+            // has not issued what they have seen.
             self.leaders.clear();
+            self.seen = Seen::default();
             if let Some(session) = self.session.take() {
                 self.on_session_lost(session);
             }

@@ -47,6 +47,8 @@ pub(crate) struct Harness {
     pub(crate) done: BTreeMap<CallId, Result<Answer, CallError>>,
     /// How often the map was asked for.
     pub(crate) map_count: u32,
+    /// Which cluster answers.
+    pub(crate) cluster: ClusterId,
 }
 
 pub(crate) fn map(shard_count: u32) -> ClusterMap {
@@ -79,6 +81,7 @@ impl Harness {
             sent: VecDeque::new(),
             done: BTreeMap::new(),
             map_count: 0,
+            cluster: ClusterId(1),
         }
     }
 
@@ -97,7 +100,8 @@ impl Harness {
                 RouterOutput::Send { to, request } if request.body == ClientRequest::Map => {
                     self.map_count += 1;
                     let leaders = (0..=self.shard_count).map(|shard| (ShardId(shard), NodeId(1)));
-                    let (map, leaders) = (map(self.shard_count), leaders.collect());
+                    let map = ClusterMap { cluster: self.cluster, ..map(self.shard_count) };
+                    let leaders = leaders.collect();
                     let body = ClientReply::Map(MapView { map, leaders });
                     let reply = ReplyFrame { correlation: request.correlation, body };
                     self.router.handle(self.now, RouterInput::Receive { from: to, reply });

@@ -81,13 +81,15 @@ impl Router {
     }
 
     fn on_not_leader(&mut self, id: CallId, shard: ShardId, hint: Option<NodeId>) {
+        let asks_any = self.jobs.get(&id).is_some_and(Job::asks_any_replica);
         let known = match hint {
             Some(node) => self.leaders.insert(shard, node),
+            // A replica that knows no leader may be cut off: that says nothing about the leader.
+            None if asks_any => None,
             None => self.leaders.remove(&shard),
         };
         hint.into_iter().for_each(|node| self.check_known(node));
         let is_first = self.jobs.get(&id).is_some_and(|job| job.failure_count == 0);
-        let asks_any = self.jobs.get(&id).is_some_and(Job::asks_any_replica);
         if self.map.is_none() {
             self.pause(id);
         } else if is_first && (asks_any || (hint.is_some() && hint != known)) {
