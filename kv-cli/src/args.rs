@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use kv_client::Consistency;
 use kv_core::id::{NodeId, ShardId, Timestamp};
 use kv_core::machine::plan::Change;
 use kv_core::op::{Expect, Value};
@@ -87,7 +88,8 @@ pub(crate) enum Command {
         #[arg(allow_negative_numbers = true)]
         value: OsString,
     },
-    /// Prints the value of a key. Sees every write that was acknowledged before.
+    /// Prints the value of a key. Sees every write that was acknowledged before, if --consistency
+    /// does not say otherwise.
     Get {
         /// The key.
         key: OsString,
@@ -95,6 +97,11 @@ pub(crate) enum Command {
         /// minutes.
         #[arg(long, value_name = "VERSION", value_parser = timestamp)]
         at: Option<Timestamp>,
+        /// How fresh it must be: linearizable, sequential (what this prompt has seen), or stale: with
+        /// an age, as stale:5s. All but the first ask any replica.
+        #[arg(long, value_name = "LEVEL", conflicts_with = "at")]
+        #[arg(default_value_t = Consistency::Linearizable)]
+        consistency: Consistency,
     },
     /// Prints the keys of a range with their values, in order, all as they were at one moment: KEY, a
     /// tab, VALUE.

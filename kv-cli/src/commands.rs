@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kv_client::CasResult;
 use kv_client::blocking::{Client, Snapshot};
+use kv_client::{CasResult, Consistency};
 use kv_core::id::Timestamp;
 use kv_core::machine::plan::Change;
 use kv_core::op::Found;
@@ -80,7 +80,7 @@ impl Session {
     fn run(&self, command: Command, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         match command {
             Command::Put { key, value } => self.put(key.into_vec(), value, out),
-            Command::Get { key, at } => self.get(key.into_vec(), at, out),
+            Command::Get { key, at, consistency } => self.get(key.into_vec(), at, consistency, out),
             Command::Scan(args) => scan::print(self, &args, out),
             Command::Delete { key } => self.delete(key.into_vec(), out),
             Command::Cas(cas) => self.cas(cas, out),
@@ -132,11 +132,12 @@ impl Session {
         &self,
         key: Vec<u8>,
         at: Option<Timestamp>,
+        consistency: Consistency,
         out: &mut dyn Write,
     ) -> Result<ExitCode, Failure> {
         let found = match at {
             Some(at) => self.client.begin_read_only_at(at).get(key.clone())?,
-            None => self.client.get(key.clone())?,
+            None => self.client.get_with(key.clone(), consistency)?,
         };
         self.print_found(&key, found.as_ref(), out)
     }

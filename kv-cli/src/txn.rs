@@ -10,7 +10,7 @@ use std::path::Path;
 
 use clap::Parser as _;
 use kv_client::blocking::Transaction;
-use kv_client::{CasResult, ClientError};
+use kv_client::{CasResult, ClientError, Consistency};
 use kv_core::client::{CallError, PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use kv_core::id::Timestamp;
 use kv_core::op::{Found, KEY_BYTES_MAX, KeyRange, PageLimit, Row, VALUE_BYTES_MAX};
@@ -79,7 +79,14 @@ impl Step {
                     "a transaction reads what is, not what was: get takes no --at in it".into()
                 );
             }
-            LineCommand::Other(Command::Get { key, at: None }) => {
+            LineCommand::Other(Command::Get { consistency, .. })
+                if consistency != Consistency::Linearizable =>
+            {
+                return Err(
+                    "a transaction locks what it reads: get takes no --consistency in it".into()
+                );
+            }
+            LineCommand::Other(Command::Get { key, at: None, .. }) => {
                 Self::Get { key: key.into_vec(), is_for_update: false }
             }
             LineCommand::Other(Command::Put { key, value }) => {

@@ -16,6 +16,7 @@ use kv_core::op::{Expect, Found, Key, Value, WriteOp};
 use kv_core::txn::{OutcomeId, TxnOutcome};
 use kv_core::wire::{AdminReply, AdminRequest, MapView};
 
+use crate::consistency::{Consistency, get_call};
 use crate::driver::{self, CasResult};
 use crate::error::{ClientError, ConnectError};
 
@@ -61,6 +62,37 @@ impl Client {
     /// [`ClientError`]. *Nothing was changed.*
     pub fn get(&self, key: impl Into<Bytes>) -> Result<Option<Found>, ClientError> {
         self.0.call_blocking(Call::Get { key: Key::new(key) }).map(driver::found)
+    }
+
+    /// As [`crate::Client::get_with`].
+    ///
+    /// # Errors
+    /// [`ClientError`]. *Nothing was changed.*
+    pub fn get_with(
+        &self,
+        key: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Result<Option<Found>, ClientError> {
+        self.0.call_blocking(get_call(key, consistency)).map(driver::found_at_any)
+    }
+
+    /// As [`crate::Client::session_token`].
+    ///
+    /// # Errors
+    /// [`ClientError`]. *Nothing was changed.*
+    pub fn session_token(&self) -> Result<Timestamp, ClientError> {
+        match self.0.known_token_blocking()? {
+            Some(token) => Ok(token),
+            None => self.0.call_blocking(Call::Timestamp).map(driver::timestamp),
+        }
+    }
+
+    /// As [`crate::Client::join_session`].
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`] if the client's thread has ended.
+    pub fn join_session(&self, token: Timestamp) -> Result<(), ClientError> {
+        self.0.send_token_blocking(token)
     }
 
     /// As [`crate::Client::put`].

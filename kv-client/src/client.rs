@@ -155,6 +155,38 @@ impl Client {
         self.call(driver::join_call(address, seeds)).await.map(driver::joined)
     }
 
+    /// What the session has seen; none if it is not known when all of it was.
+    pub(crate) async fn known_token(&self) -> Result<Option<Timestamp>, ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        let request = Request::Token { reply };
+        self.requests.send(request).await.map_err(|_| ClientError::Closed)?;
+        receiver.await.map_err(|_| ClientError::Closed)
+    }
+
+    /// The same for a thread without a runtime.
+    pub(crate) fn known_token_blocking(&self) -> Result<Option<Timestamp>, ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        let request = Request::Token { reply };
+        self.requests.blocking_send(request).map_err(|_| ClientError::Closed)?;
+        receiver.blocking_recv().map_err(|_| ClientError::Closed)
+    }
+
+    /// Has the session see what one has seen that had this token.
+    pub(crate) async fn send_token(&self, token: Timestamp) -> Result<(), ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        let request = Request::Join { token, reply };
+        self.requests.send(request).await.map_err(|_| ClientError::Closed)?;
+        receiver.await.map_err(|_| ClientError::Closed)
+    }
+
+    /// The same for a thread without a runtime.
+    pub(crate) fn send_token_blocking(&self, token: Timestamp) -> Result<(), ClientError> {
+        let (reply, receiver) = oneshot::channel();
+        let request = Request::Join { token, reply };
+        self.requests.blocking_send(request).map_err(|_| ClientError::Closed)?;
+        receiver.blocking_recv().map_err(|_| ClientError::Closed)
+    }
+
     /// Begins a transaction of an age.
     pub(crate) async fn begin_aged(&self, age: Age) -> Result<Transaction, ClientError> {
         let (reply, receiver) = oneshot::channel();

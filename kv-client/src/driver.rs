@@ -51,6 +51,18 @@ pub(crate) enum Request {
         /// Who waits for it.
         reply: oneshot::Sender<Reply>,
     },
+    /// What the session has seen.
+    Token {
+        /// Who waits for it; none if it is not known when all of it was.
+        reply: oneshot::Sender<Option<Timestamp>>,
+    },
+    /// Go on where a session was that had this token.
+    Join {
+        /// The token.
+        token: Timestamp,
+        /// Who waits for it.
+        reply: oneshot::Sender<()>,
+    },
     /// Begin a transaction.
     Begin {
         /// How old it is.
@@ -161,6 +173,12 @@ impl Driver {
                 let call = self.router.call(now, call, now + time_limit);
                 self.waiting.insert(call, reply);
             }
+            // Whoever asked may have gone; nobody is left to tell.
+            Request::Token { reply } => drop(reply.send(self.router.session_token())),
+            Request::Join { token, reply } => {
+                self.router.join_session(token);
+                let _ = reply.send(());
+            }
             Request::Begin { age, reply } => {
                 let txn = self.router.begin(now, age);
                 if reply.send(txn).is_err() {
@@ -235,6 +253,14 @@ impl Driver {
 pub(crate) fn found(answer: Answer) -> Option<Found> {
     let Answer::Got(found) = answer else { mismatch(&answer) };
     found
+}
+
+/// The answer to a get at any level.
+pub(crate) fn found_at_any(answer: Answer) -> Option<Found> {
+    match answer {
+        Answer::GotReplica { found, .. } => found,
+        other => found(other),
+    }
 }
 
 /// The answer to a step of a transaction, if that was a read.

@@ -31,15 +31,18 @@
 //! A [`Snapshot`] reads keys and ranges as they were at one moment, without locks: it waits for no
 //! writer, and no writer waits for it.
 //!
+//! [`Client::get_with`] reads at any replica, as fresh as a [`Consistency`] says.
+//!
 //! # What this leaves out
 //!
-//! TLS and authentication, and reads that trade freshness for speed.
+//! TLS and authentication, and ranges that trade freshness for speed.
 
 pub mod blocking;
 
 mod batch;
 mod client;
 mod connection;
+mod consistency;
 mod driver;
 mod error;
 mod random;
@@ -49,6 +52,7 @@ mod transaction_scan;
 
 pub use batch::{Compare, Op, TxnResult, WriteBatch};
 pub use client::{Client, DEADLINE_DEFAULT};
+pub use consistency::{Consistency, UnknownConsistency};
 pub use driver::CasResult;
 pub use error::{ClientError, ConnectError, ConnectionError, ConnectionFailure};
 pub use snapshot::{Scan, Snapshot};
@@ -59,3 +63,8 @@ pub use transaction_scan::TransactionScan;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/guide/transactions.md")]
 struct Guide;
+
+/// Compiles the examples of the page about levels.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide/consistency.md")]
+struct GuideToConsistency;
