@@ -90,7 +90,7 @@ pub struct Mix {
     pub cas: u32,
 }
 
-const KINDS: [(&str, WorkloadKind); 12] = [
+const KINDS: [(&str, WorkloadKind); 13] = [
     ("register", WorkloadKind::Register),
     ("kv", WorkloadKind::Kv),
     ("bank", WorkloadKind::Bank),
