@@ -109,6 +109,9 @@ mutants! {
     // Requests.
     /// A retried request runs again (thesis 6.3).
     SessionTableIgnored = "session-table-ignored",
+    /// A session that was forgotten is taken for a new one, and its requests run again (thesis 6.3). So
+    /// that runs get there, only a few sessions are remembered.
+    ForgottenSessionRunsAgain = "forgotten-session-runs-again",
     /// A linearizable read is served without confirming leadership (thesis 6.4).
     UnconfirmedRead = "unconfirmed-read",
     /// A read waits for a round of confirmation that began before it arrived.
@@ -162,6 +165,8 @@ mutants! {
     AnchorBeforeParticipants = "anchor-before-participants",
     /// A participant says that it has prepared before that is committed.
     PreparedBeforeApplied = "prepared-before-applied",
+    /// A client is told that its transaction is committed before the log says so.
+    DecisionBeforeApplied = "decision-before-applied",
     /// A participant that hears nothing aborts what it has prepared, and asks nobody.
     AbortsAlone = "aborts-alone",
     /// A participant that hears nothing waits for ever.

@@ -10,11 +10,14 @@ use alloc::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{RequestId, SessionId, Timestamp};
+use crate::mutants::{self, Mutant};
 use crate::op::WriteResult;
 use crate::txn::{TxnId, TxnOutcome};
 
 /// Sessions that one shard remembers. Beyond it the session that was opened first is forgotten.
 pub const SESSIONS_PER_SHARD_MAX: usize = 4_096;
+/// The same for a mutant that forgets them often.
+const SESSIONS_OF_MUTANT: usize = 3;
 /// Results that one session may leave unacknowledged on one shard. Beyond it the oldest is
 /// forgotten, and its request counts as given up.
 pub const RESULTS_PER_SESSION_MAX: usize = 1_024;
@@ -100,7 +103,8 @@ impl SessionTable {
     /// What is known of `request`.
     pub(super) fn look_up(&self, request: &RequestId) -> Seen {
         let Some(session) = self.sessions.get(&request.session) else {
-            let may_be_forgotten = request.session.opened_ts <= self.floor;
+            let may_be_forgotten = request.session.opened_ts <= self.floor
+                && !mutants::is_active(Mutant::ForgottenSessionRunsAgain);
             return if may_be_forgotten { Seen::Expired } else { Seen::Never };
         };
         match session.results.get(&request.sequence) {
@@ -125,7 +129,8 @@ impl SessionTable {
     }
 
     fn forget_oldest(&mut self) {
-        while self.sessions.len() > SESSIONS_PER_SHARD_MAX {
+        let few = mutants::is_active(Mutant::ForgottenSessionRunsAgain);
+        while self.sessions.len() > if few { SESSIONS_OF_MUTANT } else { SESSIONS_PER_SHARD_MAX } {
             if let Some((forgotten, _)) = self.sessions.pop_first() {
                 self.floor = self.floor.max(forgotten.opened_ts);
             }

@@ -49,7 +49,9 @@ use crate::oracle::COUNT_MAX;
 use crate::raft::ProposeError;
 use crate::time::Instant;
 use crate::txn::{Decision, TxnId, TxnWrite};
-use crate::wire::{ClientReply, Elsewhere, Issued, OracleMessage, PeerMessage, Receipt, Refusal};
+use crate::wire::{
+    ClientReply, Elsewhere, Issued, OracleMessage, PeerMessage, Receipt, Refusal, TxnReply,
+};
 
 /// Requests that are out at a time.
 const OUT_MAX: usize = 4;
@@ -495,7 +497,13 @@ impl Node {
         };
         let refusal = match proposed {
             Ok(id) => {
-                replica.pending.insert(id.index, PendingWrite { asker: Some(asker), bytes, hold });
+                let is_early = matches!(hold, Hold::Txn(_))
+                    && mutants::is_active(Mutant::DecisionBeforeApplied);
+                let told = (!is_early).then_some(asker);
+                replica.pending.insert(id.index, PendingWrite { asker: told, bytes, hold });
+                if is_early {
+                    self.reply(asker, ClientReply::Txn(TxnReply::Committed { commit_ts }));
+                }
                 return self.raise_watermark(shard, commit_ts);
             }
             Err(refusal) => refusal,

@@ -214,6 +214,12 @@ pub(super) const ALL: &[Mutant] = &[
         check: "linearizability",
     },
     Mutant {
+        id: Core::ForgottenSessionRunsAgain.id(),
+        summary: "a session that was forgotten is taken for a new one",
+        scenario: "sim-scenarios/smoke/lossy-network.toml",
+        check: "linearizability",
+    },
+    Mutant {
         id: Core::UnconfirmedRead.id(),
         summary: "a linearizable read is served without confirming leadership",
         scenario: "sim-scenarios/zoo/frozen-leader.toml",
@@ -388,6 +394,12 @@ pub(super) const ALL: &[Mutant] = &[
         check: "strict-serializability",
     },
     Mutant {
+        id: Core::DecisionBeforeApplied.id(),
+        summary: "a client is told of a commit that is not in the log yet",
+        scenario: "sim-scenarios/zoo/transactions.toml",
+        check: "strict-serializability",
+    },
+    Mutant {
         id: Core::AbortsAlone.id(),
         summary: "a participant that hears nothing aborts what it has prepared",
         scenario: "sim-scenarios/zoo/transactions.toml",
@@ -440,6 +452,12 @@ pub(super) const ALL: &[Mutant] = &[
         summary: "a compaction gives damage a valid checksum",
         scenario: "sim-scenarios/storage/bit-rot-minority.toml",
         check: "panic",
+    },
+    Mutant {
+        id: Storage::SnapshotWithoutSessions.id(),
+        summary: "a snapshot leaves the results of sessions out",
+        scenario: "sim-scenarios/zoo/snapshots.toml",
+        check: "same-states",
     },
     Mutant {
         id: Storage::VersionCollectedUnderAReader.id(),
