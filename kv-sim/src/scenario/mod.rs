@@ -34,6 +34,7 @@
 //!                                # sessions, 3 for hot-keys, 8 else
 //! operations_max = 5             # of a transaction of list-append, rw-register or ordered
 //! abandon_rate = 0               # share of transactions whose client dies in the middle
+//! scan_rate = 0                  # share of transactions of a bank that scan all accounts
 //! value_bytes = 16
 //! operation_timeout_ms = 5000
 //! mix = { get = 4, put = 4, delete = 1, cas = 1 }

@@ -314,6 +314,10 @@ operations_max = 2
     assert!(wrong(kv)[0].contains("means nothing for the kind \"register\""), "{:?}", wrong(kv));
     let alone = "workload.abandon_rate = 0.1";
     assert!(wrong(alone)[0].contains("means nothing for the kind \"register\""));
+    let scans = "workload.kind = \"ordered\"\nworkload.scan_rate = 0.5";
+    assert!(wrong(scans)[0].contains("means nothing for the kind \"ordered\""));
+    let bank = "workload.kind = \"bank\"\nworkload.scan_rate = 0.5";
+    assert_eq!(Scenario::parse(bank, "x").unwrap().workload.scan_rate, 500_000);
     let odd = "workload.kind = \"write-skew\"\nworkload.keys = 3";
     assert!(wrong(odd)[0].contains("must be even"), "{:?}", wrong(odd));
     let forks = "workload.kind = \"long-fork\"\nworkload.keys = 3";

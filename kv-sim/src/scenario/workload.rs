@@ -24,6 +24,9 @@ pub struct Workload {
     pub operations_max: u32,
     /// How many transactions their client abandons somewhere, in a million.
     pub abandon_rate: u32,
+    /// How many transactions of a bank scan all accounts, in a million; beside those that read them
+    /// anyway.
+    pub scan_rate: u32,
 }
 
 /// Kinds of workloads.
@@ -145,6 +148,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Workload {
         mix: read_mix(reader, mix),
         operations_max: reader.integer("operations_max", 5, 1..=100) as u32,
         abandon_rate: reader.rate("abandon_rate", 0.0, 0.0..=0.9),
+        scan_rate: reader.rate("scan_rate", 0.0, 0.0..=0.99),
     };
     check_count(reader, &workload);
     workload
@@ -167,7 +171,8 @@ fn check_keys(reader: &Reader<'_>, kind: WorkloadKind) {
         }
         WorkloadKind::Deadlock => &["mix", "value_bytes", "operations_max", "keys", "abandon_rate"],
     };
-    for key in foreign.iter().filter(|key| reader.has(key)) {
+    let of_bank: &[&str] = if kind == WorkloadKind::Bank { &[] } else { &["scan_rate"] };
+    for key in foreign.iter().chain(of_bank).filter(|key| reader.has(key)) {
         reader.fail(key, format_args!("means nothing for the kind \"{name}\""));
     }
 }

@@ -29,17 +29,27 @@ pub(super) struct Bank {
     accounts: Vec<Key>,
     /// Whether the client has seen that all accounts are open.
     is_open: bool,
+    /// How many transactions scan all accounts, in a million.
+    scan_rate: u32,
 }
 
 impl Bank {
     pub(super) fn new(account_count: u64, shard_count: u32) -> Self {
         let accounts = (0..account_count).map(|number| placed_key("a", number, shard_count));
-        Self { accounts: accounts.collect(), is_open: false }
+        Self { accounts: accounts.collect(), is_open: false, scan_rate: 0 }
+    }
+
+    /// One in which so many transactions, in a million, are scans.
+    pub(super) fn with_scans(self, scan_rate: u32) -> Self {
+        Self { scan_rate, ..self }
     }
 
     pub(super) fn next(&mut self, source: &mut Source) -> Transaction {
         if !self.is_open {
             return if source.client == 0 { self.open() } else { self.look() };
+        }
+        if self.scan_rate > 0 && source.rng.chance(self.scan_rate) {
+            return self.balances().in_style(Style::Scan);
         }
         if source.rng.below(READ_ONE_IN) == 0 {
             let reads = Transaction::drawn_reads(self.balances().ops, &mut source.rng);

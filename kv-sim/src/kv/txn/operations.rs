@@ -58,7 +58,10 @@ impl Operations {
         let (workload, shard_count) = (&scenario.workload, scenario.cluster.shards);
         let operations_max = u64::from(workload.operations_max);
         let kind = match workload.kind {
-            WorkloadKind::Bank => Kind::Bank(Bank::new(workload.keys, shard_count)),
+            WorkloadKind::Bank => {
+                let bank = Bank::new(workload.keys, shard_count);
+                Kind::Bank(bank.with_scans(workload.scan_rate))
+            }
             WorkloadKind::ListAppend => {
                 Kind::Lists(Lists::new(workload.keys, operations_max, shard_count))
             }
