@@ -228,3 +228,17 @@ fn operations_are_checked_as_a_router_would() {
     assert!(matches!(check_operations(&get), Err(CallError::TxnTooLarge { size: 10_001, .. })));
     assert_eq!(check_operations(&get[1..]), Ok(()));
 }
+
+/// The first attempt was aborted, and of the second one nobody has heard: why the first one was is
+/// worth knowing.
+#[test]
+fn batch_that_nobody_answers_any_more_says_why_it_was_aborted_before() {
+    let mut harness = Harness::new();
+    let call = start(&mut harness, vec![write(1, Some("a"))]);
+    let sent = harness.sent();
+    harness.refuse(&sent, Refusal::Removed { node: NodeId(1) });
+    harness.is_mute = true;
+    harness.reply(&sent, TxnReply::Aborted(AbortReason::LockTimeout));
+    let (sent, result) = harness.starve(call);
+    assert_eq!((sent.len(), result), (0, aborted(AbortReason::LockTimeout)));
+}

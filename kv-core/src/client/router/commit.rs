@@ -123,11 +123,16 @@ impl Router {
         if let Some(request) = request {
             return self.leave(handle, request);
         }
-        let error = match &txn.phase {
-            Phase::Preparing { .. } => CallError::Aborted(AbortReason::GivenUp),
-            Phase::Committing if txn.shards.len() > 1 => CallError::Aborted(AbortReason::GivenUp),
-            Phase::Open | Phase::Committing => CallError::Unavailable { last },
-            Phase::Aborted(reason) => CallError::Aborted(reason.clone()),
+        // Of a batch that was aborted before, that says more than that nobody answered since.
+        let last_abort = txn.call.and_then(|call| self.jobs.get(&call)?.last_abort.clone());
+        let error = match (&txn.phase, last_abort) {
+            (Phase::Preparing { .. }, _) => CallError::Aborted(AbortReason::GivenUp),
+            (Phase::Committing, None) if txn.shards.len() > 1 => {
+                CallError::Aborted(AbortReason::GivenUp)
+            }
+            (Phase::Open | Phase::Committing, Some(reason)) => CallError::Aborted(reason),
+            (Phase::Open | Phase::Committing, None) => CallError::Unavailable { last },
+            (Phase::Aborted(reason), _) => CallError::Aborted(reason.clone()),
         };
         self.fail(handle, error);
     }

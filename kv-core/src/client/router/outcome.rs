@@ -80,9 +80,10 @@ impl Router {
 
     /// The shard that decides refuses for good.
     pub(super) fn on_outcome_refused(&mut self, call: CallId, id: OutcomeId, refusal: Refusal) {
-        let error = match refusal {
-            Refusal::Superseded | Refusal::SessionExpired => CallError::OutcomeForgotten { id },
-            refusal => CallError::Refused(refusal),
+        let is_forgotten = matches!(refusal, Refusal::Superseded | Refusal::SessionExpired);
+        let error = match is_forgotten {
+            true => CallError::OutcomeForgotten { id },
+            false => CallError::Refused(refusal),
         };
         self.finish(call, Err(error));
     }
