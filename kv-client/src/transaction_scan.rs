@@ -19,12 +19,12 @@ impl Transaction {
     /// keys may have a next one.
     ///
     /// All keys up to there are locked as by [`Transaction::get`], and those that do not exist too:
-    /// until the end of the transaction nobody else puts any into that part of the range, or takes any
-    /// out. Of keys behind it some may be locked.
+    /// until the end of the transaction nobody else puts any into that part of the range, or takes
+    /// any out. Of keys behind it some may be locked.
     ///
     /// It holds at most [`PAGE_ROWS_MAX`](kv_core::client::PAGE_ROWS_MAX) keys and
-    /// [`PAGE_BYTES_MAX`](kv_core::client::PAGE_BYTES_MAX) bytes, or one larger key; `limit` narrows
-    /// that.
+    /// [`PAGE_BYTES_MAX`](kv_core::client::PAGE_BYTES_MAX) bytes, or one larger key; `limit`
+    /// narrows that.
     ///
     /// # Errors
     /// [`ClientError`]. *Nothing was changed.*
@@ -36,8 +36,8 @@ impl Transaction {
         self.call(scan_op(range.into(), limit)).await.map(driver::page)
     }
 
-    /// All keys of a range, page by page, each locked as by [`Transaction::page`]. Ranges are those of
-    /// [`Snapshot::scan`](crate::Snapshot::scan), which locks nothing.
+    /// All keys of a range, page by page, each locked as by [`Transaction::page`]. Ranges are those
+    /// of [`Snapshot::scan`](crate::Snapshot::scan), which locks nothing.
     ///
     /// ```no_run
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

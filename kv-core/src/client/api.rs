@@ -70,8 +70,8 @@ pub enum TxnOp {
         key: Key,
     },
     /// Reads a page of a range, over all shards in the order of the keys, and locks it against
-    /// writers up to where it goes on, with all keys in it that do not exist. Sees the transaction's
-    /// own writes. A page may be empty and yet not be the last one.
+    /// writers up to where it goes on, with all keys in it that do not exist. Sees the
+    /// transaction's own writes. A page may be empty and yet not be the last one.
     Scan {
         /// The range.
         range: KeyRange,

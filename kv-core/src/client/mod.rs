@@ -13,7 +13,7 @@
 //! jittered, unless the refusal itself named a better place.
 //!
 //! A scan asks every shard for its part of the range, all at one timestamp, and merges the parts into
-//! one page.
+//! one page. A scan of a transaction does the same, and has each shard lock what it tells.
 //!
 //! A read at a replica goes to whichever is drawn, and carries what the session has seen.
 //!

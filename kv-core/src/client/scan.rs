@@ -212,8 +212,8 @@ fn clamped(limit: PageLimit) -> PageLimit {
     }
 }
 
-/// Lays writes that are not committed over a page of `range`: rows are replaced, removed and put in as
-/// far as the page goes. What is more than the limit then is left to the next page.
+/// Lays writes that are not committed over a page of `range`: rows are replaced, removed and put in
+/// as far as the page goes. What is more than the limit then is left to the next page.
 pub(super) fn overlay(
     page: Page,
     range: &KeyRange,

@@ -98,8 +98,8 @@ pub(super) struct TxnScan {
     pub(super) limit: PageLimit,
     /// The page in the making.
     pub(super) merge: Merge,
-    /// The page as the shards have it, once it is made. Shards that are still out lock what they were
-    /// asked for, and so they are waited for.
+    /// The page as the shards have it, once it is made. Shards that are still out lock what they
+    /// were asked for, and so they are waited for.
     pub(super) page: Option<Page>,
 }
 

@@ -419,8 +419,9 @@ impl Locking {
     }
 }
 
-/// Locks what a transaction has prepared. Nobody else can have locked it, and there is room: a leader
-/// prepares just the locks on ranges that its own table holds, and no table has room for more.
+/// Locks what a transaction has prepared. Nobody else can have locked it, and there is room: a
+/// leader prepares just the locks on ranges that its own table holds, and no table has room for
+/// more.
 fn lock(table: &mut LockTable<Owner>, txn: TxnId, prepared: &Prepared) {
     use crate::locks::Acquire;
     if mutants::is_active(Mutant::PreparedLocksForgotten) {

@@ -31,9 +31,10 @@
 //!
 //! # Life of a transaction
 //!
-//! `Request(Txn)` steps lock keys and ranges ([`locking`], [`transactions`], [`scanning`]); the last ones prepare its parts on
-//! all shards but one, and have that one decide. The leaders see to it that all hear of the decision
-//! ([`finishing`]), and that nobody waits in a circle ([`deadlocks`]).
+//! `Request(Txn)` steps lock keys and ranges ([`locking`], [`transactions`], [`scanning`]); the
+//! last ones prepare its parts on all shards but one, and have that one decide. The leaders see to
+//! it that all hear of the decision ([`finishing`]), and that nobody waits in a circle
+//! ([`deadlocks`]).
 //!
 //! # Reads at replicas
 //!

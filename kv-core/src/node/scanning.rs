@@ -1,16 +1,16 @@
 //! Scans of transactions: what of a range is locked.
 //!
-//! A scan asks for a range, of which a page may hold only the beginning. To lock all of it would keep
-//! others from writing what nobody has read, so no more is locked than a page goes:
+//! A scan asks for a range, of which a page may hold only the beginning. To lock all of it would
+//! keep others from writing what nobody has read, so no more is locked than a page goes:
 //!
-//! 1. A *probe* reads one page of what is newest, without a lock and without a confirmation. It is a
-//!    hint, and says where such a page goes on.
+//! 1. A *probe* reads one page of what is newest, without a lock and without a confirmation. It is
+//!    a hint, and says where such a page goes on.
 //! 2. The range up to there is locked, shared, and waited for like any lock.
 //! 3. The page is read again, under the lock and confirmed, from what is locked alone. That is the
 //!    answer. It goes on where the lock ends, or earlier if more rows have come meanwhile.
 //!
-//! The lock holds off what would come in between rows, or vanish (no phantoms), until the transaction
-//! has ended. What is prepared keeps its ranges in the log, as it does its keys.
+//! The lock holds off what would come in between rows, or vanish (no phantoms), until the
+//! transaction has ended. What is prepared keeps its ranges in the log, as it does its keys.
 //!
 //! # Repetitions
 //!
@@ -18,8 +18,8 @@
 //! waited for and asks the store nothing: it is the same wait. One that comes after the lock was
 //! granted may lock a second range; both are kept until the transaction ends.
 //!
-//! **What this leaves out:** shrinking a lock when the page turns out to be shorter than the probe's;
-//! scans that lock for update.
+//! **What this leaves out:** shrinking a lock when the page turns out to be shorter than the
+//! probe's; scans that lock for update.
 
 use super::locking::{ScanStep, Step};
 use super::transactions::TxnPlace;

@@ -45,8 +45,8 @@ const LIFE_MAX: Duration = Duration::from_secs(60);
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Steps that a transaction may ask of one shard, repetitions included.
 const STEPS_MAX: usize = 4 * txn::OPERATIONS_MAX;
-/// Locks on ranges that one transaction may hold on one shard: those that its coordinator knows of, and
-/// as many that repetitions have left.
+/// Locks on ranges that one transaction may hold on one shard: those that its coordinator knows of,
+/// and as many that repetitions have left.
 const RANGES_LOCKED_MAX: usize = 2 * RANGES_PER_SHARD_MAX;
 /// Bytes that transactions may have prepared on one shard: beyond it others have to wait. What is on
 /// its way to the log comes on top of it.

@@ -18,8 +18,8 @@
 //! The older a transaction, the lower its number. Reads lock what they read, so most of what would be
 //! an anomaly ends in a wait, or in a deadlock in which the younger one gives way.
 //!
-//! Two of the ten are about sets that a condition selects. They are read by scans, which lock what is
-//! absent too.
+//! Two of the ten are about sets that a condition selects. They are read by scans, which lock what
+//! is absent too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,17 +1,18 @@
 //! Scans in transactions that lock.
 //!
-//! What would go wrong: somebody puts a key into a range that was read (a phantom), or takes one out;
-//! a new leader does not know what was scanned; a scan passes a write that is on its way; or it keeps
-//! others from writing what it has not read.
+//! What would go wrong: somebody puts a key into a range that was read (a phantom), or takes one
+//! out; a new leader does not know what was scanned; a scan passes a write that is on its way; or
+//! it keeps others from writing what it has not read.
 
 use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError, CallId, TxnHandle, TxnOp};
 use kv_core::id::{Epoch, NodeId, RequestHandle, RequestId, SessionId, ShardId, Timestamp};
+use kv_core::locks::RANGES_MAX;
 use kv_core::op::{Key, KeyRange, Page, PageLimit, WriteOp};
 use kv_core::ring::shard_of;
-use kv_core::txn::{AbortReason, Age, Grant, Part, TxnId, TxnWrite};
-use kv_core::wire::{ClientReply, ClientRequest, TxnReply, TxnRequest};
+use kv_core::txn::{AbortReason, Age, Grant, Part, RANGES_PER_SHARD_MAX, TxnId, TxnWrite};
+use kv_core::wire::{ClientReply, ClientRequest, Refusal, TxnReply, TxnRequest};
 
 use crate::support::Cluster;
 use crate::transactions::{Transactions, write};
@@ -173,7 +174,8 @@ fn page_is_what_is_there_under_the_lock_and_ends_with_it() {
     }
 }
 
-/// A scan that is asked for again while it waits, although the store would tell another end by then.
+/// A scan that is asked for again while it waits, although the store would tell another end by
+/// then.
 #[test]
 fn repetition_of_a_scan_is_the_same_wait() {
     let shard = ShardId(2);
@@ -240,7 +242,8 @@ fn scan_waits_for_a_put_on_its_way_and_for_a_lock_on_a_key() {
     assert_eq!(keys_of(&scanned(&mut cluster, asked).1), keys);
 }
 
-/// A late copy of a scan of a transaction that has ended, whose probe is out when it is rolled back.
+/// A late copy of a scan of a transaction that has ended, whose probe is out when it is rolled
+/// back.
 #[test]
 fn probe_brings_no_ended_transaction_back() {
     let shard = ShardId(2);
@@ -258,8 +261,8 @@ fn probe_brings_no_ended_transaction_back() {
     assert_eq!(ended(&mut cluster, &[put]), [true]);
 }
 
-/// What a participant has prepared is locked by its next leader, ranges included, until the anchor has
-/// told how it ended.
+/// What a participant has prepared is locked by its next leader, ranges included, until the anchor
+/// has told how it ended.
 #[test]
 fn prepared_range_is_locked_by_the_next_leader() {
     let (shard, anchor) = (ShardId(2), ShardId(1));
@@ -317,4 +320,65 @@ fn commit_needs_the_locks_of_what_was_scanned() {
         let is_committed = matches!(reply, Some(ClientReply::Txn(TxnReply::Committed { .. })));
         assert_eq!(is_committed, is_held, "{reply:?}");
     }
+}
+
+/// What is prepared is what the leader has locked, not what the coordinator says: so no replica
+/// ever has more ranges to lock than the leader had, and there is room for all of them.
+#[test]
+fn prepared_are_the_locks_that_the_leader_holds() {
+    let shard = ShardId(2);
+    let mut cluster = holding(&[]);
+    let leader = cluster.leader(shard).expect("it is led");
+    for end in ["c", "d"] {
+        ask_scan(&mut cluster, leader, shard, 9, KeyRange::from("a"..end), 10);
+    }
+    let asked = ask_scan(&mut cluster, leader, shard, 9, KeyRange::from("b".."c"), 10);
+    let (grant, _) = scanned(&mut cluster, asked);
+    let ranges = ["b", "c", "d"].map(|end| KeyRange::from("a"..end)).to_vec();
+    let part = Part { ranges, ..Part::default() };
+    let request = RequestId { session: txn_id(9).session, sequence: 1, acked_below: 1 };
+    let prepare = TxnRequest::Prepare { request, anchor: ShardId(1), part };
+    cluster.drop_txn_messages = true;
+    cluster.ask(leader, step_with(shard, 9, Some(grant), prepare));
+    cluster.run(Duration::from_millis(50));
+    let prepared = cluster.unfinished(leader, shard).prepared;
+    let part = &prepared[&txn_id(9)].part;
+    assert_eq!(part.ranges, ["c", "d"].map(|end| KeyRange::from("a"..end)));
+}
+
+#[test]
+fn ranges_that_are_locked_are_limited() {
+    let shard = ShardId(2);
+    let mut cluster = holding(&[]);
+    let leader = cluster.leader(shard).expect("it is led");
+    let of_txn = 2 * RANGES_PER_SHARD_MAX;
+    let range = |at: usize| KeyRange::from(format!("{at:05}")..format!("{at:05}+"));
+    let is_overloaded = |cluster: &mut Cluster, asked| {
+        cluster.run(Duration::from_millis(50));
+        let reply = cluster.replies.remove(&asked).expect("it is answered");
+        assert!(matches!(
+            reply,
+            ClientReply::Txn(TxnReply::Scanned { .. }) | ClientReply::Refused(Refusal::Overloaded)
+        ));
+        matches!(reply, ClientReply::Refused(_))
+    };
+    for at in 0..RANGES_MAX {
+        ask_scan(&mut cluster, leader, shard, (at / of_txn) as u64, range(at), 10);
+        if at + 1 == of_txn {
+            cluster.run(Duration::from_millis(50));
+            let asked = ask_scan(&mut cluster, leader, shard, 0, range(at + 1), 10);
+            assert!(is_overloaded(&mut cluster, asked), "one transaction has too many");
+        }
+    }
+    cluster.run(Duration::from_millis(50));
+    let is_scanned =
+        |reply: &ClientReply| matches!(reply, ClientReply::Txn(TxnReply::Scanned { .. }));
+    assert_eq!(cluster.replies.len(), RANGES_MAX);
+    assert!(cluster.replies.values().all(is_scanned));
+    cluster.replies.clear();
+    let asked = ask_scan(&mut cluster, leader, shard, 99, range(0), 10);
+    assert!(is_overloaded(&mut cluster, asked), "all have too many");
+    cluster.ask(leader, step_of(shard, 0, TxnRequest::Rollback));
+    let asked = ask_scan(&mut cluster, leader, shard, 99, range(0), 10);
+    assert!(!is_overloaded(&mut cluster, asked));
 }

@@ -1,8 +1,8 @@
 //! Scans of transactions: one call, and a step for each shard that is asked for its part.
 //!
-//! It is made like a scan at a timestamp, from what all shards hold, but each part is locked where it is
-//! read: up to where the shard's page goes on, which may be behind the end of the merged page. What is
-//! locked is remembered, and every shard that was asked takes part in the commit.
+//! It is made like a scan at a timestamp, from what all shards hold, but each part is locked where
+//! it is read: up to where the shard's page goes on, which may be behind the end of the merged
+//! page. What is locked is remembered, and every shard that was asked takes part in the commit.
 
 use super::Router;
 use crate::client::scan::{Merge, Turn};

@@ -281,8 +281,8 @@ impl Router {
         self.end_call(handle, Ok(Answer::Got(found)));
     }
 
-    /// A shard has locked something. If it has given another grant before, the locks of that one are
-    /// lost, and the transaction is over.
+    /// A shard has locked something. If it has given another grant before, the locks of that one
+    /// are lost, and the transaction is over.
     pub(super) fn take_grant(
         &mut self,
         handle: TxnHandle,

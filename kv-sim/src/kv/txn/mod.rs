@@ -10,8 +10,8 @@
 //! - `long-fork`: each key is written once, and groups of them are read.
 //! - `causal-reverse`: keys of a group are written one after the other, without transactions, and all
 //!   of them are read at a timestamp: who sees a later one sees the earlier ones.
-//! - `phantom`: groups of keys are scanned under locks, and something is put into them that follows from
-//!   what is there, or from one key of it.
+//! - `phantom`: groups of keys are scanned under locks, and something is put into them that follows
+//!   from what is there, or from one key of it.
 //! - `deadlock`: rings of transactions that wait for each other ([`Planter`]).
 //! - `ordered`: few keys that all want are locked in one order, so that nobody is ever in a deadlock.
 //! - `hot-keys`: one of few keys is locked and overwritten.
@@ -29,10 +29,10 @@
 //! starves.
 //!
 //! Clients may die in the middle of a transaction, between two steps or two messages of one step
-//! (`abandon_rate`): nobody beats for it, and nobody rolls it back. Some reads and writes of a single
-//! key are no transactions, so that these meet those; and of the transactions that only read, many
-//! read at a timestamp without locks ([`snapshot`]), key by key or by a scan. A scan that locks is a
-//! read of each key of its transaction, of those that do not exist too ([`scan`]).
+//! (`abandon_rate`): nobody beats for it, and nobody rolls it back. Some reads and writes of a
+//! single key are no transactions, so that these meet those; and of the transactions that only
+//! read, many read at a timestamp without locks ([`snapshot`]), key by key or by a scan. A scan
+//! that locks is a read of each key of its transaction, of those that do not exist too ([`scan`]).
 //!
 //! **What this leaves out:** keys that are deleted.
 

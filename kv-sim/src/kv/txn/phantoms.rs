@@ -1,8 +1,9 @@
 //! Groups of keys, of which nobody knows what is there but by reading all of it.
 //!
-//! Whoever puts a key into a group has scanned it, and does so only if there is room: if two of them do
-//! not see each other, no order explains both, and the group may get too full. Others read one key of
-//! a group and write another one, or write one without a transaction; and some only read.
+//! Whoever puts a key into a group has scanned it, and does so only if there is room: if two of
+//! them do not see each other, no order explains both, and the group may get too full. Others read
+//! one key of a group and write another one, or write one without a transaction; and some only
+//! read.
 //!
 //! A group is used for a while, and then others are.
 
@@ -18,8 +19,8 @@ const GROUP_SIZE: u64 = 6;
 const ROWS_MAX: usize = 4;
 /// Groups that are used at a time.
 const GROUPS_AT_A_TIME: u64 = 5;
-/// Transactions of one client after which it goes on to the next groups. Clients are not in step, but
-/// close enough to meet.
+/// Transactions of one client after which it goes on to the next groups. Clients are not in step,
+/// but close enough to meet.
 const GROUP_TRANSACTIONS: u64 = 10;
 
 /// The groups as one client sees them.

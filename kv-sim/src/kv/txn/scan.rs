@@ -1,8 +1,8 @@
 //! Scans under locks: how a transaction reads all of its first keys at once.
 //!
-//! A transaction in the style [`LockingScan`](Style::LockingScan) begins with reads. They are done by a
-//! scan over the range in which their keys are, a page after the other. What the scan does not show
-//! does not exist, and is as good as read.
+//! A transaction in the style [`LockingScan`](Style::LockingScan) begins with reads. They are done
+//! by a scan over the range in which their keys are, a page after the other. What the scan does not
+//! show does not exist, and is as good as read.
 
 use kv_core::client::TxnOp;
 use kv_core::op::{Found, Key, KeyRange, Page, PageLimit, Row};
