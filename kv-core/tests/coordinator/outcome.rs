@@ -13,7 +13,7 @@ use crate::harness::{DEADLINE, Harness, good_reply, is_commit, put, request_of, 
 /// A commit on the second shard that is not answered.
 fn lose_a_commit(harness: &mut Harness) -> OutcomeId {
     let txn = harness.begin();
-    harness.step(txn, put(2)).unwrap();
+    harness.step(txn, put(2)).expect("a write is buffered");
     let call = harness.start(txn, TxnOp::Commit);
     let (_, result) = harness.starve(call);
     let Err(CallError::UnknownOutcome { id: Some(id), .. }) = result else {
@@ -25,9 +25,9 @@ fn lose_a_commit(harness: &mut Harness) -> OutcomeId {
 /// A commit that is answered, and what it acknowledges.
 fn commit(harness: &mut Harness) -> u64 {
     let txn = harness.begin();
-    harness.step(txn, put(1)).unwrap();
+    harness.step(txn, put(1)).expect("a write is buffered");
     let call = harness.start(txn, TxnOp::Commit);
-    let commit = harness.take_sent().into_iter().find(is_commit).unwrap();
+    let commit = harness.take_sent().into_iter().find(is_commit).expect("it commits");
     harness.reply(&commit, good_reply(&commit));
     assert!(harness.result(call).is_ok());
     request_of(&commit).acked_below
