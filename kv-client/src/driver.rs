@@ -174,7 +174,9 @@ impl Driver {
                 self.waiting.insert(call, reply);
             }
             // Whoever asked may have gone; nobody is left to tell.
-            Request::Token { reply } => drop(reply.send(self.router.session_token())),
+            Request::Token { reply } => {
+                let _ = reply.send(self.router.session_token());
+            }
             Request::Join { token, reply } => {
                 self.router.join_session(token);
                 let _ = reply.send(());

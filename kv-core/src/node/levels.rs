@@ -173,8 +173,11 @@ impl Level {
             return;
         }
         let mut reached = self.known.and_then(|known| known.asked_at);
-        while let Some((_, at)) = self.unreached.pop_front_if(|(issued, _)| *issued <= told.safe) {
+        while let Some((issued, at)) = self.unreached.front().copied()
+            && issued <= told.safe
+        {
             reached = Some(at);
+            self.unreached.pop_front();
         }
         self.known = Some(Known { safe: told.safe, index: told.index, asked_at: reached });
     }
@@ -203,7 +206,7 @@ impl Level {
         let known = self.known;
         for mut query in mem::take(&mut self.waiting) {
             let known = known.filter(|known| known.suffices(&query));
-            query.chosen = query.chosen.or(known.map(|known| (known.safe, known.index)));
+            query.chosen = query.chosen.or_else(|| known.map(|known| (known.safe, known.index)));
             let early = mutants::is_active(Mutant::ReplicaServesBeforeApplied);
             match query.chosen {
                 Some((safe, index)) if index <= applied => ready.push((query, safe, index)),
@@ -456,10 +459,8 @@ impl Node {
             let refusal = self.refusal(shard);
             let Some(level) = self.levels.shards.get_mut(&shard) else { continue };
             level.asked = level.asked.take().filter(|asked| asked.until > now);
-            let mut late = Vec::new();
-            while let Some(query) = level.waiting.pop_front_if(|query| query.deadline <= now) {
-                late.push(query);
-            }
+            let late_count = level.waiting.iter().take_while(|it| it.deadline <= now).count();
+            let late: Vec<_> = level.waiting.drain(..late_count).collect();
             self.levels.note_taken(late.iter());
             for query in late {
                 self.reply(query.handle, ClientReply::Refused(refusal.clone()));
