@@ -68,7 +68,9 @@ impl Script {
     fn rows(&self, page: &Page) -> String {
         assert_eq!(page.next, None, "a page has room for four");
         let name = |key: &Key| self.keys.iter().find(|(_, of)| *of == key).map(|(name, _)| name);
-        let text = |row: &Row| format!("{}={}", name(&row.key).unwrap(), text(&row.found.value));
+        let text = |row: &Row| {
+            format!("{}={}", name(&row.key).expect("it is one of the four"), text(&row.found.value))
+        };
         let mut rows: Vec<String> = page.rows.iter().map(text).collect();
         rows.sort();
         if rows.is_empty() { "none".into() } else { rows.join(" ") }
