@@ -4,7 +4,8 @@
 //! ([`Replica`]): a [`Node`](kv_core::node::Node), its log on that disk, and its applied state, driven
 //! by the engine instead of tokio. A *client* ([`Client`]) drives the same routing core as the client
 //! library, and works off a workload, of single keys or of transactions
-//! ([`TxnClient`]), or of sessions that read at replicas ([`SessionClient`]); an *operator* ([`Operator`]) changes the members. All exchange
+//! ([`TxnClient`]), or of sessions that read at replicas ([`SessionClient`]); an
+//! *operator* ([`Operator`]) changes the members. All exchange
 //! the real frames, encoded and checked.
 //!
 //! # What is checked
