@@ -21,7 +21,7 @@ use crate::codec::{self, CodecError};
 use crate::op::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// Version of everything that is sent. Until the first release it may change with every commit.
-pub const PROTOCOL_VERSION: u8 = 7;
+pub const PROTOCOL_VERSION: u8 = 8;
 /// Size of the header.
 pub const FRAME_HEADER_BYTES: usize = 16;
 /// The largest body: a request with the largest key and value, with room for what stands around
