@@ -35,7 +35,7 @@ pub(crate) struct Args {
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 key missing, or cas or conditions not met; 2 usage, or refused: nothing changed;
 3 cluster unreachable, nothing changed; 4 the outcome of a write or of a change is unknown;
-5 transaction aborted, nothing changed. 'kv outcome' answers with 0, 4 or 5.
+5 transaction aborted, nothing changed. 'kv outcome' answers with 0, 4 or 5; 3 if nobody could tell.
 With --output json, a key or value that is not UTF-8 is printed as {\"b64\": \"...\"}.
 Keys and values that start with '-' go after '--'.";
 
@@ -93,8 +93,8 @@ pub(crate) enum Command {
     Get {
         /// The key.
         key: OsString,
-        /// What it held at this version of anything (see `get --output json`), in the last ten
-        /// minutes.
+        /// What it held at this version of anything (see `get --output json`), as far back as the
+        /// nodes remember.
         #[arg(long, value_name = "VERSION", value_parser = timestamp)]
         at: Option<Timestamp>,
         /// How fresh it must be: linearizable, sequential (what this prompt has seen), or stale: with
@@ -121,7 +121,7 @@ pub(crate) enum Command {
     /// Tells how a transaction ended whose outcome was unknown, with the exit code that it would have
     /// had: 0 committed, 5 aborted; 4 if that is forgotten. One that is undecided is aborted by this.
     Outcome {
-        /// What the transaction was said to be asked for by.
+        /// The id that the error named, like s3-17-00000000deadbeef-4-9.
         id: OutcomeId,
     },
     /// About the cluster as a whole.

@@ -153,7 +153,7 @@ impl Failure {
 
     fn next_step_without_id(&self, verb: &str) -> &'static str {
         if let Self::Output(_) = self {
-            return "Mend the output; then read the key.";
+            return "Mend the output; then read what you wanted to know.";
         }
         if let Self::Client(ClientError::Call { call: CallError::Refused(refusal), .. }) = self
             && let Some(next) = next_snapshot(refusal)

@@ -2,7 +2,8 @@
 //!
 //! Between `begin` and `commit` or `rollback` is a *block*: its commands are steps of a transaction.
 //! If one fails the transaction is over, but the block is not: what follows in it is refused, so that
-//! no line that was meant for the transaction runs by itself.
+//! no line that was meant for the transaction runs by itself. A person who mistypes a line may type it
+//! again; in a script it ends the transaction.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -45,7 +46,12 @@ pub(crate) fn run(session: &Session) -> ExitCode {
         let prompt = if matches!(block, Block::None) { "kv> " } else { "kv (transaction)> " };
         match editor.readline(prompt) {
             Ok(line) => match run_line(session, &mut block, &line) {
-                Some(code) => last = code,
+                Some(code) => {
+                    last = code;
+                    if code == ExitCode::Usage && !is_interactive {
+                        give_up(&mut block);
+                    }
+                }
                 None => break,
             },
             Err(ReadlineError::Interrupted) => {}
@@ -63,6 +69,17 @@ pub(crate) fn run(session: &Session) -> ExitCode {
         last = ExitCode::Usage;
     }
     if is_interactive { ExitCode::Done } else { last }
+}
+
+/// A line of a script could not be taken: what is left of its transaction is not to take effect.
+fn give_up(block: &mut Block) {
+    if let Block::Open(_) = block
+        && let Block::Open(txn) = std::mem::replace(block, Block::Failed)
+    {
+        // If that fails, its locks fall by themselves a little later.
+        let _ = txn.rollback();
+        complain("the transaction is rolled back, and nothing was changed");
+    }
 }
 
 /// Runs one line; none if it asks for the end.

@@ -114,8 +114,8 @@ impl Client {
     /// never changes.
     ///
     /// # Errors
-    /// [`ClientError`]. One that [`ClientError::is_outcome_unknown`] says that nobody remembers it;
-    /// after any other one, ask again.
+    /// [`ClientError`]. [`CallError::OutcomeForgotten`](kv_core::client::CallError::OutcomeForgotten)
+    /// says that nobody remembers it; after any other one, ask again.
     pub async fn outcome(&self, id: &OutcomeId) -> Result<TxnOutcome, ClientError> {
         self.call(Call::Outcome { id: *id }).await.map(driver::outcome)
     }

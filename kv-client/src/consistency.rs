@@ -117,7 +117,8 @@ impl Client {
     }
 
     /// Sequential reads of this client, and of its clones, see from here on all that a session has
-    /// seen that had this token.
+    /// seen that had this token. A token that the store never reached makes every later one of them
+    /// fail with `FutureTimestamp`.
     ///
     /// # Errors
     /// [`ClientError::Closed`] if the client's task has ended.

@@ -20,7 +20,8 @@
 //!
 //! A call ends at the latest at its deadline (10 s unless [`Client::with_deadline`] says
 //! otherwise), in one of three ways: it was done, nothing was changed, or *the outcome is unknown*.
-//! The last one exists only for writes and commits, and [`ClientError::is_outcome_unknown`] tells it apart.
+//! The last one exists only for writes, commits, and questions how one ended;
+//! [`ClientError::is_outcome_unknown`] tells it apart.
 //! How a commit ended can be asked later ([`Client::outcome`]).
 //!
 //! A [`Transaction`] reads and writes any keys and takes effect at once or not at all.

@@ -15,6 +15,8 @@ use crate::driver::{self, CasResult, Reply};
 use crate::error::ClientError;
 use crate::random;
 
+/// The longest time for which attempts are made, if more is allowed: a year.
+const LIMIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The first pause before an aborted transaction is run again; doubled with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// The longest such pause.
@@ -264,7 +266,8 @@ impl Attempts {
         let age = age_now();
         // Without randomness two clients of one moment may collide again; no more than that.
         let rng = Rng::fork(random::seed().unwrap_or(age.0), "transact");
-        let ends_at = Instant::now() + limit;
+        let now = Instant::now();
+        let ends_at = now.checked_add(limit).unwrap_or_else(|| now + LIMIT_MAX);
         Self { age, ends_at, pause: PAUSE_MIN, retries_left: retries, rng }
     }
 

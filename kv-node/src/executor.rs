@@ -60,7 +60,7 @@ pub(crate) enum ClientEvent {
         /// The connection.
         connection: ConnectionId,
         /// What it asks.
-        frame: RequestFrame,
+        frame: Box<RequestFrame>,
         /// One of the connection's places for unanswered requests; given back with the answer.
         slot: OwnedSemaphorePermit,
         /// Its share of the room for large requests; given back when the core has it.
@@ -327,7 +327,7 @@ impl Executor {
             ClientEvent::Request { connection, frame, slot, _bytes } => {
                 self.handle_count += 1;
                 let handle = RequestHandle(self.handle_count);
-                let RequestFrame { correlation, body } = frame;
+                let RequestFrame { correlation, body } = *frame;
                 self.waiting.insert(handle, Waiting { connection, correlation, _slot: slot });
                 Some(Input::Request { handle, body })
             }

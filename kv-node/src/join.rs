@@ -295,7 +295,7 @@ impl Joiner {
                 self.asking.retain(|asking| asking.connection != connection);
             }
             ClientEvent::Request { connection, frame, slot, .. } => {
-                let RequestFrame { correlation, body } = frame;
+                let RequestFrame { correlation, body } = *frame;
                 match body {
                     ClientRequest::Status => {
                         let status = ClientReply::Status(self.status());

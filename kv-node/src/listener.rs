@@ -283,6 +283,7 @@ impl Listener {
             let Ok(slot) = Arc::clone(&unanswered).acquire_owned().await else { return Ok(()) };
             let read = timeout(FRAME_DEADLINE, self.read_request(source)).await;
             let (frame, bytes) = read.map_err(|_| ReadError::TooSlow)??;
+            let frame = Box::new(frame);
             let request = ClientEvent::Request { connection, frame, slot, _bytes: bytes };
             if self.clients.send(request).await.is_err() {
                 return Ok(());

@@ -254,7 +254,7 @@ pub enum CallError {
     /// The transaction would be larger than one may be. *Nothing was changed*, and it is over.
     #[error("{size} {what} exceed what a transaction may have, {size_max}")]
     TxnTooLarge {
-        /// "operations" or "bytes".
+        /// "operations", "bytes" or "scanned ranges of one shard".
         what: String,
         /// How many.
         size: u64,

@@ -446,7 +446,7 @@ impl Router {
             // Another cluster answers at the old addresses; it knows none of the old sessions, and
             // has not issued what they have seen.
             self.leaders.clear();
-            self.seen = Seen::default();
+            self.forget_seen();
             if let Some(session) = self.session.take() {
                 self.on_session_lost(session);
             }

@@ -92,6 +92,21 @@ fn every_shard_is_asked_once_and_takes_part() {
     harness.assert_idle();
 }
 
+/// What a transaction has scanned, the session has seen, and was not told when.
+#[test]
+fn session_has_seen_what_a_transaction_scanned() {
+    let mut harness = Harness::new();
+    let txn = harness.begin();
+    let before = harness.router.session_token();
+    assert!(before.is_some());
+    let call = harness.start(txn, scan(100));
+    for sent in harness.take_sent() {
+        harness.reply(&sent, scanned(rows_of(sent.shard.0, 2), None));
+    }
+    assert!(harness.result(call).is_ok());
+    assert_eq!(harness.router.session_token(), None);
+}
+
 #[test]
 fn empty_range_needs_no_node() {
     let mut harness = Harness::new();

@@ -169,7 +169,7 @@ safety_seconds = -1
         "7:3: `cluster.election_min_ms` must be at least three heartbeats",
         "9:8: `workload.kind` must be one of \"register\", \"kv\", \"bank\", \"list-append\", \"rw-register\", \
          \"write-skew\", \"long-fork\", \"causal-reverse\", \"phantom\", \"deadlock\", \"ordered\", \
-         \"hot-keys\", not \"queue\"",
+         \"hot-keys\", \"sessions\", not \"queue\"",
         "10:1: `workload.mix` must give at least one operation a weight above 0",
         "11:11: `workload.clients` must be a whole number, not of type float",
         "12:1: `network.latency_max_us` must not be below `latency_min_us`",

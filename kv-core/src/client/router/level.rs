@@ -5,13 +5,15 @@
 //! session wrote or read before, on whatever node.
 //!
 //! The token rises with the versions of what was written and read, and with the timestamps at which
-//! something was read. A linearizable read that finds nothing, and a delete, tell no timestamp: the
+//! something was read. A linearizable read that finds nothing, a delete, and a scan of a transaction
+//! tell no timestamp: the
 //! session then has seen something and does not know when, a *gap*. The next sequential read first
 //! takes a timestamp of the oracle, which is above all that was acknowledged, and closes it.
 //!
 //! A replica is drawn at random. One that refuses or is silent is avoided by the next attempt, and
 //! after a few the leader is asked.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::Router;
@@ -118,14 +120,26 @@ impl Router {
             Answer::Written(WriteResult::Cas { version, .. }) => self.seen.see(*version),
             Answer::Outcome(TxnOutcome::Committed { commit_ts }) => self.seen.raise(*commit_ts),
             Answer::Committed { commit_ts } => commit_ts.iter().for_each(|ts| self.seen.raise(*ts)),
+            // By a transaction: it was told no timestamp.
+            Answer::Page(_) => self.seen.see(None),
             Answer::Timestamp(_)
-            | Answer::Page(_)
             | Answer::Outcome(TxnOutcome::Aborted)
             | Answer::Buffered
             | Answer::RolledBack
             | Answer::Status(_)
             | Answer::Map(_)
             | Answer::Admin(_) => {}
+        }
+    }
+
+    /// The session is one of another cluster from here on, which has issued nothing that it has seen.
+    pub(super) fn forget_seen(&mut self) {
+        self.seen = Seen::default();
+        let is_closing = |job: &Job| matches!(job.goal, Goal::CloseGap { .. });
+        let closing: Vec<_> =
+            self.jobs.iter().filter(|(_, job)| is_closing(job)).map(|(id, _)| *id).collect();
+        for id in closing {
+            self.remove_job(id);
         }
     }
 
