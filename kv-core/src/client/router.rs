@@ -24,7 +24,9 @@ use crate::cluster::{ClusterMap, ShardEntry};
 use crate::id::{Address, NodeId, SessionId, ShardId, Timestamp};
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::wire::{AdminRequest, ClientReply, ClientRequest, MapView, ReplyFrame, RequestFrame};
+use crate::wire::{
+    AdminRequest, ClientReply, ClientRequest, MapView, ReplyFrame, RequestFrame, TxnReply,
+};
 
 /// A deadline that never comes: the router's own jobs end when nobody needs them.
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
@@ -416,6 +418,12 @@ impl Router {
                 && late.any(|(asked, to)| *asked == correlation && to == from)
         };
         if !self.jobs.get(&id).is_some_and(|job| is_asked(job) || is_late(job)) {
+            return;
+        }
+        if matches!(reply.body, ClientReply::Txn(TxnReply::Waiting { .. }))
+            && !self.jobs.get(&id).is_some_and(is_asked)
+        {
+            // Where an earlier attempt waits says nothing about the last one.
             return;
         }
         if !self.jobs.get(&id).is_some_and(|job| is_in_kind(&job.goal, &reply.body)) {

@@ -55,9 +55,10 @@ const READS_WAITING_MAX: usize = 65_536;
 const BYTES_WAITING_MAX: usize = 16 * 1024 * 1024;
 /// How long a read waits: less than a client waits for one attempt, which then can go elsewhere.
 const READ_PATIENCE: Duration = Duration::from_millis(700);
-/// How long an answer is waited for: several times what a healthy leader takes.
+/// How long an answer is waited for before the question is repeated: several times what a healthy
+/// leader takes.
 const QUESTION_PATIENCE: Duration = Duration::from_millis(200);
-/// When somebody is asked again if the one who was asked does not lead.
+/// When somebody else is asked if the one who was asked does not lead.
 const ELSEWHERE_PAUSE: Duration = Duration::from_millis(50);
 /// Timestamps of questions that no safe time has reached yet, of one shard. Of more, the oldest are
 /// forgotten.
@@ -122,6 +123,7 @@ struct Asked {
     number: u64,
     /// Who was asked; none if nobody is known to lead.
     to: Option<NodeId>,
+    at_least: Timestamp,
     asked_at: Instant,
     /// When it is asked anew.
     until: Instant,
@@ -362,10 +364,21 @@ impl Node {
     fn ask_for_safe_time(&mut self, shard: ShardId, at_least: Timestamp) {
         let to = self.leader_to_ask(shard);
         self.levels.last_number += 1;
-        let (number, boot) = (self.levels.last_number, self.rounds.boot);
+        let number = self.levels.last_number;
         let Some(level) = self.levels.shards.get_mut(&shard) else { return };
         let (asked_at, until) = (self.now, self.now + QUESTION_PATIENCE);
-        level.asked = Some(Asked { number, to, asked_at, until });
+        level.asked = Some(Asked { number, to, at_least, asked_at, until });
+        self.send_question(shard, number, to, at_least);
+    }
+
+    fn send_question(
+        &mut self,
+        shard: ShardId,
+        number: u64,
+        to: Option<NodeId>,
+        at_least: Timestamp,
+    ) {
+        let boot = self.rounds.boot;
         match to {
             Some(node) if node == self.config.id => {
                 self.on_question(shard, Question { node, boot, number, at_least });
@@ -447,7 +460,9 @@ impl Node {
             return self.reply(query.handle, ClientReply::Refused(refusal));
         }
         let deadline = self.now + READ_PATIENCE;
-        self.levels.add(shard, ReplicaQuery { oldest, deadline, chosen: None, ..query });
+        let asked_before = self.levels.last_number;
+        let query = ReplicaQuery { oldest, deadline, asked_before, chosen: None, ..query };
+        self.levels.add(shard, query);
         self.touched.insert(shard);
     }
 
@@ -457,8 +472,8 @@ impl Node {
         let open: Vec<_> = self.levels.open.iter().copied().collect();
         for shard in open {
             let refusal = self.refusal(shard);
+            self.ask_again(shard);
             let Some(level) = self.levels.shards.get_mut(&shard) else { continue };
-            level.asked = level.asked.take().filter(|asked| asked.until > now);
             let late_count = level.waiting.iter().take_while(|it| it.deadline <= now).count();
             let late: Vec<_> = level.waiting.drain(..late_count).collect();
             self.levels.note_taken(late.iter());
@@ -467,6 +482,25 @@ impl Node {
             }
             self.touched.insert(shard);
         }
+    }
+
+    /// Repeats a question that was not answered in time, under its number, so that an answer counts
+    /// however long it takes. If somebody else leads, or less would do by now, another one is asked.
+    fn ask_again(&mut self, shard: ShardId) {
+        let leader = self.leader_to_ask(shard);
+        let until = self.now + QUESTION_PATIENCE;
+        let Some(level) = self.levels.shards.get_mut(&shard) else { return };
+        let need = level.least_need();
+        let Some(asked) = level.asked.as_mut().filter(|asked| asked.until <= self.now) else {
+            return;
+        };
+        let (number, to, at_least) = (asked.number, asked.to, asked.at_least);
+        if to.is_none() || to != leader || need.is_none_or(|need| need < at_least) {
+            level.asked = None;
+            return;
+        }
+        asked.until = until;
+        self.send_question(shard, number, to, at_least);
     }
 
     /// This node has no replica of the shard any more.

@@ -52,6 +52,13 @@ pub(super) struct Question {
     pub(super) at_least: Timestamp,
 }
 
+impl Question {
+    /// Whether it is the other one, or has taken its place.
+    pub(super) fn is_at_least_as_new_as(&self, other: &Self) -> bool {
+        (self.node, self.boot) == (other.node, other.boot) && self.number >= other.number
+    }
+}
+
 /// A question that has its timestamp.
 #[derive(Debug)]
 pub(super) struct WaitingQuestion {
@@ -85,7 +92,13 @@ impl Node {
         if !self.gives_safe_times(shard) {
             return self.send_elsewhere(shard, question);
         }
-        let _ = self.stamp_question(shard, question);
+        let replica = self.replicas.get(&shard);
+        let is_kept = replica.is_some_and(|it| {
+            it.questions.iter().any(|waiting| waiting.question.is_at_least_as_new_as(&question))
+        });
+        if !is_kept {
+            let _ = self.stamp_question(shard, question);
+        }
     }
 
     /// Whether it leads the shard, as far as it knows, and can say what the shard holds.
@@ -108,6 +121,9 @@ impl Node {
         };
         let passes = mutants::is_active(Mutant::SafeTimeBeforeProposed);
         let index = if passes { LogIndex(0) } else { replica.group.last().index };
+        if replica.questions.iter().any(|it| it.question.is_at_least_as_new_as(&question)) {
+            return;
+        }
         replica.questions.retain(|waiting| waiting.question.node != question.node);
         replica.questions.push(WaitingQuestion { question, issued, round, index });
         self.reading.insert(shard);

@@ -32,8 +32,8 @@ use crate::storage::{Scan, StorageRequest};
 use crate::txn::TxnId;
 use crate::wire::{ClientReply, Refusal, TxnRequest};
 
-/// Probes that may be out, over all shards.
-const PROBES_MAX: usize = 4_096;
+/// Probes that may be out, over all shards: each of them reads a page.
+const PROBES_MAX: usize = 256;
 
 /// A scan of which the store is asked how far a page of it goes.
 #[derive(Debug)]

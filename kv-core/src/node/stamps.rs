@@ -132,6 +132,16 @@ impl Reader {
         }
     }
 
+    /// Whether it is this question about a shard, or one that has taken its place.
+    fn is_as_new_as(&self, about: ShardId, other: &Question) -> bool {
+        match self {
+            Self::Client(_) | Self::Check { .. } => false,
+            Self::SafeTime { shard, question } => {
+                *shard == about && question.is_at_least_as_new_as(other)
+            }
+        }
+    }
+
     /// Whether it is an earlier question of a node that asks anew.
     fn is_question_of(&self, node: NodeId, about: ShardId) -> bool {
         match self {
@@ -249,12 +259,16 @@ impl Node {
     }
 
     /// Lets a question for a safe time wait for a timestamp. It takes the place of an earlier one of
-    /// the same node.
+    /// the same node; a repetition adds nothing.
     pub(super) fn stamp_question(
         &mut self,
         shard: ShardId,
         question: Question,
     ) -> Result<(), Refusal> {
+        let out = self.stamps.asked.iter().flat_map(|asked| &asked.readers);
+        if out.chain(&self.stamps.readers).any(|reader| reader.is_as_new_as(shard, &question)) {
+            return Ok(());
+        }
         self.stamps.readers.retain(|reader| !reader.is_question_of(question.node, shard));
         self.stamps.add_reader(Reader::SafeTime { shard, question })
     }

@@ -275,7 +275,11 @@ impl Node {
             Step::Prepare { part, .. } => {
                 locking.prepared_bytes + part.size() <= PREPARED_BYTES_MAX
             }
-            Step::Scan(_) => locking.table.ranges_of(Owner::Txn(txn)).count() < RANGES_LOCKED_MAX,
+            Step::Scan(_) => {
+                let count = locking.table.ranges_of(Owner::Txn(txn)).count();
+                check_count("scanned ranges", count + 1, RANGES_LOCKED_MAX)?;
+                true
+            }
             Step::Lock { .. } | Step::Commit { .. } => true,
         };
         let is_known = locking.live.contains_key(&txn);

@@ -310,6 +310,23 @@ fn answer_counts_only_for_the_question_that_asked() {
     assert_eq!(answer(&mut cluster, read), ("1".to_owned(), safe));
 }
 
+/// On a slow network an answer comes after the question was repeated, and counts all the same.
+#[test]
+fn answer_counts_however_long_it_takes() {
+    let (mut cluster, leader, [follower, _], read, (boot, number)) = cut_off();
+    let skipped = cluster.sent.len();
+    cluster.run(Duration::from_millis(450));
+    let asked = messages(&cluster, skipped);
+    let is_repetition = |message: &SafeTimeMessage| matches!(message, SafeTimeMessage::Ask { number: again, .. } if *again == number);
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked.iter().all(|(_, message)| is_repetition(message)), "{asked:?}");
+    let safe = Timestamp(u64::MAX - 1);
+    let told = SafeTime { safe, index: LogIndex(1), issued: safe };
+    let frame = answer_frame(&cluster, (leader, follower), (boot, number), told);
+    cluster.input(follower, Input::Receive(frame));
+    assert_eq!(answer(&mut cluster, read), ("1".to_owned(), safe));
+}
+
 /// Age is counted from when the question was asked, by the clock of the replica.
 #[test]
 fn stale_read_is_served_without_the_leader_until_it_is_too_old() {

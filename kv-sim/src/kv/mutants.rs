@@ -372,7 +372,7 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         id: Core::PreparedRangesForgotten.id(),
         summary: "a new leader does not lock the ranges of what is prepared",
-        scenario: "sim-scenarios/zoo/phantom.toml",
+        scenario: "sim-scenarios/zoo/phantom-failover.toml",
         check: "strict-serializability",
     },
     Mutant {

@@ -159,6 +159,7 @@ impl ReadView {
         while let Some((key, value)) = merge.entry().filter(|(key, _)| *key < to) {
             let is_deleted = self.deleted.contains(&local_id_of(key));
             let next = if !is_deleted && retention.keeps(key, value, |_| true) {
+                passed.0.clear();
                 visit(key, value)
             } else {
                 if passed.0 != prefix_of(key) {
