@@ -353,21 +353,24 @@ fn ranges_that_are_locked_are_limited() {
     let leader = cluster.leader(shard).expect("it is led");
     let of_txn = 2 * RANGES_PER_SHARD_MAX;
     let range = |at: usize| KeyRange::from(format!("{at:05}")..format!("{at:05}+"));
-    let is_overloaded = |cluster: &mut Cluster, asked| {
+    let refusal = |cluster: &mut Cluster, asked| {
         cluster.run(Duration::from_millis(50));
-        let reply = cluster.replies.remove(&asked).expect("it is answered");
-        assert!(matches!(
-            reply,
-            ClientReply::Txn(TxnReply::Scanned { .. }) | ClientReply::Refused(Refusal::Overloaded)
-        ));
-        matches!(reply, ClientReply::Refused(_))
+        match cluster.replies.remove(&asked).expect("it is answered") {
+            ClientReply::Txn(TxnReply::Scanned { .. }) => None,
+            ClientReply::Refused(refusal) => Some(refusal),
+            other => panic!("{other:?}"),
+        }
     };
     for at in 0..RANGES_MAX {
         ask_scan(&mut cluster, leader, shard, (at / of_txn) as u64, range(at), 10);
-        if at + 1 == of_txn {
+        if (at + 1) % of_txn == 0 {
             cluster.run(Duration::from_millis(50));
+        }
+        if at + 1 == of_txn {
             let asked = ask_scan(&mut cluster, leader, shard, 0, range(at + 1), 10);
-            assert!(is_overloaded(&mut cluster, asked), "one transaction has too many");
+            let refused = refusal(&mut cluster, asked);
+            let is_final = matches!(refused, Some(Refusal::InvalidStep { .. }));
+            assert!(is_final, "one transaction has too many: {refused:?}");
         }
     }
     cluster.run(Duration::from_millis(50));
@@ -377,8 +380,8 @@ fn ranges_that_are_locked_are_limited() {
     assert!(cluster.replies.values().all(is_scanned));
     cluster.replies.clear();
     let asked = ask_scan(&mut cluster, leader, shard, 99, range(0), 10);
-    assert!(is_overloaded(&mut cluster, asked), "all have too many");
+    assert_eq!(refusal(&mut cluster, asked), Some(Refusal::Overloaded), "all have too many");
     cluster.ask(leader, step_of(shard, 0, TxnRequest::Rollback));
     let asked = ask_scan(&mut cluster, leader, shard, 99, range(0), 10);
-    assert!(!is_overloaded(&mut cluster, asked));
+    assert_eq!(refusal(&mut cluster, asked), None);
 }
