@@ -52,6 +52,7 @@ mod finishing;
 mod formation;
 mod forward;
 mod hints;
+mod incoming;
 mod io;
 mod lease;
 mod levels;
@@ -70,6 +71,7 @@ mod scanning;
 mod snapshots;
 mod stamps;
 mod status;
+mod stored;
 mod transactions;
 
 use alloc::boxed::Box;
@@ -83,7 +85,7 @@ pub use io::{Budget, Event, IgnoreReason, Input, LinkState, Output, Start, Timer
 pub use status::{PeerStatus, ShardStatus, Status};
 
 use crate::cluster::{ClusterMap, Identity};
-use crate::id::{AppendId, Epoch, LogId, LogIndex, NodeId, RequestHandle, ShardId, Term};
+use crate::id::{AppendId, Epoch, LogIndex, NodeId, RequestHandle, ShardId, Term};
 use crate::machine::{Command, MetaCommand};
 use crate::mutants::{self, Mutant};
 use crate::raft::Role;
@@ -91,12 +93,10 @@ use crate::ring;
 use crate::rng::Rng;
 use crate::storage::{
     Append, GroupWrite, HardState, LogCounters, Recovered, RecoveredGroup, StorageDamage,
-    StorageReply, StorageRequest,
+    StorageRequest,
 };
 use crate::time::Instant;
-use crate::wire::{
-    ClientReply, ClientRequest, FormationMessage, PeerFrame, PeerMessage, RaftMessage, Refusal,
-};
+use crate::wire::{PeerMessage, Refusal};
 use confirm::Rounds;
 use deadlocks::Deadlocks;
 use formation::Formation;
@@ -107,7 +107,7 @@ use link::Link;
 use membership::Removing;
 use oracle::Oracle;
 use outbox::{Outbox, Sender};
-use reading::{Content, ServedRead};
+use reading::ServedRead;
 use replica::{Replica, Reported};
 use scanning::Probe;
 use snapshots::Snapshots;
@@ -432,206 +432,6 @@ impl Node {
         self.on_txn_tick();
         self.on_gossip_timeout();
         self.on_deadlines();
-    }
-
-    fn refuse_request(&mut self, handle: RequestHandle, body: &ClientRequest, refusal: Refusal) {
-        let reply = match body {
-            ClientRequest::Status => ClientReply::Status(self.status()),
-            ClientRequest::Map
-            | ClientRequest::OpenSession { .. }
-            | ClientRequest::Read { .. }
-            | ClientRequest::Timestamp
-            | ClientRequest::ReadAt { .. }
-            | ClientRequest::ScanAt { .. }
-            | ClientRequest::ReadReplica { .. }
-            | ClientRequest::Write { .. }
-            | ClientRequest::Txn { .. }
-            | ClientRequest::Outcome { .. }
-            | ClientRequest::Admin(_) => ClientReply::Refused(refusal),
-        };
-        self.reply(handle, reply);
-    }
-
-    fn on_frame(&mut self, frame: PeerFrame) {
-        match (self.reason_to_ignore(&frame), &self.phase) {
-            (Some(reason), _) => {
-                self.ignored_frame_count += 1;
-                let from = frame.from;
-                self.outbox.push(Output::Event(Event::FrameIgnored { from, reason }));
-                match reason {
-                    IgnoreReason::UnknownSender | IgnoreReason::WrongReceiver => {
-                        self.on_frame_of_stranger(frame);
-                    }
-                    // A wiped node is to learn that it is one.
-                    IgnoreReason::WrongIncarnation if frame.cluster.is_none() => {
-                        self.on_frame_of_outsider(frame);
-                    }
-                    IgnoreReason::WrongIncarnation | IgnoreReason::WrongCluster => {}
-                }
-            }
-            (None, Phase::Forming(_)) => self.on_frame_while_forming(frame),
-            (None, Phase::Running) if frame.cluster.is_none() => self.on_frame_of_outsider(frame),
-            (None, Phase::Running) => {
-                if let Some(link) = self.links.get_mut(&frame.from) {
-                    link.heard_at = Some(self.now);
-                }
-                for message in frame.messages {
-                    self.on_peer_message(frame.from, message);
-                }
-            }
-            (None, Phase::Wiped | Phase::Removed | Phase::Suspect(_)) => {}
-        }
-    }
-
-    /// As a member: takes a frame of a node that belongs to no cluster.
-    fn on_frame_of_outsider(&mut self, frame: PeerFrame) {
-        for message in frame.messages {
-            if let PeerMessage::Formation(FormationMessage::Query { nonce }) = message {
-                self.answer_query(frame.from, nonce);
-            }
-        }
-    }
-
-    fn reason_to_ignore(&self, frame: &PeerFrame) -> Option<IgnoreReason> {
-        let is_listed = match &self.map {
-            Some(_) => self.links.contains_key(&frame.from),
-            None => self.config.peers.iter().any(|(peer, _)| *peer == frame.from),
-        };
-        let ours = self.identity.cluster.as_ref().map(|cluster| cluster.id);
-        let link = self.links.get(&frame.from);
-        if frame.to != self.config.id || frame.from == self.config.id {
-            Some(IgnoreReason::WrongReceiver)
-        } else if !is_listed {
-            Some(IgnoreReason::UnknownSender)
-        } else if ours.is_some() && frame.cluster.is_some() && frame.cluster != ours {
-            Some(IgnoreReason::WrongCluster)
-        } else if link.is_some_and(|link| link.incarnation != frame.from_incarnation) {
-            Some(IgnoreReason::WrongIncarnation)
-        } else {
-            None
-        }
-    }
-
-    fn on_peer_message(&mut self, from: NodeId, message: PeerMessage) {
-        match message {
-            PeerMessage::Formation(_) => {}
-            PeerMessage::Confirm { boot, round, version, leads } => {
-                self.on_confirm(from, boot, round, version, leads);
-            }
-            PeerMessage::Confirmed(confirmation) => self.on_confirmed(from, confirmation),
-            PeerMessage::Map(message) => self.on_map_message(from, message),
-            PeerMessage::Snapshot(message) => self.on_snapshot_message(from, message),
-            PeerMessage::Forward(message) => self.on_forward(from, message),
-            PeerMessage::Gossip(message) => self.on_gossip(from, message),
-            PeerMessage::Txn(message) => self.on_txn_message(Some(from), message),
-            PeerMessage::Oracle(message) => self.on_oracle_message(from, message),
-            PeerMessage::SafeTime(message) => self.on_safe_time_message(from, message),
-            PeerMessage::Diverged { shard, term, index, majority } => {
-                self.on_diverged(from, shard, term, index, majority);
-            }
-            PeerMessage::Raft { shard, message } => {
-                if matches!(message, RaftMessage::Append { .. }) {
-                    self.add_empty_replica(shard);
-                }
-                // Any message may end what this replica knows of a leader that holds a lease.
-                if matches!(message, RaftMessage::Vote { .. }) || self.config.lease.is_some() {
-                    self.sync_contact(shard);
-                }
-                if let Some(replica) = self.replicas.get_mut(&shard) {
-                    replica.group.on_message(self.now, from, message);
-                    self.touched.insert(shard);
-                }
-            }
-        }
-    }
-
-    fn on_stored(&mut self, reply: StorageReply) {
-        match reply {
-            StorageReply::Appended { id, written, counters } => {
-                self.note_append_time(id);
-                self.log_counters = counters;
-                self.outbox.on_durable(id);
-                self.on_appended(id, written);
-                self.give_up_removed(id);
-            }
-            StorageReply::Applied { shard, applied, outcomes, states } => {
-                if let Some(replica) = self.replicas.get_mut(&shard) {
-                    replica.store_applied = applied.index;
-                    self.touched.insert(shard);
-                }
-                self.on_own_states(shard, states);
-                for (index, outcome) in outcomes {
-                    self.on_outcome(shard, index, outcome);
-                }
-            }
-            StorageReply::Read { handle, result } => match self.levels.take_served(handle) {
-                Some(served) => self.on_replica_read(served, result),
-                None => self.on_read(handle, result.map(Content::Found)),
-            },
-            StorageReply::Scanned { handle, result } => {
-                self.on_read(handle, result.map(Content::Page));
-            }
-            StorageReply::Flushed { applied } => self.on_flushed(&applied),
-            StorageReply::Space { is_full } => {
-                self.is_full = is_full;
-                self.outbox.push(Output::Event(Event::SpaceChanged { is_full }));
-            }
-            StorageReply::Damaged(damage) => self.become_suspect(damage),
-            StorageReply::IdentityStored => self.on_identity_stored(),
-            StorageReply::SnapshotOpened { id } => self.on_snapshot_opened(id),
-            StorageReply::SnapshotRead { id, sequence, chunk } => {
-                self.on_snapshot_read(id, sequence, chunk);
-            }
-            StorageReply::ChunkStaged { id, sequence, result } => {
-                self.on_chunk_staged(id, sequence, result);
-            }
-            StorageReply::SnapshotInstalled { id, state } => self.on_snapshot_installed(id, state),
-            StorageReply::ShardRemoved { shard } => self.on_shard_removed(shard),
-        }
-    }
-
-    /// The applied state is durable: gives up the entries that nobody needs.
-    fn on_flushed(&mut self, applied: &BTreeMap<ShardId, LogId>) {
-        for (shard, flushed) in applied {
-            if let Some(replica) = self.replicas.get_mut(shard) {
-                replica.flushed = flushed.index;
-                self.release(*shard);
-            }
-        }
-    }
-
-    /// Gives up what was flushed before everybody held it, once everybody holds all of it, or once it
-    /// is far more than the slack: a node without room has nothing more to flush.
-    fn release_late(&mut self, shard: ShardId) {
-        if let Some(replica) = self.replicas.get(&shard)
-            && replica.group.is_release_due(replica.flushed, self.slack_bytes())
-        {
-            self.release(shard);
-        }
-    }
-
-    fn release(&mut self, shard: ShardId) {
-        let slack_bytes = self.slack_bytes();
-        if let Some(replica) = self.replicas.get_mut(&shard)
-            && let Some(floor) = replica.group.release(replica.flushed, slack_bytes)
-        {
-            self.outbox.push(Output::Store(StorageRequest::Release { shard, floor }));
-        }
-    }
-
-    /// What each replica's log may keep for members who are behind.
-    fn slack_bytes(&self) -> usize {
-        let share = self.config.node_slack_bytes / self.replicas.len().max(1);
-        self.config.slack_bytes.min(share)
-    }
-
-    fn on_appended(&mut self, id: AppendId, written: Vec<(ShardId, LogId)>) {
-        for (shard, last) in written {
-            if let Some(replica) = self.replicas.get_mut(&shard) {
-                replica.group.on_appended(self.now, id, last);
-                self.touched.insert(shard);
-            }
-        }
     }
 
     /// Ends a step: collects from the touched shards what is to be written, sent, applied and told.

@@ -1,11 +1,29 @@
 //! Who calls the servers: clients, and an operator where members change.
 
+use kv_core::client::{Answer, CallError, CallId, Router, RouterOutput};
+use kv_core::wire::{self, Frame};
+
 use super::client::Client;
 use super::operator::Operator;
-use super::replica::Note;
+use super::replica::{Note, server_at};
 use super::sessions::SessionClient;
 use super::txn::{Planter, TxnClient};
 use crate::engine::{Input, Machine, Outbox};
+
+/// Sends what a router wants sent, until one of its calls has ended.
+pub(super) fn next_done(
+    router: &mut Router,
+    out: &mut Outbox<Note>,
+) -> Option<(CallId, Result<Answer, CallError>)> {
+    loop {
+        match router.poll_output()? {
+            RouterOutput::Send { to, request } => {
+                out.send(server_at(&to), wire::encode(&Frame::Request(request)).into());
+            }
+            RouterOutput::Done { call, result } => return Some((call, result)),
+        }
+    }
+}
 
 /// A process that is no server.
 #[derive(Debug)]

@@ -9,16 +9,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::client::{
-    Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
-};
+use kv_core::client::{Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput};
 use kv_core::codec;
 use kv_core::op::{Found, WriteOp, WriteResult};
 use kv_core::time::Instant;
 use kv_core::wire::{self, Frame};
 
+use super::caller::next_done;
 use super::history::ClientEvent;
-use super::replica::{Note, address_of, server_at};
+use super::replica::{Note, address_of};
 use super::workload::{self, Operations};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
 use crate::scenario::Scenario;
@@ -153,14 +152,8 @@ impl Client {
     }
 
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
-        while let Some(output) = self.router.poll_output() {
-            match output {
-                RouterOutput::Send { to, request } => {
-                    let bytes = wire::encode(&Frame::Request(request));
-                    out.send(server_at(&to), bytes.into());
-                }
-                RouterOutput::Done { call, result } => self.finish(now, call, result, out),
-            }
+        while let Some((call, result)) = next_done(&mut self.router, out) {
+            self.finish(now, call, result, out);
         }
     }
 

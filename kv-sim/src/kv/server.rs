@@ -15,9 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::client::{
-    Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
-};
+use kv_core::client::{Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput};
 use kv_core::cluster::{Identity, MetaError};
 use kv_core::id::{Address, Incarnation, NodeId};
 use kv_core::node::{LeaseConfig, Node, NodeConfig, Start};
@@ -28,8 +26,9 @@ use kv_storage::mutants::Mutants;
 use kv_storage::vfs::{SimDisk, Vfs as _};
 use kv_storage::{OpenOptions, Opened};
 
+use super::caller::next_done;
 use super::disks::{SEGMENT_BYTES, SLACK_BYTES, tree_options};
-use super::replica::{Note, Replica, address_of, server_at, timings};
+use super::replica::{Note, Replica, address_of, timings};
 use super::running::Running;
 use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId, fork_seed};
 use crate::scenario::Cluster;
@@ -378,16 +377,9 @@ impl Joiner {
     }
 
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
-        while let Some(output) = self.router.poll_output() {
-            match output {
-                RouterOutput::Send { to, request } => {
-                    out.send(server_at(&to), wire::encode(&Frame::Request(request)).into());
-                }
-                RouterOutput::Done { result, .. } => {
-                    self.call = None;
-                    self.on_answer(now, result, out);
-                }
-            }
+        while let Some((_, result)) = next_done(&mut self.router, out) {
+            self.call = None;
+            self.on_answer(now, result, out);
         }
     }
 

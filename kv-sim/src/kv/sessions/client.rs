@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::client::{
-    Answer, Call, CallError, CallId, Level, Router, RouterConfig, RouterInput, RouterOutput,
-};
+use kv_core::client::{Answer, Call, CallError, CallId, Level, Router, RouterConfig, RouterInput};
 use kv_core::op::{Key, Value, WriteOp, WriteResult};
 use kv_core::time::Instant;
 use kv_core::txn::{Age, TxnWrite};
@@ -17,8 +15,9 @@ use kv_core::wire::{self, Frame};
 
 use super::{Freshness, SessionEnd, SessionEvent, SessionOp};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
+use crate::kv::caller::next_done;
 use crate::kv::client::quiet;
-use crate::kv::replica::{Note, address_of, server_at};
+use crate::kv::replica::{Note, address_of};
 use crate::kv::workload;
 use crate::scenario::Scenario;
 
@@ -161,14 +160,8 @@ impl SessionClient {
     }
 
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
-        while let Some(output) = self.router.poll_output() {
-            match output {
-                RouterOutput::Send { to, request } => {
-                    let bytes = wire::encode(&Frame::Request(request));
-                    out.send(server_at(&to), bytes.into());
-                }
-                RouterOutput::Done { call, result } => self.finish(now, call, result, out),
-            }
+        while let Some((call, result)) = next_done(&mut self.router, out) {
+            self.finish(now, call, result, out);
         }
     }
 

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_core::client::{
-    Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput, TxnHandle,
-    TxnOp,
+    Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, TxnHandle, TxnOp,
 };
 use kv_core::op::Key;
 use kv_core::time::Instant;
@@ -25,8 +24,9 @@ use super::client::{Next, next};
 use super::operations::placed_key;
 use super::transaction::{Op, Transaction, TxnEnd, TxnEvent};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
+use crate::kv::caller::next_done;
 use crate::kv::client::quiet;
-use crate::kv::replica::{Note, address_of, server_at};
+use crate::kv::replica::{Note, address_of};
 use crate::scenario::Scenario;
 
 /// Transactions of the largest ring.
@@ -237,14 +237,8 @@ impl Planter {
     }
 
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
-        while let Some(output) = self.router.poll_output() {
-            match output {
-                RouterOutput::Send { to, request } => {
-                    let bytes = wire::encode(&Frame::Request(request));
-                    out.send(server_at(&to), bytes.into());
-                }
-                RouterOutput::Done { call, result } => self.on_done(now, call, result, out),
-            }
+        while let Some((call, result)) = next_done(&mut self.router, out) {
+            self.on_done(now, call, result, out);
         }
     }
 
