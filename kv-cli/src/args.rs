@@ -121,7 +121,7 @@ pub(crate) enum Command {
     /// Tells how a transaction ended whose outcome was unknown, with the exit code that it would have
     /// had: 0 committed, 5 aborted; 4 if that is forgotten. One that is undecided is aborted by this.
     Outcome {
-        /// The id that the error named, like s3-17-00000000deadbeef-4-9.
+        /// The id that the error named, like s3-17-00000000deadbeef-4-9-2dde84a8.
         id: OutcomeId,
     },
     /// About the cluster as a whole.

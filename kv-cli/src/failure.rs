@@ -47,7 +47,10 @@ impl Failure {
             Self::Client(error) if error.is_aborted() => ExitCode::Aborted,
             Self::Client(ClientError::Call {
                 call:
-                    CallError::Refused(_) | CallError::NoTransaction | CallError::TxnTooLarge { .. },
+                    CallError::Refused(_)
+                    | CallError::NoTransaction
+                    | CallError::TxnTooLarge { .. }
+                    | CallError::WrongOutcomeId { .. },
                 ..
             }) => ExitCode::Usage,
             Self::RolledBack(_) => ExitCode::No,
@@ -123,6 +126,9 @@ impl Failure {
     /// Whether anything was changed: a word for programs and a sentence for people.
     fn changed(&self, verb: &str) -> (&'static str, &'static str) {
         match self {
+            Self::Client(ClientError::Call { call: CallError::WrongOutcomeId { .. }, .. }) => {
+                ("nothing", "Nothing was asked")
+            }
             Self::Client(_) if verb == "outcome" => {
                 ("unknown", "How the transaction ended is not told")
             }
@@ -162,6 +168,16 @@ impl Failure {
         }
         if let Self::Unwatched(_) = self {
             return "See 'kv cluster status', or repeat the command, which does no harm.";
+        }
+        if let Self::Client(ClientError::Call { call, .. }) = self {
+            match call {
+                CallError::WrongOutcomeId { .. } => {
+                    return "Copy the id whole from the error that named it, and ask the cluster that \
+                            the transaction was sent to.";
+                }
+                CallError::TxnTooLarge { .. } => return "Split it into smaller ones.",
+                _ => {}
+            }
         }
         match (self.exit_code(), verb) {
             (ExitCode::Unknown, "cluster") => {
@@ -212,7 +228,7 @@ fn next_snapshot(refusal: &Refusal) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use kv_core::id::{RequestId, SessionId, ShardId, Timestamp};
+    use kv_core::id::{ClusterId, RequestId, SessionId, ShardId, Timestamp};
     use kv_core::txn::TxnId;
 
     use super::*;
@@ -225,10 +241,10 @@ mod tests {
     fn unknown_outcome_of_a_transaction_says_what_to_ask() {
         let session = SessionId { opened_ts: Timestamp(17), nonce: 0xab };
         let request = RequestId { session, sequence: 9, acked_below: 3 };
-        let id = OutcomeId::new(ShardId(2), TxnId { session, number: 4 }, request);
+        let id = OutcomeId::new(ClusterId(7), ShardId(2), TxnId { session, number: 4 }, request);
         let failure = failed(CallError::UnknownOutcome { request, id: Some(id) });
         assert_eq!(failure.exit_code(), ExitCode::Unknown);
-        let next = "Ask how it ended with 'kv outcome s2-17-00000000000000ab-4-9'.";
+        let next = "Ask how it ended with 'kv outcome s2-17-00000000000000ab-4-9-5bb7d60f'.";
         assert_eq!(failure.next_step("txn"), next);
         let plain = failed(CallError::UnknownOutcome { request, id: None });
         assert!(plain.next_step("put").contains("put is safe"));
@@ -236,6 +252,10 @@ mod tests {
         let forgotten = failed(CallError::OutcomeForgotten { id });
         assert_eq!(forgotten.exit_code(), ExitCode::Unknown);
         assert_eq!(forgotten.changed("outcome").0, "unknown");
+        let wrong = failed(CallError::WrongOutcomeId { id });
+        assert_eq!(wrong.exit_code(), ExitCode::Usage);
+        assert_eq!(wrong.changed("outcome"), ("nothing", "Nothing was asked"));
+        assert!(wrong.next_step("outcome").starts_with("Copy the id whole"));
         let unanswered = failed(CallError::Unavailable { last: None });
         assert_eq!(unanswered.exit_code(), ExitCode::Unreachable);
         assert_eq!(unanswered.changed("outcome").0, "unknown");

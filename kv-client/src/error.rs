@@ -62,7 +62,8 @@ impl ClientError {
                     | CallError::Refused(_)
                     | CallError::Aborted(_)
                     | CallError::NoTransaction
-                    | CallError::TxnTooLarge { .. },
+                    | CallError::TxnTooLarge { .. }
+                    | CallError::WrongOutcomeId { .. },
                 ..
             } => false,
         }
@@ -106,7 +107,8 @@ impl ClientError {
                     | CallError::AdminUnknown
                     | CallError::Refused(_)
                     | CallError::NoTransaction
-                    | CallError::TxnTooLarge { .. },
+                    | CallError::TxnTooLarge { .. }
+                    | CallError::WrongOutcomeId { .. },
                 ..
             }
             | Self::Closed => false,

@@ -22,9 +22,7 @@ use kv_core::oracle::Raise;
 use kv_core::raft::Configuration;
 use kv_core::ring;
 use kv_core::storage::{StateHash, StorageDamage};
-use kv_core::txn::{
-    AbortReason, Age, Grant, LockMode, OutcomeId, Part, TxnId, TxnOutcome, TxnWrite,
-};
+use kv_core::txn::{AbortReason, Age, Grant, LockMode, Part, TxnId, TxnOutcome, TxnWrite};
 use kv_core::wire::{
     self, AdminReply, AdminRequest, ClientReply, ClientRequest, Confirmation, Elsewhere,
     FormationMessage, ForwardMessage, Frame, FrameError, FrameReader, Hello, HelloReply, Issued,
@@ -269,8 +267,9 @@ fn txn() -> TxnId {
     TxnId { session: request().session, number: 5 }
 }
 
-fn outcome_id() -> OutcomeId {
-    OutcomeId::new(ShardId(9), txn(), request())
+fn outcome_question() -> ClientRequest {
+    let (epoch, anchor, sequence) = (Epoch(1), ShardId(9), request().sequence);
+    ClientRequest::Outcome { epoch, anchor, txn: txn(), sequence }
 }
 
 fn commit_ts() -> Timestamp {
@@ -463,7 +462,7 @@ fn frames_of_members() -> Vec<(&'static str, Frame)> {
                 limit: PageLimit { rows: 5, bytes: 70 },
             }),
         ),
-        ("outcome", ask(ClientRequest::Outcome { epoch: Epoch(1), id: outcome_id() })),
+        ("outcome", ask(outcome_question())),
         ("read in a session", ask(read_replica(ReadLevel::Sequential { after: Timestamp(9) }))),
         ("read of an age", ask(read_replica(ReadLevel::Stale { max_age_ms: 5_000 }))),
         ("put", ask(write(put))),

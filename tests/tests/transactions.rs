@@ -338,5 +338,5 @@ fn an_unknown_outcome_is_settled_by_asking() {
     cluster.check_values(&[("a", Some(value))]);
     assert_eq!(cluster.kv(&["outcome", &id], ""), told, "it never changes");
     let stderr = check(&cluster.kv(&["outcome", "s1-2-3"], ""), 2, "");
-    assert!(stderr.contains("s3-17-00000000deadbeef-4-9"), "{stderr}");
+    assert!(stderr.contains("s3-17-00000000deadbeef-4-9-2dde84a8"), "{stderr}");
 }

@@ -234,6 +234,13 @@ pub enum CallError {
         /// What was asked for.
         id: OutcomeId,
     },
+    /// No transaction of this cluster goes by that id: it is of another cluster, or was mistyped.
+    /// *Nothing was asked.*
+    #[error("the outcome id {id} is not of this cluster, or was mistyped")]
+    WrongOutcomeId {
+        /// What was asked for.
+        id: OutcomeId,
+    },
     /// The deadline passed after an operator's request had been sent. *It may have been decided.* To
     /// repeat it does no harm.
     #[error("the request was sent but not answered in time; repeat it, which does no harm")]

@@ -121,41 +121,20 @@ impl Job {
 
     /// The step of a transaction that it is to get done, if it is one.
     pub(super) fn step(&self) -> Option<&Step> {
-        match &self.goal {
-            Goal::Step(step) => Some(step),
-            Goal::User(_)
-            | Goal::FetchMap
-            | Goal::OpenSession { .. }
-            | Goal::CloseGap { .. }
-            | Goal::Part(_)
-            | Goal::Watch(_) => None,
-        }
+        let Goal::Step(step) = &self.goal else { return None };
+        Some(step)
     }
 
     /// The same, to be changed.
     pub(super) fn step_mut(&mut self) -> Option<&mut Step> {
-        match &mut self.goal {
-            Goal::Step(step) => Some(step),
-            Goal::User(_)
-            | Goal::FetchMap
-            | Goal::OpenSession { .. }
-            | Goal::CloseGap { .. }
-            | Goal::Part(_)
-            | Goal::Watch(_) => None,
-        }
+        let Goal::Step(step) = &mut self.goal else { return None };
+        Some(step)
     }
 
     /// The part of a scan that it is to get, if it is for one.
     pub(super) fn part(&self) -> Option<&Part> {
-        match &self.goal {
-            Goal::Part(part) => Some(part),
-            Goal::User(_)
-            | Goal::FetchMap
-            | Goal::OpenSession { .. }
-            | Goal::CloseGap { .. }
-            | Goal::Step(_)
-            | Goal::Watch(_) => None,
-        }
+        let Goal::Part(part) = &self.goal else { return None };
+        Some(part)
     }
 
     /// Whether it is a scan, which gets its answer from parts.
@@ -170,16 +149,8 @@ impl Job {
 
     /// How fresh what it reads at a replica must be, if it does that.
     pub(super) fn level(&self) -> Option<Level> {
-        match &self.goal {
-            Goal::User(Call::GetReplica { level, .. }) => Some(*level),
-            Goal::User(_)
-            | Goal::FetchMap
-            | Goal::OpenSession { .. }
-            | Goal::CloseGap { .. }
-            | Goal::Step(_)
-            | Goal::Part(_)
-            | Goal::Watch(_) => None,
-        }
+        let Goal::User(Call::GetReplica { level, .. }) = &self.goal else { return None };
+        Some(*level)
     }
 
     pub(super) fn is_write(&self) -> bool {

@@ -543,7 +543,7 @@ fn request_body(job: &Job, map: Option<&ClusterMap>, seen: Timestamp) -> Option<
         }
         Goal::User(Call::Outcome { id }) => {
             let (_, epoch) = placement()?;
-            ClientRequest::Outcome { epoch, id: *id }
+            ClientRequest::Outcome { epoch, anchor: id.anchor, txn: id.txn, sequence: id.sequence }
         }
         Goal::User(Call::GetReplica { key, level }) => {
             let (shard, epoch) = placement()?;

@@ -6,20 +6,23 @@
 //! What was decided and is forgotten is told as forgotten.
 
 use super::Node;
-use crate::id::{Epoch, RequestHandle, ShardId};
+use crate::id::{Epoch, RequestHandle, RequestId, ShardId};
 use crate::mutants::{self, Mutant};
-use crate::txn::{AbortReason, OutcomeId};
+use crate::txn::{AbortReason, TxnId};
 use crate::wire::Refusal;
 
 impl Node {
-    /// Somebody asks how a transaction ended.
+    /// Somebody asks how a transaction ended. Who asks does not know what the client of the transaction
+    /// has heard meanwhile, so the question acknowledges nothing.
     pub(super) fn settle_outcome(
         &mut self,
         handle: RequestHandle,
+        anchor: ShardId,
         epoch: Epoch,
-        id: OutcomeId,
+        txn: TxnId,
+        sequence: u64,
     ) -> Result<(), Refusal> {
-        let OutcomeId { anchor, txn, .. } = id;
+        let request = RequestId { session: txn.session, sequence, acked_below: 0 };
         let count = self.map.as_ref().ok_or(Refusal::NotReady)?.shard_count();
         if anchor == ShardId::META || anchor.0 > count {
             let reason = alloc::format!("{anchor} decides about no transactions");
@@ -35,6 +38,6 @@ impl Node {
             self.reply(handle, super::transactions::aborted(AbortReason::GivenUp));
             return Ok(());
         }
-        self.decide_to_abort(anchor, txn, id.request(), handle, AbortReason::GivenUp)
+        self.decide_to_abort(anchor, txn, request, handle, AbortReason::GivenUp)
     }
 }

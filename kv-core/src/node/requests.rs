@@ -64,9 +64,9 @@ impl Node {
             ClientRequest::Txn { shard, epoch, txn, age, grant, step } => {
                 return self.on_txn(handle, TxnPlace { shard, epoch, txn, age, grant }, step);
             }
-            ClientRequest::Outcome { epoch, id } => {
-                self.settle_outcome(handle, epoch, id).map_err(ClientReply::Refused)
-            }
+            ClientRequest::Outcome { epoch, anchor, txn, sequence } => self
+                .settle_outcome(handle, anchor, epoch, txn, sequence)
+                .map_err(ClientReply::Refused),
             ClientRequest::Write { shard, epoch, request, op } => self
                 .check_placement(shard, epoch, op.key())
                 .and_then(|()| check_size("value", op.value_size(), VALUE_BYTES_MAX))

@@ -14,7 +14,7 @@ use crate::machine::plan::{Change, Move};
 use crate::node::Status;
 use crate::op::{Found, Key, KeyRange, Page, PageLimit, WriteOp, WriteResult};
 use crate::storage::StorageDamage;
-use crate::txn::{AbortReason, Age, Grant, LockMode, OutcomeId, Part, TxnId};
+use crate::txn::{AbortReason, Age, Grant, LockMode, Part, TxnId};
 
 /// A request on a client connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,8 +119,12 @@ pub enum ClientRequest {
     Outcome {
         /// The client's version of the shard's placement.
         epoch: Epoch,
-        /// What the transaction's decision goes by.
-        id: OutcomeId,
+        /// The shard that decides.
+        anchor: ShardId,
+        /// The transaction.
+        txn: TxnId,
+        /// Number of the decision's request in the session of the transaction.
+        sequence: u64,
     },
     /// A read of one key at any replica of its shard, as fresh as the level says. Answered by
     /// [`ClientReply::ReplicaRead`].

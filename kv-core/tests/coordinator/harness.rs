@@ -19,6 +19,7 @@ use kv_core::wire::{
     ClientReply, ClientRequest, MapView, Refusal, ReplyFrame, TxnReply, TxnRequest,
 };
 
+const CLUSTER: ClusterId = ClusterId(1);
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) const SHARD_COUNT: u32 = 3;
 pub(crate) const AGE: Age = Age(77);
@@ -55,7 +56,7 @@ pub(crate) fn map() -> ClusterMap {
         state: MemberState::Active,
     };
     ring::initial_map(&ClusterRecord {
-        id: ClusterId(1),
+        id: CLUSTER,
         members: (1..=3).map(member).collect(),
         shard_count: SHARD_COUNT,
         replica_count: 3,
@@ -169,8 +170,9 @@ impl Harness {
                     self.sent.push(Sent { to, correlation, shard, txn, grant, step });
                     continue;
                 }
-                ClientRequest::Outcome { id, .. } => {
-                    self.asked.push((to, correlation, id));
+                ClientRequest::Outcome { anchor, txn, sequence, .. } => {
+                    let request = RequestId { session: txn.session, sequence, acked_below: 0 };
+                    self.asked.push((to, correlation, outcome_id(anchor, txn, request)));
                     continue;
                 }
                 other => panic!("nobody asked for {other:?}"),
@@ -288,5 +290,10 @@ pub(crate) fn unknown(
     txn: TxnId,
     request: RequestId,
 ) -> Result<Answer, CallError> {
-    Err(CallError::UnknownOutcome { request, id: Some(OutcomeId::new(anchor, txn, request)) })
+    Err(CallError::UnknownOutcome { request, id: Some(outcome_id(anchor, txn, request)) })
+}
+
+/// What a commit goes by in the cluster of the harness.
+pub(crate) fn outcome_id(anchor: ShardId, txn: TxnId, request: RequestId) -> OutcomeId {
+    OutcomeId::new(CLUSTER, anchor, txn, request)
 }

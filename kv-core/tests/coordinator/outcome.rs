@@ -4,11 +4,13 @@
 //! remembers it for ever; the wrong shard is asked; something that is forgotten is told as an abort.
 
 use kv_core::client::{Answer, Call, CallError, CallId, TxnOp, UNKNOWN_AGE_MAX, UNKNOWN_MAX};
-use kv_core::id::{Address, ShardId, Timestamp};
+use kv_core::id::{Address, ClusterId, RequestId, ShardId, Timestamp};
 use kv_core::txn::{AbortReason, OutcomeId, TxnId, TxnOutcome};
 use kv_core::wire::{ClientReply, Refusal, ReplyFrame, TxnReply};
 
-use crate::harness::{DEADLINE, Harness, good_reply, is_commit, put, request_of, session};
+use crate::harness::{
+    DEADLINE, Harness, good_reply, is_commit, outcome_id, put, request_of, session,
+};
 
 /// A commit on the second shard that is not answered.
 fn lose_a_commit(harness: &mut Harness) -> OutcomeId {
@@ -31,6 +33,13 @@ fn commit(harness: &mut Harness) -> u64 {
     harness.reply(&commit, good_reply(&commit));
     assert!(harness.result(call).is_ok());
     request_of(&commit).acked_below
+}
+
+/// The id of a commit of another session.
+fn other_id() -> OutcomeId {
+    let txn = TxnId { session: session(1), number: 4 };
+    let request = RequestId { session: session(1), sequence: 9, acked_below: 0 };
+    outcome_id(ShardId(3), txn, request)
 }
 
 fn ask(harness: &mut Harness, id: OutcomeId) -> (CallId, Address, u64) {
@@ -82,22 +91,32 @@ fn what_is_forgotten_is_told_as_such_and_other_refusals_are_no_answers() {
     assert!(harness.asked.len() > 1, "it was asked again");
 }
 
-/// Any process may ask, also one that has no session; but not for a shard that is none.
+/// Any process may ask, also one that has no session.
 #[test]
-fn no_session_is_needed_and_the_shard_must_exist() {
+fn no_session_is_needed() {
     let mut harness = Harness::new();
-    let txn = TxnId { session: session(1), number: 4 };
-    let id = OutcomeId { anchor: ShardId(3), txn, sequence: 9 };
+    let id = other_id();
     let told = answer(&mut harness, id, ClientReply::Txn(TxnReply::Aborted(AbortReason::GivenUp)));
     assert_eq!(told, Ok(Answer::Outcome(TxnOutcome::Aborted)));
-    for anchor in [ShardId(0), ShardId(4)] {
-        let call = Call::Outcome { id: OutcomeId { anchor, ..id } };
-        let call = harness.router.call(harness.now, call, harness.now + DEADLINE);
-        let result = harness.result(call);
-        assert!(
-            matches!(result, Err(CallError::Refused(Refusal::InvalidStep { .. }))),
-            "{result:?}"
-        );
+}
+
+/// Nobody is asked about what was not given out here, as it would be settled as aborted.
+#[test]
+fn wrong_ids_are_refused_and_nobody_is_asked() {
+    let id = other_id();
+    let request = RequestId { session: session(1), sequence: 9, acked_below: 0 };
+    let [mut other_sequence, mut meta, mut no_shard] = [id; 3];
+    other_sequence.sequence = 8;
+    meta.anchor = ShardId::META;
+    no_shard.anchor = ShardId(4);
+    let of_another_cluster = OutcomeId::new(ClusterId(2), id.anchor, id.txn, request);
+    let wrong = [of_another_cluster, other_sequence, meta, no_shard];
+    for id in wrong {
+        let mut harness = Harness::new();
+        let call = harness.router.call(harness.now, Call::Outcome { id }, harness.now + DEADLINE);
+        assert_eq!(harness.result(call), Err(CallError::WrongOutcomeId { id }));
+        assert_eq!(harness.asked, []);
+        harness.assert_idle();
     }
 }
 

@@ -50,12 +50,13 @@ fn commit(key: &Key, participants: Vec<ShardId>, min_commit: Timestamp) -> Clien
     step(shard_of(key, 4), commit)
 }
 
-fn question(anchor: ShardId) -> Call {
-    Call::Outcome { id: OutcomeId::new(anchor, txn(), request()) }
+fn outcome_id(cluster: &Cluster, anchor: ShardId) -> OutcomeId {
+    OutcomeId::new(cluster.id(), anchor, txn(), request())
 }
 
 fn ask(cluster: &mut Cluster, anchor: ShardId) -> Result<Answer, CallError> {
-    cluster.call(question(anchor))
+    let id = outcome_id(cluster, anchor);
+    cluster.call(Call::Outcome { id })
 }
 
 /// Two shards: the anchor, and a participant that has prepared, with the commit that would follow.
@@ -192,7 +193,8 @@ fn ask_midway(trouble: Trouble) -> TxnOutcome {
         cluster.stop(old);
         others.iter().for_each(|id| cluster.resume(*id));
     }
-    let call = cluster.router.call(cluster.now, question(anchor), deadline);
+    let question = Call::Outcome { id: outcome_id(cluster, anchor) };
+    let call = cluster.router.call(cluster.now, question, deadline);
     cluster.run(Duration::from_secs(8));
     cluster.cut.clear();
     if trouble == Trouble::Crash {
@@ -235,7 +237,7 @@ fn forgotten_outcome_is_no_abort() {
     let request = RequestId { sequence: 2, acked_below: 2, ..request() };
     cluster.ask(leader, ClientRequest::Write { shard: anchor, epoch: Epoch(1), request, op });
     cluster.run(Duration::from_millis(100));
-    let id = OutcomeId::new(anchor, txn(), self::request());
+    let id = outcome_id(&cluster, anchor);
     assert_eq!(ask(&mut cluster, anchor), Err(CallError::OutcomeForgotten { id }));
 }
 
@@ -243,8 +245,8 @@ fn forgotten_outcome_is_no_abort() {
 fn question_about_what_is_no_shard_is_refused() {
     let mut cluster = Cluster::formed(3);
     for anchor in [ShardId::META, ShardId(5)] {
-        let id = OutcomeId::new(anchor, txn(), request());
-        let handle = cluster.ask(NodeId(1), ClientRequest::Outcome { epoch: Epoch(1), id });
+        let question = ClientRequest::Outcome { epoch: Epoch(1), anchor, txn: txn(), sequence: 1 };
+        let handle = cluster.ask(NodeId(1), question);
         cluster.run(Duration::from_millis(50));
         let reply = cluster.replies.remove(&handle);
         let is_refused = matches!(reply, Some(ClientReply::Refused(Refusal::InvalidStep { .. })));

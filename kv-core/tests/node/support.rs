@@ -10,8 +10,8 @@ use kv_core::client::{
 };
 use kv_core::cluster::{ClusterMap, ClusterRecord, Identity, Repair};
 use kv_core::id::{
-    Address, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId, SessionId,
-    ShardId, Term, Timestamp,
+    Address, ClusterId, Epoch, Incarnation, LogId, LogIndex, NodeId, RequestHandle, RequestId,
+    SessionId, ShardId, Term, Timestamp,
 };
 use kv_core::machine::Transactions;
 use kv_core::node::{Event, Input, LeaseConfig, Node, NodeConfig, Output, Start, TimerReason};
@@ -178,6 +178,12 @@ impl Cluster {
         let mut cluster = Self::new(count);
         cluster.run(Duration::from_secs(5));
         cluster
+    }
+
+    /// Of a formed cluster.
+    pub(crate) fn id(&self) -> ClusterId {
+        let mut nodes = self.processes.values().filter_map(|process| process.node.as_ref());
+        nodes.find_map(|node| Some(node.map()?.cluster)).expect("a node that runs has a map")
     }
 
     pub(crate) fn config(&self, id: NodeId) -> NodeConfig {

@@ -68,7 +68,8 @@ impl Recorder {
                 | CallError::Refused(_)
                 | CallError::Aborted(_)
                 | CallError::NoTransaction
-                | CallError::TxnTooLarge { .. },
+                | CallError::TxnTooLarge { .. }
+                | CallError::WrongOutcomeId { .. },
             )) => {
                 self.operations.failed += 1;
                 EventKind::Fail

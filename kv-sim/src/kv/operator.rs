@@ -11,15 +11,14 @@
 
 use std::time::Duration;
 
-use kv_core::client::{
-    Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, RouterOutput,
-};
+use kv_core::client::{Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput};
 use kv_core::cluster::ClusterMap;
 use kv_core::codec;
 use kv_core::id::{Incarnation, NodeId};
 use kv_core::time::Instant;
 use kv_core::wire::{self, AdminRequest, Frame, MapView, Refusal};
 
+use super::caller::next_done;
 use super::replica::{Note, address_of, server_at};
 use super::server::Order;
 use crate::engine::{
@@ -172,19 +171,12 @@ impl Operator {
     }
 
     fn drain(&mut self, now: Instant, out: &mut Outbox<Note>) {
-        while let Some(output) = self.router.poll_output() {
-            match output {
-                RouterOutput::Send { to, request } => {
-                    out.send(server_at(&to), wire::encode(&Frame::Request(request)).into());
-                }
-                RouterOutput::Done { result, .. } => {
-                    let is_request = self.call.take().is_some_and(|(_, is_request)| is_request);
-                    match result {
-                        Ok(Answer::Map(view)) => self.on_map(now, view, out),
-                        result if is_request => self.on_answer(&result, out),
-                        _ => {}
-                    }
-                }
+        while let Some((_, result)) = next_done(&mut self.router, out) {
+            let is_request = self.call.take().is_some_and(|(_, is_request)| is_request);
+            match result {
+                Ok(Answer::Map(view)) => self.on_map(now, view, out),
+                result if is_request => self.on_answer(&result, out),
+                _ => {}
             }
         }
     }
@@ -214,7 +206,8 @@ impl Operator {
                 CallError::Aborted(_)
                 | CallError::OutcomeForgotten { .. }
                 | CallError::NoTransaction
-                | CallError::TxnTooLarge { .. },
+                | CallError::TxnTooLarge { .. }
+                | CallError::WrongOutcomeId { .. },
             ) => unreachable!("an operator asks for no transactions"),
         }
     }

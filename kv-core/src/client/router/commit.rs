@@ -30,13 +30,16 @@ impl Router {
         let Some((id, shard_count)) = self.identify(handle) else {
             return;
         };
+        let Some(cluster) = self.map.as_ref().map(|map| map.cluster) else {
+            return;
+        };
         let request = self.new_request(id.session);
         let Some(txn) = self.txns.get_mut(&handle) else {
             return;
         };
         let anchor = txn.anchor(shard_count).expect("a transaction that did something has one");
         txn.request = Some(request);
-        txn.outcome = Some(OutcomeId::new(anchor, id, request));
+        txn.outcome = Some(OutcomeId::new(cluster, anchor, id, request));
         let mut parts = txn.parts(shard_count);
         let part = parts.remove(&anchor).unwrap_or_default();
         txn.phase = Phase::Preparing {

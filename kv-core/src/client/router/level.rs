@@ -99,18 +99,8 @@ impl Router {
     /// A call has ended: notes what the session has seen by it.
     pub(super) fn note_seen(&mut self, goal: &Goal, result: &Result<Answer, CallError>) {
         let Ok(answer) = result else { return };
-        let at = match goal {
-            Goal::User(Call::GetAt { at, .. } | Call::ScanAt { at, .. }) => Some(*at),
-            Goal::User(_)
-            | Goal::FetchMap
-            | Goal::OpenSession { .. }
-            | Goal::CloseGap { .. }
-            | Goal::Step(_)
-            | Goal::Part(_)
-            | Goal::Watch(_) => None,
-        };
-        if let Some(at) = at {
-            return self.seen.raise(at);
+        if let Goal::User(Call::GetAt { at, .. } | Call::ScanAt { at, .. }) = goal {
+            return self.seen.raise(*at);
         }
         match answer {
             Answer::Got(found) => self.seen.see(found.as_ref().map(|found| found.version)),

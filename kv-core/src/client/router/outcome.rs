@@ -7,7 +7,7 @@
 use super::Router;
 use crate::client::job::Goal;
 use crate::client::{Answer, Call, CallError, CallId};
-use crate::id::{RequestId, SessionId, ShardId};
+use crate::id::{RequestId, SessionId};
 use crate::machine::RESULTS_PER_SESSION_MAX;
 use crate::txn::{OutcomeId, TxnOutcome};
 use crate::wire::{Refusal, TxnReply};
@@ -37,28 +37,19 @@ impl Router {
         waited_for.min().copied().unwrap_or(sequence)
     }
 
-    /// An outcome cannot be asked for of a shard that is none.
+    /// An outcome can be asked for only where it was decided: any other cluster would settle it as
+    /// aborted.
     pub(super) fn check_outcome(&self, id: OutcomeId) -> Result<(), CallError> {
-        let Some(map) = &self.map else { return Ok(()) };
-        if id.anchor != ShardId::META && map.entry(id.anchor).is_some() {
-            return Ok(());
+        match &self.map {
+            Some(map) if !id.is_of(map.cluster) => Err(CallError::WrongOutcomeId { id }),
+            Some(_) | None => Ok(()),
         }
-        let reason = alloc::format!("{} decides about no transactions in this cluster", id.anchor);
-        Err(CallError::Refused(Refusal::InvalidStep { reason }))
     }
 
     /// What the job is to ask for, if it is such a question.
     pub(super) fn outcome_of(&self, call: CallId) -> Option<OutcomeId> {
-        match self.jobs.get(&call)?.goal {
-            Goal::User(Call::Outcome { id }) => Some(id),
-            Goal::User(_)
-            | Goal::FetchMap
-            | Goal::OpenSession { .. }
-            | Goal::CloseGap { .. }
-            | Goal::Step(_)
-            | Goal::Part(_)
-            | Goal::Watch(_) => None,
-        }
+        let Goal::User(Call::Outcome { id }) = self.jobs.get(&call)?.goal else { return None };
+        Some(id)
     }
 
     /// Takes the answer of the shard that decides.
