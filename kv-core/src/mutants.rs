@@ -175,6 +175,8 @@ mutants! {
     LocksOutliveCoordinator = "locks-outlive-coordinator",
     /// Waits that were reported once count for a deadlock although they are over.
     StaleWaitCounts = "stale-wait-counts",
+    /// Who was polled once waits to be polled again, also by a detector that is none any more.
+    DeposedDetectorTrusted = "deposed-detector-trusted",
     /// All who are in a deadlock give way, not one of them.
     EverybodyGivesWay = "everybody-gives-way",
 

@@ -14,15 +14,20 @@ pub(crate) fn in_words(measures: &Measures) -> String {
     if let Some(first_writes) = FirstWrites::of(&measures.first_writes_ms) {
         parts.push(first_writes.in_words(measures.first_write_bound_ms));
     }
-    parts.extend(deadlocks_in_words(&measures.deadlocks_ms));
+    parts.extend(deadlocks_in_words(&measures.deadlocks_ms, &measures.deadlocks_calm_ms));
     parts.join("; ")
 }
 
-/// How long deadlocks stood; none if there were none.
-pub(crate) fn deadlocks_in_words(times_ms: &[f64]) -> Option<String> {
+/// How long deadlocks stood, and how long in a row of that nothing was broken; none if there were
+/// none.
+pub(crate) fn deadlocks_in_words(times_ms: &[f64], calm_ms: &[f64]) -> Option<String> {
     let FirstWrites { count, median, .. } = FirstWrites::of(times_ms)?;
-    let most = times_ms.iter().copied().fold(0.0, f64::max);
-    Some(format!("deadlock broken: median {median:.0} ms, at most {most:.0} ms, {count} times"))
+    let calm_p99 = FirstWrites::of(calm_ms)?.p99;
+    let [most, calm_most] = [times_ms, calm_ms].map(|all| all.iter().copied().fold(0.0, f64::max));
+    Some(format!(
+        "deadlock broken: median {median:.0} ms, at most {most:.0} ms, {count} times; \
+         in calm p99 {calm_p99:.0} ms, at most {calm_most:.0} ms"
+    ))
 }
 
 /// The distribution of times to the first write after a heal, in milliseconds.
@@ -82,10 +87,12 @@ mod tests {
             first_writes_ms: vec![12.4],
             first_write_bound_ms: Some(4_000.0),
             deadlocks_ms: vec![310.2, 200.0, 100.0],
+            deadlocks_calm_ms: vec![150.0, 200.0, 0.0],
         };
         let expected = "4 leader changes, at most 3 (s1); first write after heal: median 12 ms, \
                         p99 12 ms (bound 4000 = 2 x election_max), 1 times; \
-                        deadlock broken: median 200 ms, at most 310 ms, 3 times";
+                        deadlock broken: median 200 ms, at most 310 ms, 3 times; \
+                        in calm p99 200 ms, at most 200 ms";
         assert_eq!(in_words(&measures), expected);
         assert_eq!(in_words(&Measures::default()), "");
     }

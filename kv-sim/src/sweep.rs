@@ -40,6 +40,7 @@ struct Tally {
     first_writes_ms: Vec<f64>,
     first_write_bound_ms: Option<f64>,
     deadlocks_ms: Vec<f64>,
+    deadlocks_calm_ms: Vec<f64>,
 }
 
 impl Tally {
@@ -54,6 +55,7 @@ impl Tally {
         self.first_writes_ms.extend(&report.measures.first_writes_ms);
         self.first_write_bound_ms = report.measures.first_write_bound_ms;
         self.deadlocks_ms.extend(&report.measures.deadlocks_ms);
+        self.deadlocks_calm_ms.extend(&report.measures.deadlocks_calm_ms);
     }
 
     /// Whether the first writes after heals took longer than promised.
@@ -203,7 +205,7 @@ impl Sweep<'_> {
         tallies: &BTreeMap<usize, Tally>,
     ) -> io::Result<()> {
         let words = |(index, tally): (&usize, &Tally)| {
-            Some((*index, deadlocks_in_words(&tally.deadlocks_ms)?))
+            Some((*index, deadlocks_in_words(&tally.deadlocks_ms, &tally.deadlocks_calm_ms)?))
         };
         for (index, words) in tallies.iter().filter_map(words).take(SCENARIOS_MAX) {
             let name = &self.scenarios[index].scenario.name;

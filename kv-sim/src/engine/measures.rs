@@ -15,4 +15,6 @@ pub struct Measures {
     pub first_write_bound_ms: Option<f64>,
     /// Milliseconds for which transactions waited for each other in a circle, once for each.
     pub deadlocks_ms: Vec<f64>,
+    /// Of each of these times the longest in a row in which nothing was broken.
+    pub deadlocks_calm_ms: Vec<f64>,
 }

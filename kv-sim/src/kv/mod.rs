@@ -20,6 +20,7 @@ mod availability;
 mod caller;
 mod client;
 mod disks;
+mod disturbances;
 mod history;
 mod invariants;
 mod judge;
@@ -53,7 +54,7 @@ pub use replica::{Applied, Note, Replica};
 pub use server::Server;
 pub use sessions::{Freshness, SessionClient, SessionEnd, SessionEvent, SessionOp};
 pub use system::KvSystem;
-pub use txn::{Planter, Ring, TxnClient, TxnEvent};
+pub use txn::{Planter, RingEvent, TxnClient, TxnEvent};
 
 /// The key-value store.
 #[derive(Clone, Copy, Debug)]

@@ -274,6 +274,12 @@ pub(super) const ALL: &[Mutant] = &[
         check: "no-deadlock",
     },
     Mutant {
+        id: Core::DeposedDetectorTrusted.id(),
+        summary: "waits are not reported to a detector that follows another one",
+        scenario: "sim-scenarios/txn/deadlock.toml",
+        check: "deadlocks",
+    },
+    Mutant {
         id: Core::EverybodyGivesWay.id(),
         summary: "all who are in a deadlock give way",
         scenario: "sim-scenarios/txn/deadlock-calm.toml",

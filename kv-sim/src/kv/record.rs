@@ -9,7 +9,8 @@ use super::judge;
 use super::replica::Note;
 use super::sessions::{self, SessionRecorder};
 use super::system::KvSystem;
-use super::txn::{self, TxnRecorder};
+use super::timeline::Timeline;
+use super::txn::{self, Ring, TxnRecorder};
 use super::version_order;
 use crate::engine::{Check, FaultKind, FaultSpec, Operations, ProcessId, World};
 use crate::scenario::{Expect, Scenario, WorkloadKind};
@@ -42,7 +43,9 @@ impl Record {
         match (self, note) {
             (Self::Keys(recorder), Note::Client(event)) => recorder.record(now, event),
             (Self::Txns(recorder), Note::Txn(event)) => recorder.record(now, event),
-            (Self::Txns(recorder), Note::Ring(ring)) => recorder.rings.push(*ring),
+            (Self::Txns(recorder), Note::Ring { client, event }) => {
+                recorder.rings.on_event(now, *client, event);
+            }
             (Self::Txns(recorder), Note::Timestamp(at)) => recorder.versions.on_heard(at.0),
             (Self::Sessions(recorder, shard_count), Note::Session(event)) => {
                 recorder.record(now, event, *shard_count);
@@ -75,13 +78,11 @@ impl Record {
         }
     }
 
-    /// Milliseconds for which transactions waited for each other.
-    pub(super) fn deadlocks_ms(&self) -> Vec<f64> {
+    /// The rings of transactions that waited for each other.
+    pub(super) fn rings(&self) -> &[Ring] {
         match self {
-            Self::Keys(_) | Self::Sessions(..) => Vec::new(),
-            Self::Txns(recorder) => {
-                recorder.rings.iter().map(|ring| ring.lasted().as_secs_f64() * 1e3).collect()
-            }
+            Self::Keys(_) | Self::Sessions(..) => &[],
+            Self::Txns(recorder) => recorder.rings.ended(),
         }
     }
 
@@ -94,10 +95,15 @@ impl Record {
     }
 
     /// What the history promises, and whether that is kept.
-    pub(super) fn judge(&self, scenario: &Scenario, world: &World<'_, KvSystem>) -> Vec<Check> {
+    pub(super) fn judge(
+        &self,
+        scenario: &Scenario,
+        timeline: &Timeline,
+        world: &World<'_, KvSystem>,
+    ) -> Vec<Check> {
         let history = match self {
             Self::Keys(recorder) => &recorder.history,
-            Self::Txns(recorder) => return txn::judge(recorder, scenario, world),
+            Self::Txns(recorder) => return txn::judge(recorder, scenario, timeline, world),
             Self::Sessions(recorder, _) => return sessions::judge(recorder, scenario, world),
         };
         let shard_count = scenario.cluster.shards;

@@ -33,7 +33,7 @@ use super::disks::RESERVE_BYTES;
 use super::history::ClientEvent;
 use super::operator::OperatorEvent;
 use super::sessions::SessionEvent;
-use super::txn::{Ring, TxnEvent};
+use super::txn::{RingEvent, TxnEvent};
 use super::work::{LogWork, Work, Write, shard_of, takes_no_time};
 use crate::engine::{Input, Io, IoToken, Kind, Machine, Outbox, ProcessId};
 
@@ -54,7 +54,12 @@ pub enum Note {
     /// What a session has done.
     Session(Box<SessionEvent>),
     /// Transactions of a client that waited for each other.
-    Ring(Ring),
+    Ring {
+        /// The client.
+        client: u64,
+        /// What happened to its ring.
+        event: RingEvent,
+    },
     /// A client has got a timestamp to read at.
     Timestamp(Timestamp),
     /// What an operator has achieved.

@@ -28,6 +28,7 @@ use super::replica::{Note, address_of};
 use super::server::{Server, Settings, empty_identity, node_config};
 use super::sessions::SessionClient;
 use super::timeline::Timeline;
+use super::txn::Ring;
 use super::txn::{Planter, TxnClient};
 use crate::engine::{
     Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
@@ -232,7 +233,7 @@ impl System for KvSystem {
                 Note::Client(_)
                 | Note::Txn(_)
                 | Note::Session(_)
-                | Note::Ring(_)
+                | Note::Ring { .. }
                 | Note::Timestamp(_)
                 | Note::Operator(_) => {}
             }
@@ -257,7 +258,7 @@ impl System for KvSystem {
                 Note::Operator(event) => self.changes.on_event(event),
                 Note::Node(_)
                 | Note::Session(_)
-                | Note::Ring(_)
+                | Note::Ring { .. }
                 | Note::Timestamp(_)
                 | Note::Applied(_)
                 | Note::Wiped
@@ -340,7 +341,7 @@ impl System for KvSystem {
             Check::pass("members-lead", "who led was a voter and knew it"),
             Check::pass("one-life-per-node", "nobody took part without its data"),
         ];
-        checks.extend(self.record.judge(&self.scenario, world));
+        checks.extend(self.record.judge(&self.scenario, &self.timeline, world));
         for kind in kinds() {
             match kind {
                 FaultKind::BitRot => checks.push(self.repairs.judge()),
@@ -362,7 +363,14 @@ impl System for KvSystem {
     }
 
     fn measures(&self) -> Measures {
-        Measures { deadlocks_ms: self.record.deadlocks_ms(), ..self.timeline.measures() }
+        let rings = self.record.rings();
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        let calm = |ring: &Ring| milliseconds(ring.calm(&self.timeline));
+        Measures {
+            deadlocks_ms: rings.iter().map(|ring| milliseconds(ring.lasted())).collect(),
+            deadlocks_calm_ms: rings.iter().map(calm).collect(),
+            ..self.timeline.measures()
+        }
     }
 
     fn operations(&self) -> Operations {

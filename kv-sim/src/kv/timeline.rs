@@ -12,6 +12,7 @@ use kv_core::node::Event;
 use kv_core::raft::Role;
 use kv_core::ring;
 
+use super::disturbances::Disturbances;
 use super::history::ClientEvent;
 use super::txn::TxnEvent;
 use crate::engine::{FaultEdge, FaultEvent, FaultKind, Measures, ProcessId};
@@ -62,6 +63,7 @@ pub(super) struct Timeline {
     /// When anything was acknowledged, in order.
     acknowledged: Vec<u64>,
     episodes: Vec<Episode>,
+    disturbances: Disturbances,
     slow_disks: Vec<SlowDisk>,
     /// Calls that came to nothing or to nothing certain: when, and why.
     failures: Vec<String>,
@@ -82,6 +84,7 @@ impl Timeline {
             writes: BTreeMap::new(),
             acknowledged: Vec::new(),
             episodes: Vec::new(),
+            disturbances: Disturbances::new(scenario.cluster.election_max),
             slow_disks: Vec::new(),
             failures: Vec::new(),
             out: BTreeMap::new(),
@@ -173,6 +176,7 @@ impl Timeline {
 
     /// `lasting` faults have begun and have not ended.
     pub(super) fn on_fault(&mut self, now: u64, fault: &FaultEvent, lasting: u32) {
+        self.disturbances.on_fault(now, lasting);
         let (kind, end) = (fault.kind, self.safety);
         let open = self.episodes.iter_mut().rev().find(|episode| episode.kind == kind);
         match (fault.edge, open) {
@@ -239,6 +243,15 @@ impl Timeline {
         &all[position(begin)..position(end)]
     }
 
+    /// The longest time in a row, of that from `begin` to `end`, in which nothing was broken, and
+    /// neither one of `shards` nor the meta group had a new leader, also shortly before.
+    pub(super) fn longest_calm(&self, shards: &[ShardId], begin: u64, end: u64) -> u64 {
+        let groups = shards.iter().copied().chain([ShardId::META]);
+        let since = begin.saturating_sub(self.disturbances.settle());
+        let elections = groups.flat_map(|shard| self.elections(shard, since, end));
+        self.disturbances.longest_calm(begin, end, elections.map(|(at, _)| *at))
+    }
+
     /// Who was elected last in a shard, as of `now`.
     pub(super) fn leader(&self, shard: ShardId, now: u64) -> Option<ProcessId> {
         self.elections(shard, 0, now).last().map(|(_, server)| *server)
@@ -265,6 +278,7 @@ impl Timeline {
             first_writes_ms: self.first_writes.iter().copied().map(milliseconds).collect(),
             first_write_bound_ms: Some(milliseconds(self.settle)),
             deadlocks_ms: Vec::new(),
+            deadlocks_calm_ms: Vec::new(),
         }
     }
 }

@@ -12,7 +12,7 @@ use kv_core::op::{Found, Key};
 use super::bank;
 use super::lists;
 use super::operations::text_of;
-use super::planter::Ring;
+use super::rings::Rings;
 use super::seen::SeenVersions;
 use super::transaction::{Op, Transaction, TxnEnd, TxnEvent};
 use crate::engine::Operations;
@@ -48,7 +48,7 @@ pub(in super::super) struct TxnRecorder {
     /// Committed transactions by process.
     pub(super) committed: BTreeMap<u64, u64>,
     /// Circles of waits that were closed.
-    pub(in super::super) rings: Vec<Ring>,
+    pub(in super::super) rings: Rings,
 }
 
 impl TxnRecorder {
@@ -64,7 +64,7 @@ impl TxnRecorder {
             lost: Vec::new(),
             deadlock_count: 0,
             committed: BTreeMap::new(),
-            rings: Vec::new(),
+            rings: Rings::default(),
         }
     }
 

@@ -17,12 +17,14 @@ use crate::engine::{Check, World};
 use crate::kv::membership::replicas;
 use crate::kv::replica::Replica;
 use crate::kv::system::KvSystem;
+use crate::kv::timeline::Timeline;
 use crate::scenario::{Expect, Scenario, WorkloadKind};
 
 /// What is checked instead of what is promised to single keys.
 pub(in super::super) fn judge(
     recorder: &TxnRecorder,
     scenario: &Scenario,
+    timeline: &Timeline,
     world: &World<'_, KvSystem>,
 ) -> Vec<Check> {
     let durability = match scenario.expect {
@@ -38,7 +40,7 @@ pub(in super::super) fn judge(
         recorder.seen.judge(),
     ];
     if world.is_complete() {
-        checks.extend(contention::judge(recorder, scenario));
+        checks.extend(contention::judge(recorder, scenario, timeline));
     }
     checks
 }

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use kv_core::client::{
     Answer, Call, CallError, CallId, Router, RouterConfig, RouterInput, TxnHandle, TxnOp,
 };
+use kv_core::id::ShardId;
 use kv_core::op::Key;
+use kv_core::ring;
 use kv_core::time::Instant;
 use kv_core::txn::{AbortReason, Age};
 use kv_core::wire::{self, Frame};
@@ -22,6 +24,7 @@ use kv_core::wire::{self, Frame};
 use super::attempt::Attempt;
 use super::client::{Next, next};
 use super::operations::placed_key;
+use super::rings::RingEvent;
 use super::transaction::{Op, Transaction, TxnEnd, TxnEvent};
 use crate::engine::{Boot, Draw, Input, Kind, Machine, Outbox, Phase, ProcessId, Rng};
 use crate::kv::caller::next_done;
@@ -34,30 +37,6 @@ const MEMBERS_MAX: usize = 6;
 /// Pause before the last ring is planted once more, if something came in between.
 const BACKOFF: Duration = Duration::from_millis(100);
 
-/// What became of a ring that was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ring {
-    /// Transactions in it.
-    pub(super) size: usize,
-    /// When the last of them asked for the key of the next one.
-    pub(super) closed_at: Instant,
-    /// When the client first heard that one of them went on or ended.
-    pub(super) broken_at: Instant,
-    /// Whether nothing was broken meanwhile.
-    pub(super) is_calm: bool,
-    /// How many committed.
-    pub(super) committed_count: usize,
-    /// How many gave way, in a deadlock of just as many transactions.
-    pub(super) victim_count: usize,
-}
-
-impl Ring {
-    /// How long it stood.
-    pub(in super::super) fn lasted(&self) -> Duration {
-        self.broken_at.saturating_since(self.closed_at)
-    }
-}
-
 /// A client that plants deadlocks.
 #[derive(Debug)]
 pub struct Planter {
@@ -68,6 +47,7 @@ pub struct Planter {
     client_count: u64,
     /// A key for each shard that only this client uses.
     keys: Vec<Key>,
+    shard_count: u32,
     /// Numbers of its transactions in the history, by their place in the ring.
     processes: [u64; MEMBERS_MAX],
     value_count: u64,
@@ -91,11 +71,12 @@ pub struct Planter {
 #[derive(Debug)]
 struct Round {
     members: Vec<Member>,
+    shards: Vec<ShardId>,
     is_calm: bool,
     /// Whether somebody did not get its own key.
     is_given_up: bool,
-    closed_at: Option<Instant>,
-    broken_at: Option<Instant>,
+    is_closed: bool,
+    is_broken: bool,
 }
 
 #[derive(Debug)]
@@ -139,6 +120,7 @@ impl Planter {
             client,
             client_count: u64::from(scenario.workload.clients),
             keys: keys.collect(),
+            shard_count: shards,
             processes: std::array::from_fn(|at| first_process + at as u64),
             value_count: 0,
             timeout: Duration::from_nanos(scenario.workload.operation_timeout),
@@ -187,6 +169,7 @@ impl Planter {
             return;
         }
         let keys = self.draw_keys(now);
+        let shards = keys.iter().map(|key| ring::shard_of(key, self.shard_count)).collect();
         let members = (0..keys.len()).map(|at| {
             let (own, next) = (keys[at].clone(), keys[(at + 1) % keys.len()].clone());
             // The one that is begun first is the oldest.
@@ -206,10 +189,11 @@ impl Planter {
         });
         self.round = Some(Round {
             members: members.collect(),
+            shards,
             is_calm: self.is_calm || self.is_final(now),
             is_given_up: false,
-            closed_at: None,
-            broken_at: None,
+            is_closed: false,
+            is_broken: false,
         });
     }
 
@@ -228,6 +212,10 @@ impl Planter {
     ) {
         let (process, transaction) = (self.processes[at], transaction.clone());
         out.note(Note::Txn(Box::new(TxnEvent { process, transaction, end })));
+    }
+
+    fn note_ring(&self, event: RingEvent, out: &mut Outbox<Note>) {
+        out.note(Note::Ring { client: self.client, event });
     }
 
     fn ask(&mut self, now: Instant, txn: TxnHandle, op: &TxnOp, out: &mut Outbox<Note>) -> CallId {
@@ -254,8 +242,9 @@ impl Planter {
         let mut round = self.round.take().expect("calls are of a ring");
         let at = round.members.iter().position(|member| member.call == Some(call));
         let at = at.expect("calls are of its members");
-        if round.closed_at.is_some() {
-            round.broken_at.get_or_insert(now);
+        if round.is_closed && !round.is_broken {
+            round.is_broken = true;
+            self.note_ring(RingEvent::Broken, out);
         }
         let member = &mut round.members[at];
         member.call = None;
@@ -264,17 +253,17 @@ impl Planter {
         }
         match next(&member.op, result, &mut member.attempt.found) {
             // It has its own key.
-            Next::Continue if round.closed_at.is_none() => {}
+            Next::Continue if !round.is_closed => {}
             Next::Continue => {
                 let op = member.attempt.next_op();
                 self.go_on(now, member, op, out);
             }
             Next::Rollback => {
-                round.is_given_up |= round.closed_at.is_none();
+                round.is_given_up |= !round.is_closed;
                 self.go_on(now, member, TxnOp::Rollback, out);
             }
             Next::End(end) | Next::Retry(end) => {
-                round.is_given_up |= round.closed_at.is_none();
+                round.is_given_up |= !round.is_closed;
                 self.note(at, &member.attempt.transaction, Some(end.clone()), out);
                 if end == TxnEnd::Unknown {
                     self.processes[at] += self.client_count * MEMBERS_MAX as u64;
@@ -297,10 +286,10 @@ impl Planter {
             for member in round.members.iter_mut().filter(|it| it.is_waiting_for_others()) {
                 self.go_on(now, member, TxnOp::Rollback, out);
             }
-        } else if round.closed_at.is_none()
-            && round.members.iter().all(Member::is_waiting_for_others)
-        {
-            round.closed_at = Some(now);
+        } else if !round.is_closed && round.members.iter().all(Member::is_waiting_for_others) {
+            round.is_closed = true;
+            let (shards, is_calm) = (round.shards.clone(), round.is_calm);
+            self.note_ring(RingEvent::Closed { shards, is_calm }, out);
             for member in &mut round.members {
                 let op = member.attempt.next_op();
                 self.go_on(now, member, op, out);
@@ -321,12 +310,10 @@ impl Planter {
         let committed_count =
             count(|member, _| matches!(member.end, Some(TxnEnd::Committed { .. })));
         let victim_count = count(|member, size| member.cycle == Some(size));
-        if let (Some(closed_at), Some(broken_at)) = (round.closed_at, round.broken_at) {
-            let is_calm = round.is_calm;
-            let ring = Ring { size, closed_at, broken_at, is_calm, committed_count, victim_count };
-            out.note(Note::Ring(ring));
+        if round.is_closed {
+            self.note_ring(RingEvent::Ended { committed_count, victim_count }, out);
         }
-        let is_broken = round.closed_at.is_some() && committed_count + victim_count == size;
+        let is_broken = round.is_closed && committed_count + victim_count == size;
         if !self.is_final(now) {
             let pause = if self.interval > 0 { self.rng.around(self.interval) } else { 0 };
             self.next_at = (now + Duration::from_nanos(pause)).max(self.quiet_until);

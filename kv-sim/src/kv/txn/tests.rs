@@ -1,13 +1,13 @@
 //! Transactions without a store: what clients ask for, and what is said of wrong answers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use kv_core::client::TxnOp;
-use kv_core::id::Timestamp;
+use kv_core::id::{ShardId, Term, Timestamp};
+use kv_core::node::Event;
 use kv_core::op::{Found, Key, Page, Row, Value};
+use kv_core::raft::Role;
 use kv_core::ring;
-use kv_core::time::Instant;
 
 use super::attempt::Attempt;
 use super::bank::Bank;
@@ -16,9 +16,11 @@ use super::history::{Fate, TxnRecorder};
 use super::judge::{broken_bank, broken_promise, isolation};
 use super::lists::{self, LENGTH_MAX};
 use super::operations::{Operations, placed_key};
-use super::planter::Ring;
+use super::rings::{Ring, RingEvent, Rings};
 use super::transaction::{Op, TxnEnd, TxnEvent};
-use crate::engine::CheckVerdict;
+use crate::engine::{CheckVerdict, FaultEdge, FaultKind, ProcessId};
+use crate::kv::timeline::Timeline;
+use crate::kv::timeline::tests::fault;
 use crate::scenario::{Scenario, WorkloadKind};
 
 const KINDS: [&str; 7] =
@@ -264,21 +266,32 @@ fn ordered_transactions_lock_what_they_touch_in_one_order() {
     assert!(sizes.len() > 2, "{sizes:?}");
 }
 
+const SECOND: u64 = 1_000_000_000;
+
+/// Stood for a second.
 fn ring() -> Ring {
     Ring {
-        size: 4,
-        closed_at: Instant::from_nanos(5_000_000_000),
-        broken_at: Instant::from_nanos(6_000_000_000),
+        shards: (1..=4).map(ShardId).collect(),
+        closed_at: 5 * SECOND,
+        broken_at: 6 * SECOND,
         is_calm: true,
         committed_count: 3,
         victim_count: 1,
     }
 }
 
+/// A run in which something is broken from the beginning until then, and is felt for two seconds more.
+fn broken_until(end: u64) -> Timeline {
+    let mut timeline = Timeline::new(&scenario("deadlock"));
+    timeline.on_fault(0, &fault(FaultKind::Crash, FaultEdge::Begins), 1);
+    timeline.on_fault(end, &fault(FaultKind::Crash, FaultEdge::Ends), 0);
+    timeline
+}
+
 #[test]
 fn a_ring_that_stands_too_long_or_breaks_otherwise_is_found() {
-    let late =
-        |seconds| Ring { broken_at: ring().closed_at + Duration::from_secs(seconds), ..ring() };
+    let timeline = broken_until(22 * SECOND);
+    let late = |seconds| Ring { broken_at: ring().closed_at + seconds * SECOND, ..ring() };
     let noisy = Ring { is_calm: false, committed_count: 1, victim_count: 0, ..late(15) };
     let cases = [
         (ring(), CheckVerdict::Pass),
@@ -286,13 +299,61 @@ fn a_ring_that_stands_too_long_or_breaks_otherwise_is_found() {
         (Ring { committed_count: 2, victim_count: 2, ..ring() }, CheckVerdict::Fail),
         (Ring { committed_count: 2, ..ring() }, CheckVerdict::Fail),
         (Ring { committed_count: 4, victim_count: 0, ..ring() }, CheckVerdict::Fail),
-        (noisy, CheckVerdict::Pass),
-        (Ring { broken_at: late(16).broken_at, ..noisy }, CheckVerdict::Fail),
+        (noisy.clone(), CheckVerdict::Pass),
+        (Ring { broken_at: late(16).broken_at, ..noisy.clone() }, CheckVerdict::Fail),
     ];
     for (case, verdict) in cases {
-        assert_eq!(deadlocks(&[ring(), case]).verdict, verdict, "{case:?}");
+        assert_eq!(deadlocks(&[ring(), case.clone()], &timeline).verdict, verdict, "{case:?}");
     }
-    assert_eq!(deadlocks(&[noisy]).verdict, CheckVerdict::Invalid);
+    assert_eq!(deadlocks(&[noisy], &timeline).verdict, CheckVerdict::Invalid);
+}
+
+#[test]
+fn a_ring_that_stands_while_nothing_is_broken_any_more_is_found() {
+    // It stands from 5 s to 10 s.
+    let noisy = Ring { is_calm: false, broken_at: 10 * SECOND, ..ring() };
+    let judge = |end: u64, count: usize| {
+        let mut rings = vec![ring(); count - 1];
+        rings.push(noisy.clone());
+        deadlocks(&rings, &broken_until(end)).verdict
+    };
+    assert_eq!(judge(4 * SECOND, 100), CheckVerdict::Fail, "4 s of calm are too long for any");
+    assert_eq!(judge(5 * SECOND, 100), CheckVerdict::Pass, "3 s are not, for one of a hundred");
+    assert_eq!(judge(5 * SECOND, 99), CheckVerdict::Fail);
+    assert_eq!(judge(7 * SECOND, 2), CheckVerdict::Pass);
+    let mut moved = broken_until(SECOND);
+    let role = Event::RoleChanged { shard: ShardId(3), term: Term(2), role: Role::Leader };
+    moved.on_event(8 * SECOND, ProcessId::Server(0), &role);
+    let elsewhere = Ring { shards: vec![ShardId(1), ShardId(2)], ..ring() };
+    assert_eq!(moved.longest_calm(&elsewhere.shards, 5 * SECOND, 10 * SECOND), 5 * SECOND);
+    assert_eq!(moved.longest_calm(&ring().shards, 5 * SECOND, 10 * SECOND), 3 * SECOND);
+}
+
+#[test]
+fn rings_are_made_of_what_happens_to_them() {
+    let mut rings = Rings::default();
+    let closed = |shards: [u32; 2], is_calm| {
+        let shards = shards.into_iter().map(ShardId).collect();
+        RingEvent::Closed { shards, is_calm }
+    };
+    let ended = |committed_count, victim_count| RingEvent::Ended { committed_count, victim_count };
+    rings.on_event(1, 7, &closed([1, 2], true));
+    rings.on_event(2, 8, &closed([3, 4], false));
+    rings.on_event(5, 7, &RingEvent::Broken);
+    rings.on_event(6, 8, &RingEvent::Broken);
+    assert_eq!(rings.ended(), []);
+    rings.on_event(9, 8, &ended(2, 0));
+    rings.on_event(11, 7, &ended(1, 1));
+    let ring = |shards: [u32; 2], closed_at, broken_at, is_calm| Ring {
+        shards: shards.into_iter().map(ShardId).collect(),
+        closed_at,
+        broken_at,
+        is_calm,
+        committed_count: 1,
+        victim_count: 1,
+    };
+    let noisy = Ring { committed_count: 2, victim_count: 0, ..ring([3, 4], 2, 6, false) };
+    assert_eq!(rings.ended(), [noisy, ring([1, 2], 1, 5, true)]);
 }
 
 #[test]
