@@ -137,17 +137,24 @@ impl Batch {
         Some(batch)
     }
 
-    fn add(&mut self, line: Line) -> Result<(), &'static str> {
+    /// Takes one more line. Conditions, and what is done in either case, may be so many each; together
+    /// with the keys that they compare the client counts them.
+    fn add(&mut self, line: Line) -> Result<(), String> {
         match (line, &mut self.otherwise) {
             (Line::If(compare), None) if self.then.is_empty() => self.compares.push(compare),
-            (Line::If(_), _) => return Err("conditions come first"),
+            (Line::If(_), _) => return Err("conditions come first".into()),
             (Line::Do(action), None) => self.then.push(action),
             (Line::Do(action), Some(otherwise)) => otherwise.push(action),
-            (Line::Else, Some(_)) => return Err("there is one else"),
+            (Line::Else, Some(_)) => return Err("there is one else".into()),
             (Line::Else, None) if self.compares.is_empty() => {
-                return Err("else comes after conditions");
+                return Err("else comes after conditions".into());
             }
             (Line::Else, None) => self.otherwise = Some(vec![]),
+        }
+        let otherwise_count = self.otherwise.as_ref().map_or(0, Vec::len);
+        let count = self.compares.len().max(self.then.len()).max(otherwise_count);
+        if count > OPERATIONS_MAX {
+            return Err(format!("more than {OPERATIONS_MAX} operations"));
         }
         Ok(())
     }
@@ -156,15 +163,10 @@ impl Batch {
 /// Empty lines, and those that begin with `#`, say nothing.
 fn parse(bytes: &[u8]) -> Result<Batch, String> {
     let mut batch = Batch::default();
-    let mut count = 0;
     for (line, text) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
         let parsed = parse_line(text).map_err(|error| format!("line {line}: {error}"))?;
         let Some(parsed) = parsed else { continue };
         batch.add(parsed).map_err(|error| format!("line {line}: {error}"))?;
-        count += 1;
-        if count > OPERATIONS_MAX {
-            return Err(format!("line {line}: more than {OPERATIONS_MAX} operations"));
-        }
     }
     Ok(batch)
 }
@@ -176,6 +178,8 @@ fn parse_line(text: &[u8]) -> Result<Option<Line>, String> {
     }
     let words: Vec<Vec<u8>> =
         repl::split(text)?.into_iter().map(|word| OsString::from(word).into_vec()).collect();
+    let bytes_at = |at: usize| words.get(at).map_or(0, Vec::len);
+    txn::check_sizes(bytes_at(1), bytes_at(2))?;
     let line = match words.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
         [b"put", key, value] => Line::Do(Action::Put { key: key.into(), value: value.into() }),
         [b"delete", key] => Line::Do(Action::Delete { key: key.into() }),
@@ -195,6 +199,8 @@ fn parse_line(text: &[u8]) -> Result<Option<Line>, String> {
 
 #[cfg(test)]
 mod tests {
+    use kv_core::op::KEY_BYTES_MAX;
+
     use super::*;
 
     fn put(key: &str, value: &str) -> Action {
@@ -246,7 +252,22 @@ mod tests {
         check_wrong(b"if-absent a\nelse\nelse\n", "line 3: there is one else");
         check_wrong(b"put 'a 1\n", "line 1: a quote is not closed");
         check_wrong(b"\nput \xff 1\n", "line 2: not UTF-8");
+        let long = [b"put a 1\ndelete ", "k".repeat(KEY_BYTES_MAX + 1).as_bytes()].concat();
+        check_wrong(&long, "line 2: 8193 bytes of key exceed");
         let many = b"delete a\n".repeat(OPERATIONS_MAX + 1);
         check_wrong(&many, "line 10001: more than 10000 operations");
+        let many_else = [b"if-absent a\nelse\n", &many[..]].concat();
+        check_wrong(&many_else, "line 10003: more than 10000 operations");
+        let many_conditions = b"if-absent a\n".repeat(OPERATIONS_MAX + 1);
+        check_wrong(&many_conditions, "line 10001: more than 10000 operations");
+    }
+
+    #[test]
+    fn each_branch_may_have_as_many_operations_as_a_transaction() {
+        let most = b"get a\n".repeat(OPERATIONS_MAX);
+        let file = [b"if-absent a\n", &most[..], b"else\n", &most[..]].concat();
+        let batch = parse(&file).unwrap();
+        assert_eq!(batch.then.len(), OPERATIONS_MAX);
+        assert_eq!(batch.otherwise.map(|otherwise| otherwise.len()), Some(OPERATIONS_MAX));
     }
 }

@@ -139,14 +139,7 @@ impl Step {
             Self::Scan { range, .. } => range.end.as_ref().map_or(0, |end| end.bytes.len()),
             Self::Get { .. } | Self::Put { .. } | Self::Delete { .. } | Self::Cas(_) => 0,
         };
-        let key_bytes = self.key().len().max(end_bytes);
-        let sizes = [("key", key_bytes, KEY_BYTES_MAX), ("value", value_bytes, VALUE_BYTES_MAX)];
-        for (what, bytes, bytes_max) in sizes {
-            if bytes > bytes_max {
-                return Err(format!("{bytes} bytes of {what} exceed the limit of {bytes_max}"));
-            }
-        }
-        Ok(())
+        check_sizes(self.key().len().max(end_bytes), value_bytes)
     }
 
     fn run(&self, txn: &mut Transaction) -> Result<Answer, ClientError> {
@@ -332,6 +325,17 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{shown} has more than {FILE_BYTES_MAX} bytes"));
     }
     Ok(bytes)
+}
+
+/// What is larger than the store takes is refused with its line, before anything is asked.
+pub(crate) fn check_sizes(key_bytes: usize, value_bytes: usize) -> Result<(), String> {
+    let sizes = [("key", key_bytes, KEY_BYTES_MAX), ("value", value_bytes, VALUE_BYTES_MAX)];
+    match sizes.into_iter().find(|(_, bytes, bytes_max)| bytes > bytes_max) {
+        Some((what, bytes, bytes_max)) => {
+            Err(format!("{bytes} bytes of {what} exceed the limit of {bytes_max}"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Empty lines, and those that begin with `#`, are no steps.
