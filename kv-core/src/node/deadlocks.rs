@@ -146,7 +146,9 @@ impl Node {
         }
         if !self.deadlocks.unanswered.is_empty() && self.now < self.deadlocks.asked_at + ANSWER_MAX
         {
-            return;
+            // A poll or its answer may be lost. An answer to the second copy is of a later time, and
+            // as good: what was reported before the first one and is in it was there all the time.
+            return self.send_poll(self.deadlocks.unanswered.clone());
         }
         let silent_since = self.now - self.config.timings.election_max;
         let is_silent = |node: &NodeId| {
@@ -183,12 +185,15 @@ impl Node {
 
     fn poll_again(&mut self) {
         self.deadlocks.poll += 1;
-        let poll = self.deadlocks.poll;
-        let me = self.config.id;
         self.deadlocks.asked_at = self.now;
         self.deadlocks.unanswered.clone_from(&self.deadlocks.polled);
-        for node in self.deadlocks.polled.clone() {
-            if node == me {
+        self.send_poll(self.deadlocks.polled.clone());
+    }
+
+    fn send_poll(&mut self, nodes: BTreeSet<NodeId>) {
+        let poll = self.deadlocks.poll;
+        for node in nodes {
+            if node == self.config.id {
                 self.on_txn_message(None, TxnMessage::Poll { poll });
             } else {
                 self.outbox.send(node, PeerMessage::Txn(TxnMessage::Poll { poll }));

@@ -200,7 +200,7 @@ fn in_doubt() -> (Cluster, NodeId, NodeId, Key, Timestamp) {
         cluster.lock(txn, key).expect("it is free");
         cluster.put(txn, key, "new");
     }
-    cluster.drop_txn_messages = true;
+    cluster.loses = Box::new(|_, message| matches!(message, PeerMessage::Txn(_)));
     let Ok(Answer::Committed { commit_ts: Some(commit_ts) }) = cluster.commit(txn) else {
         panic!("it commits")
     };
@@ -224,7 +224,7 @@ fn safe_time_ends_below_what_is_prepared() {
         nodes.map(|node| levels.map(|level| cluster.ask(node, read_replica(key.clone(), level))));
     cluster.run(Duration::from_millis(300));
     assert!(cluster.replies.is_empty(), "{:?}", cluster.replies);
-    cluster.drop_txn_messages = false;
+    cluster.loses = Box::new(|_, _| false);
     cluster.run(Duration::from_millis(390));
     for handle in asked.into_iter().flatten() {
         let (seen, at) = answer(&mut cluster, handle);

@@ -12,7 +12,7 @@ use kv_core::locks::RANGES_MAX;
 use kv_core::op::{Key, KeyRange, Page, PageLimit, WriteOp};
 use kv_core::ring::shard_of;
 use kv_core::txn::{AbortReason, Age, Grant, Part, RANGES_PER_SHARD_MAX, TxnId, TxnWrite};
-use kv_core::wire::{ClientReply, ClientRequest, Refusal, TxnReply, TxnRequest};
+use kv_core::wire::{ClientReply, ClientRequest, PeerMessage, Refusal, TxnReply, TxnRequest};
 
 use crate::support::Cluster;
 use crate::transactions::{Transactions, write};
@@ -275,7 +275,7 @@ fn prepared_range_is_locked_by_the_next_leader() {
     let request = RequestId { session: txn_id(9).session, sequence: 1, acked_below: 1 };
     let part = Part { ranges: vec![range], ..Part::default() };
     let prepare = TxnRequest::Prepare { request, anchor, part };
-    cluster.drop_txn_messages = true;
+    cluster.loses = Box::new(|_, message| matches!(message, PeerMessage::Txn(_)));
     let asked = cluster.ask(leader, step_with(shard, 9, Some(grant), prepare));
     cluster.run(Duration::from_millis(50));
     let reply = cluster.replies.remove(&asked);
@@ -291,7 +291,7 @@ fn prepared_range_is_locked_by_the_next_leader() {
     cluster.run(Duration::from_secs(2));
     assert_eq!(ended(&mut cluster, &[free]), [true]);
     assert_eq!(ended(&mut cluster, &inside), [false; 2], "the range is locked");
-    cluster.drop_txn_messages = false;
+    cluster.loses = Box::new(|_, _| false);
     cluster.run(Duration::from_secs(2));
     assert_eq!(ended(&mut cluster, &inside), [true; 2], "the transaction has ended");
 }
@@ -338,7 +338,7 @@ fn prepared_are_the_locks_that_the_leader_holds() {
     let part = Part { ranges, ..Part::default() };
     let request = RequestId { session: txn_id(9).session, sequence: 1, acked_below: 1 };
     let prepare = TxnRequest::Prepare { request, anchor: ShardId(1), part };
-    cluster.drop_txn_messages = true;
+    cluster.loses = Box::new(|_, message| matches!(message, PeerMessage::Txn(_)));
     cluster.ask(leader, step_with(shard, 9, Some(grant), prepare));
     cluster.run(Duration::from_millis(50));
     let prepared = cluster.unfinished(leader, shard).prepared;

@@ -62,6 +62,9 @@ struct Process {
     connects: BTreeMap<NodeId, Address>,
 }
 
+/// Says of a message whether it is lost on its way to a node.
+pub(crate) type Loses = Box<dyn FnMut(NodeId, &PeerMessage) -> bool>;
+
 /// Nodes `1..=count` and one client.
 pub(crate) struct Cluster {
     pub(crate) now: Instant,
@@ -94,8 +97,8 @@ pub(crate) struct Cluster {
     shape: (u32, Option<u32>),
     /// Whether there was another client, whose answers nobody waits for.
     forgotten: bool,
-    /// Whether messages between nodes about the end of transactions are lost.
-    pub(crate) drop_txn_messages: bool,
+    /// Says of each message to a node whether it is lost.
+    pub(crate) loses: Loses,
     /// Which timers have fired, and where.
     pub(crate) timers: Vec<(NodeId, TimerReason)>,
     /// A crash that is to come, or has come.
@@ -143,7 +146,7 @@ impl Cluster {
             replies: BTreeMap::new(),
             shape,
             forgotten: false,
-            drop_txn_messages: false,
+            loses: Box::new(|_, _| false),
             timers: Vec::new(),
             crash: None,
         };
@@ -351,9 +354,7 @@ impl Cluster {
                     let Ok(Frame::Peer(mut frame)) = wire::decode(&bytes) else {
                         panic!("a frame survives encoding");
                     };
-                    if self.drop_txn_messages {
-                        frame.messages.retain(|message| !matches!(message, PeerMessage::Txn(_)));
-                    }
+                    frame.messages.retain(|message| !(self.loses)(frame.to, message));
                     self.sent.push(frame.clone());
                     self.network.push_back(frame);
                 }

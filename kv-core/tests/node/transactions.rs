@@ -4,7 +4,7 @@
 //! lock is given out over what is prepared; a crash leaves something locked for good; a deadlock
 //! lasts, or somebody is aborted without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kv_core::client::{Answer, Call, CallError, CallId, TxnHandle, TxnOp};
@@ -280,7 +280,7 @@ fn reader_waits_for_a_prepared_transaction() {
         cluster.lock(txn, key).unwrap();
         cluster.put(txn, key, "new");
     }
-    cluster.drop_txn_messages = true;
+    cluster.loses = Box::new(|_, message| matches!(message, PeerMessage::Txn(_)));
     assert_committed(cluster.commit(txn));
     assert_eq!(cluster.get(&keys[0]).as_deref(), Some("new"));
     let read = ClientRequest::Read { shard, epoch: Epoch(1), key: keys[1].clone() };
@@ -288,7 +288,7 @@ fn reader_waits_for_a_prepared_transaction() {
     let handle = cluster.ask(other, read);
     cluster.run(Duration::from_millis(400));
     assert!(cluster.replies.is_empty(), "{:?}", cluster.replies);
-    cluster.drop_txn_messages = false;
+    cluster.loses = Box::new(|_, _| false);
     cluster.run(Duration::from_millis(600));
     let Some(ClientReply::Read(Some(found))) = cluster.replies.remove(&handle) else {
         panic!("the reader is served without asking again: {:?}", cluster.replies)
@@ -319,6 +319,29 @@ fn deadlock_over_shards_is_broken_within_a_second_by_the_youngest() {
         assert!(matches!(answer, Some(Ok(Answer::Got(None)))), "{at}: {answer:?}");
         cluster.commit(txns[at]).unwrap();
     }
+}
+
+/// A poll that is lost costs a moment, and does not spoil what the others have answered.
+#[test]
+fn deadlock_is_broken_though_the_first_copy_of_each_poll_is_lost() {
+    let (mut cluster, keys) = (Cluster::formed(3), keys());
+    let mut polled = BTreeSet::new();
+    cluster.loses = Box::new(move |to, message| match message {
+        PeerMessage::Txn(TxnMessage::Poll { poll }) => polled.insert((to, *poll)),
+        _ => false,
+    });
+    let txns: Vec<_> = (0..4).map(|age| cluster.begin(10 - age)).collect();
+    for (txn, key) in txns.iter().zip(&keys) {
+        cluster.lock(*txn, key).unwrap();
+    }
+    let mut calls = Vec::new();
+    for (at, txn) in txns.iter().enumerate() {
+        let key = keys[(at + 1) % 4].clone();
+        calls.push(cluster.start_step(*txn, TxnOp::GetForUpdate { key }));
+    }
+    cluster.run(Duration::from_millis(1_300));
+    let reason = aborted(cluster.done.remove(&calls[0]).expect("the youngest is told"));
+    assert!(matches!(reason, AbortReason::Deadlock { .. }), "{reason:?}");
 }
 
 #[test]
@@ -386,11 +409,11 @@ fn prepared_transaction_survives_the_crash_of_every_leader() {
             cluster.lock(txn, key).unwrap();
             cluster.put(txn, key, "new");
         }
-        cluster.drop_txn_messages = true;
+        cluster.loses = Box::new(|_, message| matches!(message, PeerMessage::Txn(_)));
         assert_committed(cluster.commit(txn));
         cluster.flush(NodeId(crashed));
         cluster.stop(NodeId(crashed));
-        cluster.drop_txn_messages = false;
+        cluster.loses = Box::new(|_, _| false);
         cluster.run(Duration::from_secs(5));
         cluster.start(NodeId(crashed));
         cluster.run(Duration::from_secs(4));
