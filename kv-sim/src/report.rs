@@ -245,7 +245,8 @@ mod tests {
             r#"{"scenario":"happy","seed":7,"verdict":"pass","sim_seconds":61.5,"wall_seconds":1.5,"#,
             r#""cpu_seconds":1.25,"messages":2,"operations":{"ok":1,"failed":2,"unknown":3},"#,
             r#""faults":{"power-loss":4},"measures":{"leader_changes":{"s1":2},"#,
-            r#""first_writes_ms":[1.5],"first_write_bound_ms":4000.0,"deadlocks_ms":[310.0],"deadlocks_calm_ms":[250.0]},"#,
+            r#""first_writes_ms":[1.5],"first_write_bound_ms":4000.0,"deadlocks_ms":[310.0],"#,
+            r#""deadlocks_calm_ms":[250.0]},"#,
             r#""checks":[{"name":"panic","verdict":"pass","detail":"none"}],"#,
             r#""trace_hash":"0000000000000abc","reproduce":"cargo run …"}"#
         );

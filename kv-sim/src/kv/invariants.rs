@@ -185,7 +185,8 @@ impl Invariants {
     }
 
     /// Who leads knows every change of voters that was committed before its term and is still one of
-    /// them (Raft paper, figure 3: leader completeness), and was not removed.
+    /// them (Raft paper, figure 3: leader completeness), and was not removed. Who was paused may hear of
+    /// votes only when its term is over: it leads nobody, and may have been removed since.
     fn check_leader(
         &self,
         node: &Node,
@@ -194,7 +195,7 @@ impl Invariants {
         term: Term,
     ) -> Result<(), Violation> {
         let id = node.identity().node;
-        if map.is_some_and(|map| map.is_removed(id)) {
+        if map.is_some_and(|map| map.is_removed(id)) && !self.is_over(shard, term) {
             return violation(
                 "members-lead",
                 format!("{id} leads {shard} in term {term}, but was removed"),
@@ -219,6 +220,11 @@ impl Invariants {
                 "{id} leads {shard} in term {term} under {own}; {committed} is committed by {entry}"
             ),
         )
+    }
+
+    /// Whether something was committed in a later term of a shard: nobody commits in this one any more.
+    fn is_over(&self, shard: ShardId, term: Term) -> bool {
+        self.shards.get(&shard).is_some_and(|past| past.last_commit.1 > term)
     }
 
     /// Two configurations in a row must not let two disjoint quorums decide (Raft thesis, 4.1).
@@ -398,6 +404,17 @@ mod tests {
         assert!(overlap(&before, &joint(2, &[1, 2, 3, 4], &[])), "one more is no leap");
         let two_fewer = overlap(&joint(1, &[1, 2, 3, 4, 5], &[]), &joint(2, &[3, 4, 5], &[]));
         assert!(!two_fewer, "two fewer are");
+    }
+
+    #[test]
+    fn a_term_is_over_once_something_is_committed_in_a_later_one() {
+        let mut invariants = Invariants::default();
+        let shard = ShardId(1);
+        assert!(!invariants.is_over(shard, Term(12)), "nothing was committed");
+        invariants.shards.entry(shard).or_default().last_commit = (LogIndex(5), Term(13));
+        assert!(invariants.is_over(shard, Term(12)));
+        assert!(!invariants.is_over(shard, Term(13)), "who leads in it was not to be removed");
+        assert!(!invariants.is_over(ShardId(2), Term(12)));
     }
 
     #[test]
