@@ -256,6 +256,8 @@ mod tests {
         assert_eq!(wrong.exit_code(), ExitCode::Usage);
         assert_eq!(wrong.changed("outcome"), ("nothing", "Nothing was asked"));
         assert!(wrong.next_step("outcome").starts_with("Copy the id whole"));
+        let too_large = CallError::TxnTooLarge { what: "bytes".into(), size: 2, size_max: 1 };
+        assert_eq!(failed(too_large).next_step("batch"), "Split it into smaller ones.");
         let unanswered = failed(CallError::Unavailable { last: None });
         assert_eq!(unanswered.exit_code(), ExitCode::Unreachable);
         assert_eq!(unanswered.changed("outcome").0, "unknown");

@@ -296,18 +296,26 @@ fn reader_waits_for_a_prepared_transaction() {
     assert_eq!(found.value, value("new"));
 }
 
-#[test]
-fn deadlock_over_shards_is_broken_within_a_second_by_the_youngest() {
-    let (mut cluster, keys) = (Cluster::formed(3), keys());
+/// Four transactions of which each holds a key and waits for that of the next one. The first is the
+/// youngest.
+fn plant_ring(cluster: &mut Cluster) -> (Vec<TxnHandle>, Vec<CallId>) {
+    let keys = keys();
     let txns: Vec<_> = (0..4).map(|age| cluster.begin(10 - age)).collect();
     for (txn, key) in txns.iter().zip(&keys) {
-        cluster.lock(*txn, key).unwrap();
+        cluster.lock(*txn, key).expect("it is free");
     }
     let mut calls = Vec::new();
     for (at, txn) in txns.iter().enumerate() {
         let key = keys[(at + 1) % 4].clone();
         calls.push(cluster.start_step(*txn, TxnOp::GetForUpdate { key }));
     }
+    (txns, calls)
+}
+
+#[test]
+fn deadlock_over_shards_is_broken_within_a_second_by_the_youngest() {
+    let mut cluster = Cluster::formed(3);
+    let (txns, calls) = plant_ring(&mut cluster);
     cluster.run(Duration::from_millis(980));
     let reason = aborted(cluster.done.remove(&calls[0]).expect("the youngest is told"));
     let AbortReason::Deadlock { cycle } = &reason else { panic!("{reason:?}") };
@@ -324,21 +332,13 @@ fn deadlock_over_shards_is_broken_within_a_second_by_the_youngest() {
 /// A poll that is lost costs a moment, and does not spoil what the others have answered.
 #[test]
 fn deadlock_is_broken_though_the_first_copy_of_each_poll_is_lost() {
-    let (mut cluster, keys) = (Cluster::formed(3), keys());
+    let mut cluster = Cluster::formed(3);
     let mut polled = BTreeSet::new();
     cluster.loses = Box::new(move |to, message| match message {
         PeerMessage::Txn(TxnMessage::Poll { poll }) => polled.insert((to, *poll)),
         _ => false,
     });
-    let txns: Vec<_> = (0..4).map(|age| cluster.begin(10 - age)).collect();
-    for (txn, key) in txns.iter().zip(&keys) {
-        cluster.lock(*txn, key).unwrap();
-    }
-    let mut calls = Vec::new();
-    for (at, txn) in txns.iter().enumerate() {
-        let key = keys[(at + 1) % 4].clone();
-        calls.push(cluster.start_step(*txn, TxnOp::GetForUpdate { key }));
-    }
+    let (_, calls) = plant_ring(&mut cluster);
     cluster.run(Duration::from_millis(1_300));
     let reason = aborted(cluster.done.remove(&calls[0]).expect("the youngest is told"));
     assert!(matches!(reason, AbortReason::Deadlock { .. }), "{reason:?}");

@@ -28,8 +28,7 @@ use super::replica::{Note, address_of};
 use super::server::{Server, Settings, empty_identity, node_config};
 use super::sessions::SessionClient;
 use super::timeline::Timeline;
-use super::txn::Ring;
-use super::txn::{Planter, TxnClient};
+use super::txn::{Planter, Ring, TxnClient};
 use crate::engine::{
     Boot, Check, Draw, FaultEvent, FaultKind, FaultSpec, IoToken, Measures, Operations, ProcessId,
     Rng, Step, System, Violation, World,
