@@ -263,8 +263,11 @@ fn operators_are_told_what_happens_and_why_not() {
         0,
         &["n2 leaves the cluster", "--force: s0 would have no quorum", "decided"],
     );
-    let after = status(&cluster, rest);
-    assert_eq!(after["nodes"][1]["state"], json!("leaving"), "{after}");
+    // Whoever is asked may not have heard of it yet.
+    wait::until("a node to tell that n2 leaves", || {
+        let after = status(&cluster, rest);
+        (after["nodes"][1]["state"] == json!("leaving")).then_some(())
+    });
 }
 
 #[test]
